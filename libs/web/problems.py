@@ -12,18 +12,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import asyncpg
-import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
+from libs.observability.logging import get_logger
+
 MEDIA_TYPE = "application/problem+json"
 FIELDS_MAX = 20
 FIELD_PATH_LENGTH_MAX = 200
 
-_logger = structlog.stdlib.get_logger(__name__)
+_logger = get_logger(__name__)
 
 
 class FieldProblem(BaseModel):

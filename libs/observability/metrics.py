@@ -1,0 +1,152 @@
+"""Every metric of Sluice, in one place: a name is spelt once and says what it counts and its unit.
+
+No label ever names a tenant, a customer or an id: the number of series stays bounded. What is per
+tenant is in Postgres and the console. The scraper adds the service (`job`) to each series.
+"""
+
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+
+EXPOSITION_MEDIA_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+
+_FAST_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_SLOW_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+
+# Outbox: what is committed but not yet on Kafka
+
+OUTBOX_UNSENT_RECORDS = Gauge(
+    "sluice_outbox_unsent_records", "Rows of the outbox that the relay has not sent yet."
+)
+OUTBOX_OLDEST_AGE_SECONDS = Gauge(
+    "sluice_outbox_oldest_age_seconds", "Age of the oldest unsent row; 0 when there is none."
+)
+OUTBOX_SENT_TOTAL = Counter(
+    "sluice_outbox_sent_total", "Records sent to Kafka and confirmed by all replicas.", ["topic"]
+)
+RELAY_ERRORS_TOTAL = Counter(
+    "sluice_relay_errors_total",
+    "Failed attempts of the relay, by the class of the error.",
+    ["error"],
+)
+
+# Consumers
+
+RECORDS_CONSUMED_TOTAL = Counter(
+    "sluice_records_consumed_total", "Records whose effects are committed.", ["topic"]
+)
+RECORDS_DUPLICATE_TOTAL = Counter(
+    "sluice_records_duplicate_total", "Records dropped because their effect was there.", ["topic"]
+)
+CONSUMER_LAG_RECORDS = Gauge(
+    "sluice_consumer_lag_records", "End offset minus fence, over the partitions held.", ["topic"]
+)
+CONSUMER_LAG_SECONDS = Gauge(
+    "sluice_consumer_lag_seconds", "Age of the oldest record not yet consumed; 0 when none."
+)
+HANDLER_SECONDS = Histogram(
+    "sluice_handler_seconds",
+    "Time one event's handler took, without the commit.",
+    ["event_type"],
+    buckets=_FAST_SECONDS,
+)
+BATCH_SECONDS = Histogram(
+    "sluice_batch_seconds", "Time one delivered batch took to its commit.", buckets=_SLOW_SECONDS
+)
+TRANSIENT_FAILURES_TOTAL = Counter(
+    "sluice_transient_failures_total",
+    "Batches rolled back to be tried again, by the class of the error.",
+    ["error"],
+)
+PARKED_RECORDS = Gauge(
+    "sluice_parked_records", "Records that wait in Postgres behind one that failed."
+)
+DEAD_LETTER_RECORDS_TOTAL = Counter(
+    "sluice_dead_letter_records_total", "Records put aside as undeliverable.", ["topic"]
+)
+CONSUMER_STOPPED = Gauge(
+    "sluice_consumer_stopped", "1 while a consumer stands still and waits for an operator."
+)
+FENCE_REFUSED = Gauge(
+    "sluice_fence_refused",
+    "1 while a partition is not read because its log does not match the fence.",
+    ["topic", "partition"],
+)
+STREAM_GAP_RECORDS_TOTAL = Counter(
+    "sluice_stream_gap_records_total", "Missing stream_seq values; must stay 0.", ["topic"]
+)
+
+# HTTP
+
+HTTP_REQUESTS_TOTAL = Counter(
+    "sluice_http_requests_total",
+    "Requests answered; `route` is the template, never the path.",
+    ["method", "route", "status"],
+)
+HTTP_REQUEST_SECONDS = Histogram(
+    "sluice_http_request_seconds",
+    "Time from the first byte in to the last byte out.",
+    ["method", "route"],
+    buckets=_FAST_SECONDS,
+)
+
+# Directory, security
+
+DIRECTORY_AGE_SECONDS = Gauge(
+    "sluice_directory_age_seconds", "Time since the local directory was last known to be current."
+)
+DIRECTORY_TENANTS = Gauge("sluice_directory_tenants", "Tenants in the local directory.")
+SECURITY_EVENTS_TOTAL = Counter(
+    "sluice_security_events_total", "Requests refused for who asked, by kind.", ["kind", "severity"]
+)
+
+# Webhooks, Stripe
+
+WEBHOOKS_RECEIVED_TOTAL = Counter(
+    "sluice_webhooks_received_total",
+    "Webhook requests by outcome: stored, duplicate, quarantined, refused, unavailable.",
+    ["outcome"],
+)
+STRIPE_REQUESTS_TOTAL = Counter(
+    "sluice_stripe_requests_total",
+    "Calls to Stripe, by operation and outcome.",
+    ["operation", "outcome"],
+)
+STRIPE_REQUEST_SECONDS = Histogram(
+    "sluice_stripe_request_seconds",
+    "Time one call to Stripe took.",
+    ["operation"],
+    buckets=_SLOW_SECONDS,
+)
+STRIPE_BREAKERS_OPEN = Gauge(
+    "sluice_stripe_breakers_open", "Stripe accounts that are not called because calls kept failing."
+)
+
+# Money and usage
+
+USAGE_EVENTS_TOTAL = Counter(
+    "sluice_usage_events_total",
+    "Usage events by verdict: accepted, duplicate, rejected.",
+    ["verdict"],
+)
+PAYMENTS_TOTAL = Counter(
+    "sluice_payments_total",
+    "Payments that came to an end, by outcome and mode.",
+    ["outcome", "mode"],
+)
+RECONCILIATION_BREAKS = Gauge(
+    "sluice_reconciliation_breaks", "Open reconciliation breaks, by kind.", ["kind"]
+)
+AUDIT_CHAIN_VERIFIED_AGE_SECONDS = Gauge(
+    "sluice_audit_chain_verified_age_seconds", "Time since the audit chain was last verified."
+)
+JOB_RUNS_TOTAL = Counter(
+    "sluice_job_runs_total", "Runs of timed jobs by outcome.", ["job", "outcome"]
+)
+JOB_SECONDS = Histogram(
+    "sluice_job_seconds", "Time one run of a job took.", ["job"], buckets=_SLOW_SECONDS
+)
+
+
+def exposition() -> bytes:
+    """All metrics in Prometheus's text format."""
+    return generate_latest(REGISTRY)

@@ -1,0 +1,105 @@
+"""Traces: one trace follows an event through HTTP, outbox, Kafka, consumer, Postgres and Stripe.
+
+The context crosses the outbox and Kafka as W3C Trace Context headers (https://www.w3.org/TR/trace-context/):
+`inject()` where a row is written, `extract(headers)` where a record is read. Spans are sent only
+where an OTLP endpoint is set; without one they still give logs a trace id.
+"""
+
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from libs.observability.redaction import REDACTED, is_secret_name, redact
+
+HEADER_NAMES = ("traceparent", "tracestate")
+HEADER_LENGTH_MAX = 512
+EXPORT_TIMEOUT_SECONDS = 5
+
+_propagator = TraceContextTextMapPropagator()
+_tracer = trace.get_tracer("sluice")
+
+Headers = Mapping[str, str | bytes] | Iterable[tuple[str, str | bytes]]
+
+
+def configure_tracing(
+    service: str, otlp_endpoint: str | None, *, exporter: SpanExporter | None = None
+) -> TracerProvider:
+    """Set the process's tracer up; a second call only adds its exporter to the first's.
+
+    Args:
+        service: name under which the spans appear.
+        otlp_endpoint: base address of an OTLP/HTTP collector (`http://127.0.0.1:4318`), or None.
+        exporter: where spans go instead, e.g. in-memory.
+    """
+    provider = trace.get_tracer_provider()
+    if not isinstance(provider, TracerProvider):
+        provider = TracerProvider(resource=Resource.create({SERVICE_NAME: f"sluice-{service}"}))
+        trace.set_tracer_provider(provider)
+    if exporter is None and otlp_endpoint:
+        exporter = OTLPSpanExporter(
+            endpoint=f"{otlp_endpoint.rstrip('/')}/v1/traces", timeout=EXPORT_TIMEOUT_SECONDS
+        )
+    if exporter is not None:
+        provider.add_span_processor(BatchSpanProcessor(exporter))
+    return provider
+
+
+@contextmanager
+def start_span(
+    name: str,
+    *,
+    parent: Context | None = None,
+    kind: SpanKind = SpanKind.INTERNAL,
+    **attributes: Any,
+) -> Generator[Span, None, None]:
+    """A span around the block, current inside it.
+
+    Secrets are taken out of `attributes`. An exception marks the span as failed with the name of its
+    class alone, for its message may quote data.
+    """
+    with _tracer.start_as_current_span(
+        name,
+        context=parent,
+        kind=kind,
+        attributes={key: _attribute(key, value) for key, value in attributes.items()},
+        record_exception=False,
+        set_status_on_exception=False,
+    ) as span:
+        try:
+            yield span
+        except BaseException as error:
+            span.set_status(Status(StatusCode.ERROR, type(error).__name__))
+            raise
+
+
+def inject() -> dict[str, str]:
+    """The headers that carry the current trace; empty where there is none."""
+    carrier: dict[str, str] = {}
+    _propagator.inject(carrier)
+    return {name: value for name, value in carrier.items() if len(value) <= HEADER_LENGTH_MAX}
+
+
+def extract(headers: Headers) -> Context:
+    """The context that `headers` carry; an empty one where they carry none or nonsense."""
+    pairs = headers.items() if isinstance(headers, Mapping) else headers
+    carrier: dict[str, str] = {}
+    for name, value in pairs:
+        if name.lower() in HEADER_NAMES and len(value) <= HEADER_LENGTH_MAX:
+            carrier[name.lower()] = value.decode("latin-1") if isinstance(value, bytes) else value
+    return _propagator.extract(carrier, context=Context())
+
+
+def _attribute(name: str, value: Any) -> str | bool | int | float:
+    if is_secret_name(name):
+        return REDACTED
+    shown = redact(value)
+    return shown if isinstance(shown, str | bool | int | float) else str(shown)
