@@ -9,6 +9,7 @@ They end when `stop` is called, when the interpreter exits and, by their guard (
 that one first. The data stays in the folder and is used again.
 """
 
+import asyncio
 import atexit
 import contextlib
 import json
@@ -19,16 +20,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-from deploy.local import postgres
+from deploy.local import kafka, postgres
 from deploy.local.errors import StackError
-from deploy.local.ports import scratch_port
+from deploy.local.ports import HOST, next_free, scratch_port
 from deploy.local.process import ProcessIdentity, end, identify, kill_members
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+CACHE = REPOSITORY / ".local" / "cache"
 READY_TIMEOUT_SECONDS = 60
 LOG_LINES_SHOWN = 15
 
@@ -189,6 +192,48 @@ def start_postgres(root: Path) -> RunningPostgres:
         is_ready=partial(postgres.is_ready, data),
     )
     return RunningPostgres(server, postgres.dsn(password, port))
+
+
+class RunningKafka(_Running):
+    """A scratch Kafka.
+
+    Attributes:
+        bootstrap: `host:port` for clients.
+    """
+
+    def __init__(self, server: _Server, bootstrap: str) -> None:
+        self.bootstrap = bootstrap
+        super().__init__(server)
+
+
+def start_kafka(root: Path) -> RunningKafka:
+    """Start a Kafka of its own in `root` on free ports; a few seconds, once its jars are there.
+
+    Raises:
+        StackError: it cannot start; the message says why.
+    """
+    root = _folder(root)
+    _end_leftover(root, "kafka", None)
+    jars = kafka.install(CACHE)
+    port = scratch_port()
+    files = kafka.prepare(root / "kafka", jars, port, next_free(port + 1))
+    server = _Server(
+        name="kafka",
+        root=root,
+        command=kafka.server_command(files),
+        environment={},
+        user=None,
+        stop_signal=signal.SIGTERM,
+        private_folder=files.folder,
+        is_ready=lambda _: _answers(port),
+    )
+    return RunningKafka(server, f"{HOST}:{port}")
+
+
+def _answers(port: int) -> bool:
+    """Ask the broker from a thread of its own: the caller may be inside a running event loop."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(lambda: asyncio.run(kafka.is_ready(port))).result()
 
 
 def _folder(root: Path) -> Path:
