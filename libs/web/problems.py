@@ -18,6 +18,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
+from libs.db.pool import TRANSIENT_ERRORS
 from libs.observability.logging import get_logger
 
 MEDIA_TYPE = "application/problem+json"
@@ -358,8 +359,11 @@ def _field_path(error: Mapping[str, Any]) -> str:
 
 def _field_detail(error: Mapping[str, Any]) -> str:
     """Pydantic's sentence, unless it quotes the input, which may be a secret in the wrong field."""
-    if error.get("type") == "union_tag_invalid":
+    kind = error.get("type")
+    if kind == "union_tag_invalid":
         return f"Must be one of {error.get('ctx', {}).get('expected_tags')}."
+    if kind == "uuid_parsing":
+        return "Must be a UUID."
     sentence = str(error.get("msg", "")).removeprefix("Value error, ")
     value = error.get("input")
     quoted = str(value) if isinstance(value, str | int | float) else ""
@@ -407,6 +411,17 @@ async def _on_unstorable_text(request: Request, _error: Exception) -> JSONRespon
     return response_of(problem, request_id_of(request))
 
 
+async def _on_transient_failure(request: Request, error: Exception) -> JSONResponse:
+    _logger.warning(
+        "http_request_unavailable",
+        request_id=request_id_of(request),
+        method=request.method,
+        error=type(error).__name__,
+        error_text=str(error),
+    )
+    return response_of(Unavailable(), request_id_of(request))
+
+
 def install(app: FastAPI) -> None:
     """Make `app` answer every error it expects as problem+json; `RequestObserver` does the rest."""
     app.add_exception_handler(Problem, _on_problem)
@@ -414,3 +429,6 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(asyncpg.CharacterNotInRepertoireError, _on_unstorable_text)
     app.add_exception_handler(asyncpg.UntranslatableCharacterError, _on_unstorable_text)
+    for transient in TRANSIENT_ERRORS:
+        assert issubclass(transient, Exception)
+        app.add_exception_handler(transient, _on_transient_failure)
