@@ -15,7 +15,7 @@ from prometheus_client import (
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 # The `_created` series double the number of series and tell nothing the scraper does not know.
-disable_created_metrics()
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 EXPOSITION_MEDIA_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 
