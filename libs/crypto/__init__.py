@@ -1,0 +1,1 @@
+"""Sealed values, API keys and assertions. Primitives come from `cryptography`; formats are ours."""
