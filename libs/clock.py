@@ -1,0 +1,54 @@
+"""The clock nobody can move, and how times are read and written.
+
+`utc_now()` serves signatures, expiry, leases and deduplication. The business clock
+(`libs.directory.business_now`) serves periods, invoices and dunning and may run ahead in test mode.
+"""
+
+from datetime import UTC, datetime, timedelta
+
+
+class InvalidTimeError(ValueError):
+    """The text is no RFC 3339 time with an offset."""
+
+
+def utc_now() -> datetime:
+    """Now, aware, in UTC."""
+    return datetime.now(UTC)
+
+
+def from_unix(seconds: int) -> datetime:
+    """A Unix time in whole seconds (Stripe's form) as aware UTC."""
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def parse_time(text: str) -> datetime:
+    """An RFC 3339 time as aware UTC.
+
+    Raises:
+        InvalidTimeError: no time, or a time without an offset, or a year that Postgres cannot hold.
+    """
+    try:
+        parsed = datetime.fromisoformat(text)
+    except ValueError:
+        raise InvalidTimeError("expected an RFC 3339 time such as 2026-01-31T12:00:00Z") from None
+    if parsed.tzinfo is None:
+        raise InvalidTimeError("the time needs an offset, e.g. 2026-01-31T12:00:00Z")
+    try:
+        return parsed.astimezone(UTC)
+    except OverflowError:
+        raise InvalidTimeError("the time is out of range") from None
+
+
+def format_time(at: datetime) -> str:
+    """RFC 3339 in UTC with a `Z`."""
+    return at.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def floor_to_minute(at: datetime) -> datetime:
+    """The start of the minute: billing periods hold whole minutes."""
+    return at.replace(second=0, microsecond=0)
+
+
+def seconds_between(start: datetime, end: datetime) -> int:
+    """Whole seconds from start to end, rounded down."""
+    return (end - start) // timedelta(seconds=1)

@@ -1,0 +1,204 @@
+"""Events of billing, and its requests to stripe_sync."""
+
+from decimal import Decimal
+from typing import Annotated, Literal
+from uuid import UUID
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from libs.contracts.envelope import Fact
+
+BilledBy = Literal["platform", "tenant"]
+Interval = Literal["month", "year"]
+Collection = Literal["stripe", "sluice"]
+SubscriptionStatus = Literal[
+    "trialing", "active", "past_due", "incomplete", "unpaid", "paused", "canceled"
+]
+
+
+class Part(BaseModel):
+    """A value inside an event."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+
+class FlatPrice(Part):
+    """A fee per interval, in advance."""
+
+    kind: Literal["flat"] = "flat"
+    price_id: UUID
+    amount_minor: int
+
+
+class Tier(Part):
+    """Quantities up to and including `up_to` (None: without end) cost this much each."""
+
+    up_to: Decimal | None
+    unit_amount_minor: Decimal
+
+
+class GraduatedPrice(Part):
+    """A metered price: what exceeds `included` is priced tier by tier, in arrears."""
+
+    kind: Literal["graduated"] = "graduated"
+    price_id: UUID
+    meter: str
+    included: Decimal
+    tiers: tuple[Tier, ...]
+
+
+Price = Annotated[FlatPrice | GraduatedPrice, Field(discriminator="kind")]
+
+
+class PlanLimit(Part):
+    """How much of a meter the plan allows per period."""
+
+    meter: str
+    amount: Decimal
+    kind: Literal["soft", "hard"]
+
+
+class CustomerCreated(Fact):
+    """A payer exists."""
+
+    customer_id: UUID
+    billed_by: BilledBy
+    name: str
+    email: str | None = None
+
+
+class PlanPublished(Fact):
+    """A version of a plan can be bought; its tenant is the biller."""
+
+    plan_id: UUID
+    plan_version_id: UUID
+    version: int
+    key: str
+    name: str
+    interval: Interval
+    currency: str
+    collection: Collection
+    prices: tuple[Price, ...]
+    limits: tuple[PlanLimit, ...] = ()
+    features: dict[str, bool | int | str] = Field(default_factory=dict)
+    upgrades_to: tuple[str, ...] = ()
+    stripe_price_id: str | None = None
+
+
+class SubscriptionChanged(Fact):
+    """A subscription was created or changed; the complete state after it.
+
+    Attributes:
+        version: counts the changes of this subscription; only a higher one is applied.
+        period_from, period_to: the current period in whole minutes; None on a free plan.
+    """
+
+    subscription_id: UUID
+    version: int
+    customer_id: UUID
+    billed_by: BilledBy
+    plan_key: str
+    plan_version_id: UUID
+    status: SubscriptionStatus
+    collection: Collection
+    currency: str
+    period_from: AwareDatetime | None
+    period_to: AwareDatetime | None
+    cancel_at_period_end: bool = False
+    stripe_subscription_id: str | None = None
+
+
+class UsagePeriodClosed(Fact):
+    """Billing asks metering for the quantities of one period; answered by `PeriodUsage` per meter.
+
+    Attributes:
+        closure_id: unique per (subscription, period).
+        grace_seconds: how long metering waits in business time for late events.
+    """
+
+    closure_id: UUID
+    subscription_id: UUID
+    customer_id: UUID
+    meters: tuple[str, ...]
+    period_from: AwareDatetime
+    period_to: AwareDatetime
+    grace_seconds: int = 0
+
+
+class InvoiceLine(Part):
+    """One line of an invoice, in the invoice's currency.
+
+    `kind` says what it is: a fee in advance, usage in arrears, proration, or a credit used
+    (negative).
+    """
+
+    line_id: UUID
+    kind: Literal["flat", "usage", "proration", "credit"]
+    description: str
+    amount_minor: int
+    meter: str | None = None
+    quantity: Decimal | None = None
+    period_from: AwareDatetime | None = None
+    period_to: AwareDatetime | None = None
+
+
+class InvoiceFinalized(Fact):
+    """An invoice became final: its amounts never change again.
+
+    total_minor = sum of the lines = subtotal_minor - credits_applied_minor + tax_minor.
+    """
+
+    invoice_id: UUID
+    number: str
+    customer_id: UUID
+    subscription_id: UUID | None
+    billed_by: BilledBy
+    currency: str
+    subtotal_minor: int
+    credits_applied_minor: int
+    tax_minor: int
+    total_minor: int
+    lines: tuple[InvoiceLine, ...]
+    stripe_invoice_id: str | None = None
+
+
+class InvoicePaid(Fact):
+    """Everything due on an invoice has been paid."""
+
+    invoice_id: UUID
+    number: str
+    customer_id: UUID
+    currency: str
+    paid_minor: int
+    stripe_invoice_id: str | None = None
+
+
+class CreditGranted(Fact):
+    """A customer was given credit that later invoices use up."""
+
+    grant_id: UUID
+    customer_id: UUID
+    billed_by: BilledBy
+    amount_minor: int
+    currency: str
+    expires_at: AwareDatetime | None = None
+
+
+class CommandLine(Part):
+    """A line to add to a held Stripe draft; `line_id` makes adding it twice harmless."""
+
+    line_id: UUID
+    description: str
+    amount_minor: int
+    period_from: AwareDatetime | None = None
+    period_to: AwareDatetime | None = None
+
+
+class CompleteInvoice(Fact):
+    """Add these lines to the held draft and finalize it; Stripe then collects."""
+
+    command_id: UUID
+    invoice_id: UUID
+    stripe_invoice_id: str
+    currency: str
+    lines: tuple[CommandLine, ...]

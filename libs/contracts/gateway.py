@@ -1,0 +1,28 @@
+"""Events of the webhook gateway: what Stripe said, verified and durable."""
+
+from pydantic import AwareDatetime
+
+from libs.contracts.envelope import Fact
+
+
+class StripeEventReceived(Fact):
+    """A verified Stripe event, stored before Stripe was answered.
+
+    Attributes:
+        account: `acct_…` of a connected account, or `platform`.
+        stripe_event_id: `evt_…`; unique per account and mode.
+        object_type, object_id: what the event is about (`invoice`, `in_…`).
+        payload: the event as JSON text, as received; None when it is too large to travel (the
+            archive keeps it).
+        replay_id: set when the event was sent again from the archive.
+    """
+
+    account: str
+    stripe_event_id: str
+    event_type: str
+    api_version: str | None
+    created_at: AwareDatetime
+    object_type: str | None
+    object_id: str | None
+    payload: str | None
+    replay_id: str | None = None

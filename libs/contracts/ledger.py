@@ -1,0 +1,34 @@
+"""Events of the ledger: what was posted."""
+
+from typing import Literal
+from uuid import UUID
+
+from pydantic import AwareDatetime
+
+from libs.contracts.billing import Part
+from libs.contracts.envelope import Fact
+
+Book = Literal["platform", "tenant"]
+
+
+class PostedLine(Part):
+    """One posting: a side of an account, in minor units, always positive."""
+
+    account: str
+    side: Literal["debit", "credit"]
+    amount_minor: int
+    currency: str
+
+
+class JournalEntryPosted(Fact):
+    """A balanced journal entry exists and will never change.
+
+    Attributes:
+        source_key: the money fact it books; unique per tenant, mode and book.
+    """
+
+    entry_id: UUID
+    book: Book
+    source_key: str
+    booked_at: AwareDatetime
+    postings: tuple[PostedLine, ...]

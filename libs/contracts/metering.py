@@ -1,0 +1,42 @@
+"""Events of the metering service: quantities, never prices."""
+
+from decimal import Decimal
+from typing import Literal
+from uuid import UUID
+
+from pydantic import AwareDatetime
+
+from libs.contracts.envelope import Fact
+
+Aggregation = Literal["count", "sum", "min", "max", "avg", "unique_count", "latest"]
+
+
+class MeterCreated(Fact):
+    """A meter was defined; its tenant is the biller (`platform` for the platform's meters)."""
+
+    meter_id: UUID
+    key: str
+    event_type: str
+    aggregation: Aggregation
+    value_path: str | None = None
+    group_by: tuple[str, ...] = ()
+
+
+class PeriodUsage(Fact):
+    """The exact quantity of one meter in a closed period; answers `UsagePeriodClosed`.
+
+    Attributes:
+        closure_id: the request this answers.
+        revision: 1 for the first answer; a late event makes the next.
+        period_from, period_to: whole minutes, the end not included.
+    """
+
+    closure_id: UUID
+    subscription_id: UUID
+    customer_id: UUID
+    meter: str
+    period_from: AwareDatetime
+    period_to: AwareDatetime
+    revision: int
+    quantity: Decimal
+    event_count: int

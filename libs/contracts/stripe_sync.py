@@ -1,0 +1,165 @@
+"""Events of stripe_sync: what is true at Stripe, in the product's words.
+
+State events carry the complete state after a change and a `version` per object that only grows;
+money facts carry the Stripe id that makes them unique.
+"""
+
+from typing import Literal
+from uuid import UUID
+
+from pydantic import AwareDatetime
+
+from libs.contracts.billing import BilledBy, Part
+from libs.contracts.envelope import Fact
+
+PLATFORM_ACCOUNT = "platform"
+
+
+class StripeCustomerLinked(Fact):
+    """A customer has its counterpart in a Stripe account."""
+
+    customer_id: UUID
+    account: str
+    stripe_customer_id: str
+
+
+class StripeSubscriptionChanged(Fact):
+    """A subscription at Stripe was created or changed.
+
+    Attributes:
+        version: counts the changes seen of this object.
+        status: Stripe's own word.
+        plan_version_id: which plan version it buys, from the price's or subscription's metadata.
+    """
+
+    version: int
+    account: str
+    stripe_subscription_id: str
+    stripe_customer_id: str
+    customer_id: UUID
+    plan_version_id: UUID | None
+    status: str
+    period_start: AwareDatetime
+    period_end: AwareDatetime
+    cancel_at_period_end: bool
+    ended_at: AwareDatetime | None = None
+
+
+class StripeInvoiceLine(Part):
+    """A line as Stripe has it.
+
+    `line_id` is ours where we added the line (from its metadata).
+    """
+
+    stripe_line_id: str
+    description: str
+    amount_minor: int
+    proration: bool
+    price_id: str | None
+    line_id: UUID | None
+    period_start: AwareDatetime
+    period_end: AwareDatetime
+
+
+class StripeInvoiceChanged(Fact):
+    """An invoice at Stripe was created or changed; the complete state after it.
+
+    Attributes:
+        held: Stripe will not finalize it by itself (`auto_advance` is false).
+        period_start, period_end: for a cycle, the period that has just ended.
+    """
+
+    version: int
+    account: str
+    stripe_invoice_id: str
+    stripe_subscription_id: str | None
+    stripe_customer_id: str
+    customer_id: UUID
+    billing_reason: str
+    status: Literal["draft", "open", "paid", "uncollectible", "void"]
+    held: bool
+    number: str | None
+    currency: str
+    total_minor: int
+    amount_paid_minor: int
+    period_start: AwareDatetime
+    period_end: AwareDatetime
+    lines: tuple[StripeInvoiceLine, ...]
+    hosted_invoice_url: str | None = None
+    finalized_at: AwareDatetime | None = None
+    paid_at: AwareDatetime | None = None
+
+
+class PaymentSucceeded(Fact):
+    """Money arrived at Stripe: the gross amount; Stripe's fee is a fact of its own.
+
+    Attributes:
+        account: the Stripe account it arrived in.
+        collected_by: whose account that is.
+        stripe_invoice_id: the invoice it pays, if any.
+    """
+
+    payment_id: UUID
+    account: str
+    collected_by: BilledBy
+    customer_id: UUID
+    stripe_payment_intent_id: str | None
+    stripe_charge_id: str
+    stripe_invoice_id: str | None
+    amount_minor: int
+    currency: str
+    paid_at: AwareDatetime
+
+
+class PaymentFailed(Fact):
+    """An attempt to collect failed; unique by charge or by invoice and attempt."""
+
+    account: str
+    customer_id: UUID
+    stripe_payment_intent_id: str | None
+    stripe_invoice_id: str | None
+    attempt_key: str
+    amount_minor: int
+    currency: str
+    failure_code: str | None
+    failed_at: AwareDatetime
+
+
+class BalanceTransactionRecorded(Fact):
+    """A line of a Stripe account's balance, recorded once.
+
+    net_minor = amount_minor - fee_minor, all in the balance's currency.
+    """
+
+    account: str
+    collected_by: BilledBy
+    stripe_balance_transaction_id: str
+    kind: str
+    source_id: str | None
+    amount_minor: int
+    fee_minor: int
+    net_minor: int
+    currency: str
+    created_at: AwareDatetime
+    available_at: AwareDatetime
+
+
+class StripeClockAdvanced(Fact):
+    """The tenant's Stripe test clock reached a hop; the business clock follows it.
+
+    Attributes:
+        reached: the time the clock shows now.
+        final: nothing is left of the requested advance.
+    """
+
+    advance_id: UUID
+    reached: AwareDatetime
+    final: bool
+
+
+class StripeCommandFailed(Fact):
+    """A command to Stripe was refused for good; somebody must look."""
+
+    command_id: UUID
+    code: str
+    detail: str

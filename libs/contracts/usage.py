@@ -1,0 +1,49 @@
+"""`usage.events`: CloudEvents in structured mode, the form product services publish in.
+
+Key of the record: the tenant's id. The attribute names are CloudEvents' own
+(github.com/cloudevents/spec, version 1.0.2) plus the extensions `userid`, `mode`, `tenantid`,
+and two stamped at ingest: `receivedat` and `clockoffset`.
+"""
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from libs.contracts.envelope import Mode
+
+
+class UsageEvent(BaseModel):
+    """One use of the product.
+
+    Attributes:
+        id, source: together unique within the tenant and mode.
+        type: the event type that meters listen to.
+        subject: the tenant's customer; None means the tenant itself.
+        time: business time of the use.
+        userid: who used it.
+        tenantid: only platform keys may set it; otherwise it must match the record's key.
+        receivedat: when the ingest took it (UTC); None straight on the topic (broker's time holds).
+        clockoffset: seconds that the tenant's business clock was ahead at ingest.
+        data: what meters read their values and groups from.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    specversion: str = Field(default="1.0", max_length=8)
+    id: str = Field(min_length=1, max_length=256)
+    source: str = Field(min_length=1, max_length=256)
+    type: str = Field(min_length=1, max_length=128)
+    subject: str | None = Field(default=None, max_length=128)
+    time: AwareDatetime
+    userid: str | None = Field(default=None, max_length=128)
+    mode: Mode
+    tenantid: UUID | None = None
+    receivedat: AwareDatetime | None = None
+    clockoffset: int = 0
+    data: dict[str, Any] = Field(default_factory=dict)
+
+    def received_at(self, broker_time: datetime) -> datetime:
+        """When the event came in: the ingest's stamp, or the broker's for direct producers."""
+        return self.receivedat or broker_time

@@ -1,0 +1,1 @@
+"""Postgres: pools, tenant scope, migrations. One schema and one login role per service."""

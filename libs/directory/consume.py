@@ -1,0 +1,65 @@
+"""The two consumers of a service: its events, and the directory beside them."""
+
+import os
+from collections.abc import Mapping
+
+from libs.contracts.envelope import Fact
+from libs.contracts.tenants import TenantSnapshot
+from libs.contracts.topics import topics_consumed_by
+from libs.db.pool import Database
+from libs.directory.apply import apply_snapshot
+from libs.messaging.apply import Applier, BatchHandler, Handler
+from libs.messaging.consume import MAX_RECORDS, Consumer
+
+DIRECTORY_TOPIC = "tenants.directory"
+
+
+def code_version() -> str:
+    """What tells one deployed version of the code from another."""
+    return os.environ.get("SLUICE_CODE_VERSION", "unversioned")
+
+
+def consumers_of(
+    database: Database,
+    bootstrap: str,
+    handlers: Mapping[type[Fact], Handler],
+    *,
+    batch_handlers: Mapping[str, BatchHandler] | None = None,
+    parks: bool,
+    max_records: int = MAX_RECORDS,
+) -> list[Consumer]:
+    """The consumers of a service, as the record of topics says.
+
+    Args:
+        handlers: a function per event type; the rest is passed over.
+        batch_handlers: a function per topic that is handled as a whole.
+        parks: order matters here, so a failing event parks its key instead of becoming a dead
+            letter.
+        max_records: the largest batch.
+    """
+    service = database.service
+    topics = topics_consumed_by(service)
+    events = [topic for topic in topics if topic.name != DIRECTORY_TOPIC]
+    directory = [topic for topic in topics if topic.name == DIRECTORY_TOPIC]
+    consumers = []
+    if events:
+        consumers.append(
+            Consumer(
+                Applier(service, handlers, batch_handlers or {}, parks=parks),
+                database=database,
+                bootstrap=bootstrap,
+                topics=events,
+                code_version=code_version(),
+                max_records=max_records,
+            )
+        )
+    consumers.append(
+        Consumer(
+            Applier(f"{service}.directory", {TenantSnapshot: apply_snapshot}, parks=False),
+            database=database,
+            bootstrap=bootstrap,
+            topics=directory,
+            code_version=code_version(),
+        )
+    )
+    return consumers

@@ -1,0 +1,108 @@
+"""Looking tenants up in the local copy: by id, slug, API key prefix or Stripe id.
+
+Found tenants are remembered for a second, so a revocation holds everywhere within two.
+"""
+
+import asyncio
+import time
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Literal
+from uuid import UUID
+
+from libs.clock import utc_now
+from libs.contracts.envelope import Mode
+from libs.contracts.tenants import PLATFORM_TENANT_ID, ApiKeyRecord, TenantSnapshot
+from libs.db.pool import Database
+from libs.ids import parse_uuid
+
+CACHE_SECONDS = 1.0
+CACHE_ENTRIES = 10_000
+WAIT_SECONDS = 2.0
+POLL_SECONDS = 0.05
+
+LookupKind = Literal["id", "slug", "key", "stripe"]
+
+
+@dataclass(frozen=True)
+class Tenant:
+    """A tenant as every service knows it."""
+
+    id: UUID
+    snapshot: TenantSnapshot
+
+    def api_key(self, prefix: str) -> ApiKeyRecord | None:
+        """The key with this look-up prefix."""
+        return next((key for key in self.snapshot.api_keys if key.prefix == prefix), None)
+
+
+def business_now(tenant: Tenant, mode: Mode) -> datetime:
+    """The tenant's business time: the real time, plus the test clock's offset in test mode.
+
+    Only routes and jobs call this; handlers take `effective_at` from the event.
+    """
+    offset = tenant.snapshot.clock_offset_seconds if mode == "test" else 0
+    return utc_now() + timedelta(seconds=offset)
+
+
+class Directory:
+    """The service's own copy of the directory."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._cache: dict[tuple[str, str], tuple[float, Tenant]] = {}
+
+    async def find(self, kind: LookupKind, value: str) -> Tenant | None:
+        """The tenant this exact value belongs to, at most a second old."""
+        cached = self._cache.get((kind, value))
+        if cached is not None and time.monotonic() - cached[0] < CACHE_SECONDS:
+            return cached[1]
+        async with self._database.transaction() as tx:
+            found = await tx.fetchval("select find_tenant($1, $2)", kind, value)
+        if found is None:
+            self._cache.pop((kind, value), None)
+            return None
+        tenant = Tenant(
+            UUID(found["tenant_id"]), TenantSnapshot.model_validate(found["snapshot"])
+        )
+        if len(self._cache) >= CACHE_ENTRIES:
+            self._cache.clear()
+        self._cache[kind, value] = (time.monotonic(), tenant)
+        return tenant
+
+    async def by_reference(self, reference: str) -> Tenant | None:
+        """A tenant by id or slug: wherever the API takes the one it takes the other."""
+        if len(reference) > 100:
+            return None
+        if parse_uuid(reference) is not None:
+            return await self.find("id", reference.lower())
+        return await self.find("slug", reference.lower())
+
+    async def by_id(self, tenant_id: UUID) -> Tenant | None:
+        """A tenant by its id."""
+        return await self.find("id", str(tenant_id))
+
+    async def platform(self) -> Tenant | None:
+        """The platform's own record; None until the directory has it."""
+        return await self.by_id(PLATFORM_TENANT_ID)
+
+    async def wait_for(self, kind: LookupKind, value: str) -> Tenant | None:
+        """Like `find`, but gives a record that is on its way up to two seconds to arrive."""
+        deadline = time.monotonic() + WAIT_SECONDS
+        while True:
+            tenant = await self.find(kind, value)
+            if tenant is not None or time.monotonic() >= deadline:
+                return tenant
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def wait_for_version(self, tenant_id: UUID, version: int) -> bool:
+        """Whether the local copy reaches this version within two seconds."""
+        deadline = time.monotonic() + WAIT_SECONDS
+        while True:
+            tenant = await self.by_id(tenant_id)
+            if tenant is not None and tenant.snapshot.version >= version:
+                return True
+            if time.monotonic() >= deadline:
+                return False
+            self._cache.pop(("id", str(tenant_id)), None)
+            await asyncio.sleep(POLL_SECONDS)

@@ -1,0 +1,180 @@
+"""Applying records inside one transaction: inbox, handlers, parking, dead letters, fence.
+
+Nothing here knows Kafka's client; tests feed it records directly.
+"""
+
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+
+from libs.contracts.envelope import Envelope, Fact
+from libs.db.pool import TRANSIENT_ERRORS, Cause, Tx
+from libs.db.tenant import NOBODY, Scope
+from libs.messaging.dead_letter import DeadLetter, bury
+from libs.messaging.inbox import note_streams, take_new
+from libs.messaging.parked import ParkFullError, park_key, parked_keys, queue_behind
+from libs.messaging.records import Record, UndecodableError, decode
+from libs.observability.metrics import HANDLER_SECONDS, RECORDS_CONSUMED_TOTAL
+from libs.observability.tracing import extract, start_span
+
+log = structlog.get_logger()
+
+Handler = Callable[[Envelope[Any], Tx], Awaitable[None]]
+"""One consumed event -> one domain call, inside the transaction of the batch."""
+
+BatchHandler = Callable[[Sequence[Record], Tx], Awaitable[None]]
+"""All records of one topic at once, for set-based work; it decodes and deduplicates itself."""
+
+STRIKES = 5
+BOTH_BOOKS = ("platform", "tenant")
+
+
+class TransientError(Exception):
+    """Raised by a handler whose work will succeed later; the batch is tried again."""
+
+
+RETRIED: tuple[type[BaseException], ...] = (*TRANSIENT_ERRORS, TransientError, ParkFullError)
+
+
+class ConsumerStoppedError(RuntimeError):
+    """Five permanent failures in a row: more likely a bad deploy than bad events."""
+
+
+@dataclass
+class Applier:
+    """How one consumer applies records.
+
+    Attributes:
+        name: the consumer; fences and inbox rows carry it.
+        handlers: a function per event type; other types are passed over.
+        batch_handlers: a function per topic that is handled as a whole.
+        parks: order matters, so a failing event parks its key; otherwise it becomes a dead letter.
+        strikes: permanent failures since the last event that succeeded.
+    """
+
+    name: str
+    handlers: Mapping[type[Fact], Handler]
+    batch_handlers: Mapping[str, BatchHandler] = field(default_factory=dict)
+    parks: bool = True
+    strikes: int = 0
+
+    async def apply(self, tx: Tx, records: Sequence[Record]) -> None:
+        """Apply records in order; what fails for good is isolated by bisection.
+
+        Raises:
+            TransientError and its kin: try the whole transaction again.
+            ConsumerStoppedError: too many permanent failures in a row.
+        """
+        if not records:
+            return
+        emitted, scope, hooks = len(tx.emitted), tx.scope, len(tx.before_commit)
+        try:
+            async with tx.connection.transaction():
+                await self._apply_all(tx, records)
+            self.strikes = 0
+        except (*RETRIED, ConsumerStoppedError):
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever a handler raises is isolated, never lost
+            del tx.emitted[emitted:]
+            if len(tx.before_commit) > hooks and not tx.emitted:
+                del tx.before_commit[hooks:]
+                del tx.after_commit[hooks:]
+            tx.scope = scope
+            if len(records) == 1:
+                await self._divert(tx, records[0], error)
+                return
+            middle = len(records) // 2
+            await self.apply(tx, records[:middle])
+            await self.apply(tx, records[middle:])
+
+    async def apply_parked(self, tx: Tx, record: Record) -> None:
+        """Apply one record from a parked queue; it gets its inbox row now.
+
+        Raises:
+            Exception: whatever the handler raises; the key then stays parked.
+        """
+        event = decode(record)
+        await tx.enter(NOBODY)
+        if event is not None and await take_new(tx, self.name, [event.id]):
+            await self._handle(tx, record, event)
+
+    async def _apply_all(self, tx: Tx, records: Sequence[Record]) -> None:
+        singles = [record for record in records if record.topic not in self.batch_handlers]
+        if singles:
+            await self._apply_events(tx, singles)
+        for topic, handle in self.batch_handlers.items():
+            batch = [record for record in records if record.topic == topic]
+            if batch:
+                with HANDLER_SECONDS.labels(event_type=topic).time():
+                    await handle(batch, tx)
+                RECORDS_CONSUMED_TOTAL.labels(topic=topic).inc(len(batch))
+
+    async def _apply_events(self, tx: Tx, records: Sequence[Record]) -> None:
+        """Events one by one: parked keys queue, undecodable bytes are buried, the rest is handled."""
+        await tx.enter(NOBODY)
+        waiting = await parked_keys(tx, self.name, records) if self.parks else set()
+        behind, letters = [], []
+        events: list[tuple[Record, Envelope[Fact]]] = []
+        for record in records:
+            if (record.topic, record.key_text) in waiting:
+                behind.append(record)
+                continue
+            try:
+                event = decode(record)
+            except UndecodableError as error:
+                letters.append(DeadLetter(record, error.reason, str(error)))
+                continue
+            if event is not None:
+                events.append((record, event))
+        if behind:
+            await queue_behind(tx, self.name, behind)
+        await bury(tx, self.name, letters)
+        for letter in letters:
+            log.error("record_undecodable", consumer=self.name, topic=letter.record.topic,
+                      partition=letter.record.partition, offset=letter.record.offset,
+                      reason=letter.reason)
+        if not events:
+            return
+        missing = await note_streams(tx, self.name, events)
+        if missing:
+            log.error("stream_gap", consumer=self.name, missing_records=missing)
+        new = await take_new(tx, self.name, [event.id for _, event in events])
+        for record, event in events:
+            if event.id in new:
+                new.discard(event.id)
+                await self._handle(tx, record, event)
+
+    async def _handle(self, tx: Tx, record: Record, event: Envelope[Fact]) -> None:
+        handle = self.handlers.get(type(event.data))
+        if handle is None:
+            return
+        await tx.enter(Scope((event.tenant_id,), event.mode, BOTH_BOOKS))
+        tx.cause = Cause(event.id, event.correlation_id)
+        started = time.perf_counter()
+        headers = {"traceparent": record.header("traceparent") or ""}
+        with start_span(
+            f"{self.name} {event.type}",
+            parent=extract(headers),
+            topic=record.topic,
+            event_id=str(event.id),
+        ):
+            await handle(event, tx)
+        HANDLER_SECONDS.labels(event_type=event.type).observe(time.perf_counter() - started)
+        RECORDS_CONSUMED_TOTAL.labels(topic=record.topic).inc()
+
+    async def _divert(self, tx: Tx, record: Record, error: Exception) -> None:
+        """Put one failing record aside: park its key, or bury it."""
+        self.strikes += 1
+        detail = f"{type(error).__name__}: {error}"
+        log.error("record_failed", consumer=self.name, topic=record.topic, error=detail[:500],
+                  partition=record.partition, offset=record.offset, strikes=self.strikes)
+        if self.strikes >= STRIKES:
+            raise ConsumerStoppedError(detail)
+        await tx.enter(NOBODY)
+        if self.parks and record.topic not in self.batch_handlers:
+            await park_key(tx, self.name, record, type(error).__name__, detail)
+        else:
+            await bury(tx, self.name, [DeadLetter(record, type(error).__name__, detail)])

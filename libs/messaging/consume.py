@@ -1,0 +1,389 @@
+"""A consumer: FastStream reads batches of raw bytes, Postgres decides what they do.
+
+Two per service, each with a Kafka client of its own: `<service>` for its events and
+`<service>.directory` for the directory, so that no backlog delays a revocation.
+"""
+
+import asyncio
+import os
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import structlog
+from aiokafka import ConsumerRebalanceListener, TopicPartition
+from aiokafka.coordinator.assignors.range import RangePartitionAssignor
+from aiokafka.errors import KafkaError
+from faststream import AckPolicy
+from faststream.kafka import KafkaBroker, KafkaMessage
+
+from libs.contracts.topics import Topic
+from libs.db.pool import Database
+from libs.db.tenant import NOBODY
+from libs.messaging.apply import RETRIED, Applier, ConsumerStoppedError
+from libs.messaging.fence import (
+    Breach,
+    Fence,
+    FenceMovedError,
+    create_fences,
+    find_breaches,
+    load_fences,
+    move_fences,
+)
+from libs.messaging.parked import leave_queue, next_parked, released_keys
+from libs.messaging.records import Record, from_kafka
+from libs.observability.health import Check
+from libs.observability.metrics import CONSUMER_LAG_RECORDS, CONSUMER_STOPPED, FENCE_REFUSED
+
+log = structlog.get_logger()
+
+MAX_RECORDS = 500
+SESSION_TIMEOUT_MS = 6_000
+MAX_POLL_INTERVAL_MS = 300_000
+MAX_PAUSE_SECONDS = 15.0
+WATCH_SECONDS = 1.0
+STUCK_SECONDS = 60.0
+DRAIN_RECORDS = 100
+
+
+class StuckError(RuntimeError):
+    """There is lag and no progress: the process ends and is started again."""
+
+
+class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
+    """One consumer group member: where it stands, what it applies, whether it makes progress."""
+
+    def __init__(
+        self,
+        applier: Applier,
+        *,
+        database: Database,
+        bootstrap: str,
+        topics: Sequence[Topic],
+        code_version: str = "0",
+        max_records: int = MAX_RECORDS,
+    ) -> None:
+        self.applier = applier
+        self.name = applier.name
+        self._database = database
+        self._bootstrap = bootstrap
+        self.topics = [topic.name for topic in topics]
+        self._compacted = frozenset(topic.name for topic in topics if topic.cleanup == "compact")
+        self._code_version = code_version
+        self._max_records = max_records
+        self._client: Any = None
+        self._lock = asyncio.Lock()
+        self._place_now = asyncio.Event()
+        self._assigned: set[TopicPartition] | None = None
+        self._unplaced: set[TopicPartition] = set()
+        self.positions: dict[TopicPartition, int] = {}
+        self._refused: dict[TopicPartition, str] = {}
+        self._stopped: str | None = None
+        self._trouble: str | None = None
+        self._pause_seconds = 0.1
+        self._lag_records = 0
+        self._progress_at = 0.0
+
+    def subscribe(self, broker: KafkaBroker) -> None:
+        """Declare the one subscriber of this consumer on its broker."""
+        subscriber = broker.subscriber(
+            *self.topics,
+            batch=True,
+            group_id=self.name,
+            group_instance_id=f"{self.name}-{os.environ.get('SLUICE_SLOT', '0')}",
+            auto_offset_reset="none",
+            ack_policy=AckPolicy.MANUAL,
+            max_records=self._max_records,
+            batch_timeout_ms=100,
+            fetch_max_wait_ms=200,
+            session_timeout_ms=SESSION_TIMEOUT_MS,
+            heartbeat_interval_ms=2_000,
+            max_poll_interval_ms=MAX_POLL_INTERVAL_MS,
+            partition_assignment_strategy=[RangePartitionAssignor],
+            listener=self,
+            parser=_keep_raw,
+            decoder=_no_decoding,
+        )
+
+        async def take(message: KafkaMessage) -> None:
+            await self.take([from_kafka(raw) for raw in message.raw_message])
+
+        subscriber(take)
+        self._subscriber = subscriber
+
+    async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
+        """These partitions are somebody else's now; what is in hand for them is dropped."""
+        for place in revoked:
+            self.positions.pop(place, None)
+            self._refused.pop(place, None)
+        self._unplaced -= revoked
+
+    async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
+        """Hold new partitions still until their fences are read and checked."""
+        self._client = self._subscriber.consumer
+        self._assigned = set(assigned)
+        self.positions.clear()
+        self._refused.clear()
+        self._unplaced = set(assigned)
+        self._client.pause(*assigned)
+        self._place_now.set()
+
+    async def watch(self) -> None:
+        """Place new partitions, drain released keys, measure lag; until cancelled.
+
+        Raises:
+            StuckError: lag without progress for 60 seconds.
+        """
+        loop = asyncio.get_running_loop()
+        self._progress_at = loop.time()
+        while True:
+            try:
+                if self._assigned is not None:
+                    await self._load_stop()
+                    await self._place()
+                    await self.drain()
+                    await self._measure_lag(loop.time())
+            except (KafkaError, *RETRIED) as error:
+                self._trouble = f"{type(error).__name__}: {error}"[:200]
+                log.warning("consumer_trouble", consumer=self.name, error=self._trouble)
+            try:
+                await asyncio.wait_for(self._place_now.wait(), WATCH_SECONDS)
+                self._place_now.clear()
+            except TimeoutError:
+                continue
+
+    async def take(self, records: Sequence[Record]) -> None:
+        """Apply a delivered batch, or put the client back to the fence and wait a little."""
+        async with self._lock:
+            mine = [
+                record
+                for record in records
+                if record.offset >= self.positions.get(_place_of(record), record.offset + 1)
+            ]
+            if not mine:
+                return
+            if self._stopped is not None:
+                self._rewind(mine)
+                await asyncio.sleep(1)
+                return
+            try:
+                await self._commit_batch(mine)
+                self._pause_seconds, self._trouble = 0.1, None
+            except FenceMovedError as moved:
+                log.warning("fence_moved_back", consumer=self.name, detail=str(moved))
+                self.positions[moved.fence.place] = moved.fence.next_offset
+                self._rewind(mine)
+            except ConsumerStoppedError as stopped:
+                await self._stop(str(stopped))
+                self._rewind(mine)
+            except (*RETRIED, KafkaError) as error:
+                self._trouble = f"{type(error).__name__}: {error}"[:200]
+                log.warning("batch_failed", consumer=self.name, error=self._trouble,
+                            retry_in_seconds=self._pause_seconds)
+                self._rewind(mine)
+                await asyncio.sleep(self._pause_seconds * random.uniform(0.5, 1.0))  # noqa: S311
+                self._pause_seconds = min(self._pause_seconds * 2, MAX_PAUSE_SECONDS)
+
+    async def _commit_batch(self, records: Sequence[Record]) -> None:
+        """One transaction: fences locked and compared, records applied, fences moved."""
+        places = {_place_of(record) for record in records}
+        async with self._database.transaction() as tx:
+            fences = await load_fences(tx, self.name, places, lock=True)
+            for place, fence in fences.items():
+                if fence.next_offset < self.positions[place]:
+                    raise FenceMovedError(fence)
+            fresh = [r for r in records if r.offset >= fences[_place_of(r)].next_offset]
+            await self.applier.apply(tx, fresh)
+            await tx.enter(NOBODY)
+            await move_fences(tx, self.name, list({_place_of(r): r for r in fresh}.values()))
+        for record in records:
+            self.positions[_place_of(record)] = record.offset + 1
+        self._progress_at = asyncio.get_running_loop().time()
+        await self._hint(places)
+
+    async def _hint(self, places: set[TopicPartition]) -> None:
+        """Tell Kafka where we stand; nothing depends on it but lag tools."""
+        if self._client is None:
+            return
+        try:
+            await self._client.commit(
+                {p: self.positions[p] for p in places if p in self.positions}
+            )
+        except (KafkaError, ValueError) as error:
+            log.info("offset_hint_failed", consumer=self.name, error=type(error).__name__)
+
+    def _rewind(self, records: Sequence[Record]) -> None:
+        """Read these partitions again from where this worker stands."""
+        for place in {_place_of(record) for record in records}:
+            if place in self.positions and self._client is not None:
+                self._client.seek(place, self.positions[place])
+
+    async def _place(self) -> None:
+        """Read and check the fences of new partitions, then let them flow."""
+        if not self._unplaced:
+            return
+        async with self._lock:
+            places = set(self._unplaced)
+            async with self._database.transaction() as tx:
+                fences = await load_fences(tx, self.name, places)
+            new = [Fence(p.topic, p.partition, 0, None) for p in places if p not in fences]
+            known = list(fences.values())
+            breaches, begins = await find_breaches(
+                self._bootstrap, known + new, compacted=self._compacted
+            )
+            starts = {fence.place: begins[fence.place] for fence in new}
+            if starts:
+                async with self._database.transaction() as tx:
+                    await create_fences(tx, self.name, starts)
+                    fences = await load_fences(tx, self.name, places)
+            self._seek(places & self._unplaced, fences, [b for b in breaches if b.fence in known])
+            self._trouble = None
+
+    def _seek(
+        self,
+        places: set[TopicPartition],
+        fences: dict[TopicPartition, Fence],
+        breaches: Sequence[Breach],
+    ) -> None:
+        """Seek to the fences; a partition whose fence does not fit its log stays paused."""
+        refused = {breach.fence.place: breach.reason for breach in breaches}
+        for place in places:
+            self._unplaced.discard(place)
+            if place in refused:
+                self._refused[place] = refused[place]
+                FENCE_REFUSED.labels(topic=place.topic, partition=str(place.partition)).set(1)
+                log.critical("fence_refused", consumer=self.name, topic=place.topic,
+                             partition=place.partition, reason=refused[place],
+                             next_offset=fences[place].next_offset)
+                continue
+            FENCE_REFUSED.labels(topic=place.topic, partition=str(place.partition)).set(0)
+            self.positions[place] = fences[place].next_offset
+            self._client.seek(place, fences[place].next_offset)
+            self._client.resume(place)
+
+    async def drain(self) -> None:
+        """Apply the queues of released keys in order, a bounded piece per transaction."""
+        async with self._lock:
+            places = [(place.topic, place.partition) for place in self.positions]
+            async with self._database.maintenance() as tx:
+                released = await released_keys(tx, self.name, places)
+            for topic, key in released:
+                await self._drain_key(topic, key)
+
+    async def _drain_key(self, topic: str, key: str) -> None:
+        """Drain one key; when its first record fails again it stays parked, unreleased."""
+        while True:
+            async with self._database.maintenance() as tx:
+                queue = await next_parked(tx, self.name, topic, key, DRAIN_RECORDS)
+            try:
+                async with self._database.transaction() as tx:
+                    place = TopicPartition(topic, queue[0][1].partition) if queue else None
+                    await load_fences(tx, self.name, [place] if place else [], lock=True)
+                    for _, record in queue:
+                        await self.applier.apply_parked(tx, record)
+                    await tx.enter(NOBODY)
+                    await tx.execute(f"set local role sluice_{self._database.service}_maintenance")
+                    freed = await leave_queue(tx, self.name, topic, key, [i for i, _ in queue])
+                    await tx.execute("set local role none")
+            except RETRIED:
+                raise
+            except Exception as error:  # noqa: BLE001 - a parked event may fail in any way again
+                log.error("parked_key_failed_again", consumer=self.name, topic=topic, key=key,
+                          error=f"{type(error).__name__}: {error}"[:500])
+                async with self._database.maintenance() as tx:
+                    await tx.execute(
+                        "update parked_key set released_at = null, detail = $4 "
+                        "where consumer = $1 and topic = $2 and key = $3",
+                        self.name, topic, key, f"{type(error).__name__}: {error}"[:2000],
+                    )
+                return
+            if freed:
+                log.info("parked_key_freed", consumer=self.name, topic=topic, key=key)
+                return
+
+    async def _measure_lag(self, now: float) -> None:
+        """Lag by topic; a log that ends before our position was re-created: refuse it."""
+        places = set(self.positions)
+        if not places:
+            return
+        ends = await asyncio.wait_for(self._client.end_offsets(places), 10)
+        lag: dict[str, int] = dict.fromkeys(self.topics, 0)
+        for place, end in ends.items():
+            position = self.positions.get(place, end)
+            if end < position:
+                self._refused[place] = f"the log ends at {end}, before {position}"
+                self.positions.pop(place, None)
+                self._client.pause(place)
+                FENCE_REFUSED.labels(topic=place.topic, partition=str(place.partition)).set(1)
+                log.critical("fence_refused", consumer=self.name, topic=place.topic,
+                             partition=place.partition, reason=self._refused[place])
+                continue
+            lag[place.topic] += end - position
+        for topic, records in lag.items():
+            CONSUMER_LAG_RECORDS.labels(topic=topic).set(records)
+        self._lag_records = sum(lag.values())
+        if not self._lag_records or self._stopped is not None or self._trouble is not None:
+            self._progress_at = now
+        elif now - self._progress_at > STUCK_SECONDS:
+            raise StuckError(f"{self.name}: {self._lag_records} records behind and no progress")
+
+    async def _stop(self, detail: str) -> None:
+        """Remember that this consumer stopped itself, beyond restarts of the same code."""
+        log.critical("consumer_stopped", consumer=self.name, detail=detail[:500])
+        self._stopped = detail
+        CONSUMER_STOPPED.set(1)
+        async with self._database.transaction() as tx:
+            await tx.execute(
+                """
+                insert into consumer_stop (consumer, reason, detail, code_version)
+                values ($1, 'five permanent failures in a row', $2, $3)
+                on conflict (consumer) do update set detail = excluded.detail,
+                    code_version = excluded.code_version, stopped_at = now()
+                """,
+                self.name,
+                detail[:2000],
+                self._code_version,
+            )
+
+    async def _load_stop(self) -> None:
+        """Stopped by this very code, and not lifted since? Then stay stopped."""
+        async with self._database.transaction() as tx:
+            row = await tx.fetchrow(
+                "select detail, code_version from consumer_stop where consumer = $1", self.name
+            )
+        stopped = row["detail"] if row and row["code_version"] == self._code_version else None
+        if self._stopped is not None and stopped is None:
+            self.applier.strikes = 0
+            log.info("consumer_lifted", consumer=self.name)
+        self._stopped = stopped
+        CONSUMER_STOPPED.set(int(stopped is not None))
+
+    def check(self) -> Check:
+        """Progress, not a ping: partitions assigned and placed, not refused, not stopped."""
+        if self._assigned is None:
+            return Check(ok=False, detail="no partitions assigned yet")
+        if self._refused:
+            place, reason = next(iter(self._refused.items()))
+            return Check(ok=False, detail=f"{place.topic}[{place.partition}] refused: {reason}")
+        if self._stopped is not None:
+            return Check(ok=False, detail=f"stopped: {self._stopped[:200]}")
+        if self._trouble is not None:
+            return Check(ok=False, detail=self._trouble)
+        if self._unplaced or not self._assigned:
+            return Check(ok=False, detail="waiting for partitions and fences")
+        return Check(ok=True, detail=f"{self._lag_records} records behind")
+
+
+def _place_of(record: Record) -> TopicPartition:
+    return TopicPartition(record.topic, record.partition)
+
+
+async def _keep_raw(raw: Any) -> KafkaMessage:
+    """FastStream's parser decodes headers and fails on hostile bytes; ours touches nothing."""
+    return KafkaMessage(body=b"", raw_message=raw, headers={}, message_id="", consumer=None)
+
+
+async def _no_decoding(message: KafkaMessage) -> KafkaMessage:
+    return message
+
+

@@ -1,0 +1,72 @@
+"""The inbox: each consumer takes an event id once; and the check for holes in streams."""
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from libs.contracts.envelope import Envelope, Fact
+from libs.db.pool import Tx
+from libs.db.tenant import Scope
+from libs.messaging.records import Record
+from libs.observability.metrics import STREAM_GAP_RECORDS_TOTAL
+
+
+async def take_new(tx: Tx, consumer: str, event_ids: Sequence[UUID]) -> set[UUID]:
+    """Enter ids into the inbox; those that were not there before."""
+    rows = await tx.fetch(
+        "insert into inbox (consumer, event_id) select $1, unnest($2::uuid[]) "
+        "on conflict do nothing returning event_id",
+        consumer,
+        list(dict.fromkeys(event_ids)),
+    )
+    return {row["event_id"] for row in rows}
+
+
+async def note_streams(
+    tx: Tx, consumer: str, events: Sequence[tuple[Record, Envelope[Fact]]]
+) -> int:
+    """Remember the highest number seen of each stream; the number of events missing before these.
+
+    The first number seen of a stream sets the base. A hole is a lost event: it is counted, an
+    alert that must stay at zero, and does not stop the consumer.
+    """
+    numbers: dict[tuple[UUID, str, str], list[int]] = {}
+    for record, event in events:
+        if event.stream_seq is not None:
+            stream = (event.tenant_id, record.topic, event.source)
+            numbers.setdefault(stream, []).append(event.stream_seq)
+    if not numbers:
+        return 0
+    await tx.enter(Scope(tuple(sorted({stream[0] for stream in numbers}))))
+    streams = sorted(numbers)
+    rows = await tx.fetch(
+        """
+        select p.tenant_id, p.topic, p.source, p.last_seq from stream_position p
+        join unnest($2::uuid[], $3::text[], $4::text[]) as u(tenant_id, topic, source)
+            using (tenant_id, topic, source)
+        where p.consumer = $1
+        """,
+        consumer,
+        *[list(column) for column in zip(*streams, strict=True)],
+    )
+    last = {(row["tenant_id"], row["topic"], row["source"]): row["last_seq"] for row in rows}
+    missing = 0
+    for stream in streams:
+        for number in sorted(set(numbers[stream])):
+            if stream in last and number > last[stream] + 1:
+                hole = number - last[stream] - 1
+                STREAM_GAP_RECORDS_TOTAL.labels(topic=stream[1]).inc(hole)
+                missing += hole
+            last[stream] = max(last.get(stream, number), number)
+    await tx.execute(
+        """
+        insert into stream_position as p (consumer, tenant_id, topic, source, last_seq)
+        select $1, t, o, s, n
+        from unnest($2::uuid[], $3::text[], $4::text[], $5::bigint[]) as u(t, o, s, n)
+        on conflict (tenant_id, consumer, topic, source) do update set last_seq = excluded.last_seq
+        where p.last_seq < excluded.last_seq
+        """,
+        consumer,
+        *[list(column) for column in zip(*streams, strict=True)],
+        [last[stream] for stream in streams],
+    )
+    return missing

@@ -1,0 +1,116 @@
+"""The outbox: events leave in the transaction of the change they tell of.
+
+`emit` buffers; the rows are written as the last statement of the transaction, so that their order
+is the order of commits wherever two transactions touched the same thing.
+"""
+
+import asyncio
+import json
+import zlib
+from datetime import datetime
+from uuid import UUID
+
+from libs.clock import utc_now
+from libs.contracts.envelope import MAX_EVENT_BYTES, D, Envelope, wrap
+from libs.contracts.topics import TOPIC_OF
+from libs.db.pool import Tx
+from libs.observability.tracing import inject
+
+SHARDS = 4
+
+
+class EventTooLargeError(ValueError):
+    """An event over 512 KiB is refused where it is emitted."""
+
+
+class OutboxSignal:
+    """Wakes the relay of this process when rows were committed."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def set(self) -> None:
+        """Rows were committed."""
+        self._event.set()
+
+    async def wait(self, timeout_seconds: float) -> None:
+        """Until rows are committed here, or the time is up (another process may have written)."""
+        try:
+            await asyncio.wait_for(self._event.wait(), timeout_seconds)
+        except TimeoutError:
+            return
+        self._event.clear()
+
+
+SIGNAL = OutboxSignal()
+
+
+def shard_of(tenant_id: UUID) -> int:
+    """The relay shard of a tenant; stable for ever."""
+    return zlib.crc32(tenant_id.bytes) % SHARDS
+
+
+def emit(tx: Tx, data: D, *, effective_at: datetime | None = None) -> Envelope[D]:
+    """Send an event of the tenant in scope when this transaction commits.
+
+    Args:
+        effective_at: business time at which the fact holds; handlers pass the time of the event
+            they handle. Without it: now, for facts that no business time orders.
+
+    Raises:
+        EventTooLargeError: the event is over 512 KiB.
+    """
+    event = wrap(
+        data,
+        tenant_id=tx.tenant_id,
+        mode=tx.scope.mode,
+        source=tx.service,
+        effective_at=effective_at or utc_now(),
+        causation_id=tx.cause.causation_id,
+        correlation_id=tx.cause.correlation_id,
+    )
+    payload = event.model_dump_json(exclude={"stream_seq"})
+    if len(payload.encode()) > MAX_EVENT_BYTES:
+        raise EventTooLargeError(f"{event.type} of {len(payload)} characters is over 512 KiB")
+    if not tx.emitted:
+        tx.before_commit.append(_write)
+        tx.after_commit.append(SIGNAL.set)
+    tx.emitted.append(
+        (
+            tx.scope,
+            (
+                event.tenant_id,
+                event.mode,
+                TOPIC_OF[type(data)].name,
+                event.id,
+                event.type,
+                payload,
+                json.dumps(inject()),
+                shard_of(event.tenant_id),
+            ),
+        )
+    )
+    return event
+
+
+async def _write(tx: Tx) -> None:
+    """Write the buffered rows, a statement per run of rows with the same scope."""
+    start = 0
+    while start < len(tx.emitted):
+        scope = tx.emitted[start][0]
+        end = start
+        while end < len(tx.emitted) and tx.emitted[end][0] == scope:
+            end += 1
+        await tx.enter(scope)
+        columns = list(zip(*(row for _, row in tx.emitted[start:end]), strict=True))
+        await tx.execute(
+            """
+            insert into outbox (tenant_id, mode, topic, event_id, event_type, payload, headers, shard)
+            select t, m, o, e, y, p, h::jsonb, s
+            from unnest($1::uuid[], $2::text[], $3::text[], $4::uuid[], $5::text[], $6::text[],
+                        $7::text[], $8::smallint[]) with ordinality as u(t, m, o, e, y, p, h, s, n)
+            order by n
+            """,
+            *[list(column) for column in columns],
+        )
+        start = end

@@ -1,0 +1,142 @@
+"""A record as it lies in Kafka, and reading an event out of it, totally.
+
+Everything here accepts any bytes: what cannot be read becomes `UndecodableError` with a reason,
+never another exception.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
+from uuid import UUID
+
+from pydantic import ValidationError
+
+from libs.clock import from_unix
+from libs.contracts.envelope import MAX_EVENT_BYTES, Envelope, Fact
+from libs.contracts.topics import EVENT_TYPES
+
+TYPE_HEADER = "type"
+EVENT_MODELS: dict[str, type[Envelope[Any]]] = {
+    name: Envelope[fact]  # type: ignore[valid-type]
+    for name, fact in EVENT_TYPES.items()
+}
+
+
+class UndecodableError(ValueError):
+    """The bytes are no event of this topic; `reason` is a stable code."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+class KafkaRecord(Protocol):
+    """What aiokafka delivers."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes]]
+
+
+@dataclass(frozen=True)
+class Record:
+    """One record, bytes untouched."""
+
+    topic: str
+    partition: int
+    offset: int
+    at: datetime
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes | None], ...] = ()
+
+    @property
+    def key_text(self) -> str:
+        """The key as text, whatever its bytes are."""
+        return (self.key or b"").decode("utf-8", "backslashreplace")
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of key and value: how the fence recognises the record."""
+        digest = hashlib.sha256()
+        for part in (self.key, self.value):
+            digest.update(b"\x00" if part is None else b"\x01" + len(part).to_bytes(8, "big"))
+            digest.update(part or b"")
+        return digest.digest()
+
+    def header(self, name: str) -> str | None:
+        """A header's text, or None when it is absent or not UTF-8."""
+        for key, value in self.headers:
+            if key == name and value is not None:
+                try:
+                    return value.decode()
+                except UnicodeDecodeError:
+                    return None
+        return None
+
+
+def from_kafka(raw: KafkaRecord) -> Record:
+    """A record out of the client's own type."""
+    return Record(
+        raw.topic,
+        raw.partition,
+        raw.offset,
+        from_unix(raw.timestamp // 1000 if raw.timestamp >= 0 else 0),
+        raw.key,
+        raw.value,
+        tuple(raw.headers or ()),
+    )
+
+
+def tenant_of(record: Record) -> UUID:
+    """The tenant in the record's key.
+
+    Raises:
+        UndecodableError: the key is not a lower-case UUID.
+    """
+    text = record.key_text
+    try:
+        tenant_id = UUID(text)
+    except ValueError:
+        tenant_id = None
+    if tenant_id is None or str(tenant_id) != text:
+        raise UndecodableError("bad_key", "the record's key is not a tenant id")
+    return tenant_id
+
+
+def decode(record: Record) -> Envelope[Fact] | None:
+    """The event in a record; None for a type this version does not know (additive contracts).
+
+    Raises:
+        UndecodableError: no value, too large, wrong key, or bytes that are no such event.
+    """
+    tenant_id = tenant_of(record)
+    if record.value is None:
+        raise UndecodableError("no_value", "the record has no value")
+    if len(record.value) > 2 * MAX_EVENT_BYTES:
+        raise UndecodableError("too_large", "the record is larger than any event may be")
+    kind = record.header(TYPE_HEADER)
+    if kind is None:
+        raise UndecodableError("no_type", "the record has no readable type header")
+    model = EVENT_MODELS.get(kind)
+    if model is None:
+        return None
+    try:
+        event = model.model_validate_json(record.value)
+    except (ValidationError, RecursionError) as error:
+        detail = f"not a {kind}: {type(error).__name__}"
+        if isinstance(error, ValidationError):
+            first = error.errors(include_url=False, include_input=False)[0]
+            detail = f"not a {kind}: {'.'.join(str(p) for p in first['loc'])}: {first['msg']}"
+        raise UndecodableError("not_an_event", detail[:500]) from None
+    if event.tenant_id != tenant_id:
+        raise UndecodableError("key_mismatch", "the event names another tenant than its key")
+    if event.type != kind:
+        raise UndecodableError("type_mismatch", "the event names another type than its header")
+    return event

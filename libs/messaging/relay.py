@@ -1,0 +1,214 @@
+"""The relay: outbox rows to Kafka, in order, at least once.
+
+One relay per shard of hash(tenant), held by an advisory lock on a connection of its own: when the
+process or its connection dies another takes over. Before the first send each row gets its
+`stream_seq`, so consumers can see a hole. Rows are chosen by "not sent", never by "id greater than
+the last": ids are given before commits.
+"""
+
+import asyncio
+from typing import Any
+
+import structlog
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
+
+from libs.db.pool import TRANSIENT_ERRORS, Database, Row
+from libs.messaging.outbox import SHARDS, SIGNAL
+from libs.messaging.records import TYPE_HEADER
+from libs.observability.health import Check
+from libs.observability.metrics import (
+    OUTBOX_OLDEST_AGE_SECONDS,
+    OUTBOX_SENT_TOTAL,
+    OUTBOX_UNSENT_RECORDS,
+    RELAY_ERRORS_TOTAL,
+)
+
+log = structlog.get_logger()
+
+BATCH_ROWS = 500
+SEND_TIMEOUT_SECONDS = 30.0
+IDLE_POLL_SECONDS = 1.0
+
+
+class Relay:
+    """Sends what this service's outbox holds; `run` until cancelled."""
+
+    def __init__(self, database: Database, bootstrap: str) -> None:
+        self._database = database
+        self._bootstrap = bootstrap
+        self._producer: AIOKafkaProducer | None = None
+        self._connection: Any = None
+        self._shards: list[int] = []
+        self._last_error: str | None = None
+
+    async def run(self) -> None:
+        """Relay for ever: send what is there, then wait for more; back off while Kafka is away."""
+        pause_seconds = 0.1
+        try:
+            while True:
+                try:
+                    sent = await self._relay_once()
+                    pause_seconds, self._last_error = 0.1, None
+                    if not sent:
+                        await SIGNAL.wait(IDLE_POLL_SECONDS)
+                except (KafkaError, *TRANSIENT_ERRORS) as error:
+                    RELAY_ERRORS_TOTAL.labels(error=type(error).__name__).inc()
+                    self._last_error = f"{type(error).__name__}: {error}"[:200]
+                    log.warning("relay_failed", error=self._last_error, retry_in_seconds=pause_seconds)
+                    await self._let_go()
+                    await asyncio.sleep(pause_seconds)
+                    pause_seconds = min(pause_seconds * 2, 5.0)
+        finally:
+            await self._let_go()
+
+    def check(self) -> Check:
+        """Whether the last attempt to send went well."""
+        return Check(ok=self._last_error is None, detail=self._last_error or "sending")
+
+    async def _relay_once(self) -> int:
+        """Send one batch of every shard held; the number of rows sent."""
+        connection = await self._hold_shards()
+        sent = 0
+        for shard in self._shards:
+            rows = await number_rows(connection, shard)
+            if rows:
+                await self._send(rows)
+                await connection.execute(
+                    "update outbox set sent_at = now() where id = any($1::bigint[])",
+                    [row["id"] for row in rows],
+                )
+                for row in rows:
+                    OUTBOX_SENT_TOTAL.labels(topic=row["topic"]).inc()
+                sent += len(rows)
+        if not sent:
+            await self._measure(connection)
+        return sent
+
+    async def _hold_shards(self) -> Any:
+        """A connection that holds the advisory locks of as many shards as are free."""
+        if self._connection is None or self._connection.is_closed():
+            self._shards = []
+            self._connection = await self._database.pool.acquire(timeout=5)
+            await self._connection.execute(f"set role sluice_{self._database.service}_maintenance")
+        for shard in range(SHARDS):
+            if shard not in self._shards and await self._connection.fetchval(
+                "select pg_try_advisory_lock(hashtext($1), $2)",
+                f"sluice.relay.{self._database.service}",
+                shard,
+            ):
+                self._shards.append(shard)
+        return self._connection
+
+    async def _send(self, rows: list[Row]) -> None:
+        """Send rows in order; every one is acknowledged by all replicas when this returns."""
+        producer = await self._connected()
+        async with asyncio.timeout(SEND_TIMEOUT_SECONDS):
+            acknowledgements = [
+                await producer.send(
+                    row["topic"],
+                    key=str(row["tenant_id"]).encode(),
+                    value=stamp(row["payload"], row["stream_seq"]),
+                    headers=[
+                        (TYPE_HEADER, row["event_type"].encode()),
+                        *((name, text.encode()) for name, text in row["headers"].items()),
+                    ],
+                )
+                for row in rows
+            ]
+            await asyncio.gather(*acknowledgements)
+
+    async def _connected(self) -> AIOKafkaProducer:
+        if self._producer is None:
+            producer = AIOKafkaProducer(
+                bootstrap_servers=self._bootstrap,
+                enable_idempotence=True,
+                acks="all",
+                linger_ms=2,
+                request_timeout_ms=15_000,
+                max_request_size=1024 * 1024,
+            )
+            try:
+                await producer.start()
+            except BaseException:
+                await producer.stop()
+                raise
+            self._producer = producer
+        return self._producer
+
+    async def _let_go(self) -> None:
+        """Give up locks and producer: the next attempt starts with new ones."""
+        connection, self._connection, self._shards = self._connection, None, []
+        producer, self._producer = self._producer, None
+        if connection is not None:
+            # Its role and its locks must not go back into the pool.
+            connection.terminate()
+            await self._database.pool.release(connection)
+        if producer is not None:
+            try:
+                async with asyncio.timeout(5):
+                    await producer.stop()
+            except (KafkaError, TimeoutError):
+                log.warning("producer_stop_timed_out")
+
+    async def _measure(self, connection: Any) -> None:
+        row = await connection.fetchrow(
+            "select count(*) n, extract(epoch from now() - min(created_at)) age "
+            "from outbox where sent_at is null"
+        )
+        OUTBOX_UNSENT_RECORDS.set(row["n"])
+        OUTBOX_OLDEST_AGE_SECONDS.set(float(row["age"] or 0))
+
+
+def stamp(payload: str, stream_seq: int) -> bytes:
+    """The event's bytes with its stream number; the same for every attempt to send it."""
+    return f'{payload[:-1]},"stream_seq":{stream_seq}}}'.encode()
+
+
+async def number_rows(connection: Any, shard: int) -> list[Row]:
+    """The oldest unsent rows of a shard, each with its number in its stream."""
+    async with connection.transaction():
+        rows = await connection.fetch(
+            """
+            select id, tenant_id, topic, event_type, payload, headers, stream_seq from outbox
+            where shard = $1 and sent_at is null order by id limit $2
+            """,
+            shard,
+            BATCH_ROWS,
+        )
+        fresh = [row for row in rows if row["stream_seq"] is None]
+        if not fresh:
+            return list(rows)
+        streams = sorted({(row["tenant_id"], row["topic"]) for row in fresh})
+        last = {
+            (row["tenant_id"], row["topic"]): row["last_seq"]
+            for row in await connection.fetch(
+                """
+                insert into stream (tenant_id, topic, last_seq)
+                select t, o, 0 from unnest($1::uuid[], $2::text[]) as u(t, o)
+                on conflict (tenant_id, topic) do update set last_seq = stream.last_seq
+                returning tenant_id, topic, last_seq
+                """,
+                [tenant for tenant, _ in streams],
+                [topic for _, topic in streams],
+            )
+        }
+        numbers: dict[int, int] = {}
+        for row in fresh:
+            stream = (row["tenant_id"], row["topic"])
+            last[stream] += 1
+            numbers[row["id"]] = last[stream]
+        await connection.execute(
+            "update outbox o set stream_seq = u.seq from unnest($1::bigint[], $2::bigint[]) "
+            "as u(id, seq) where o.id = u.id",
+            list(numbers),
+            list(numbers.values()),
+        )
+        await connection.execute(
+            "update stream s set last_seq = u.seq from unnest($1::uuid[], $2::text[], $3::bigint[]) "
+            "as u(t, o, seq) where s.tenant_id = u.t and s.topic = u.o",
+            [tenant for tenant, _ in last],
+            [topic for _, topic in last],
+            list(last.values()),
+        )
+    return [{**dict(row), "stream_seq": numbers.get(row["id"], row["stream_seq"])} for row in rows]

@@ -1,0 +1,306 @@
+"""Who calls, for which tenant, and whether they may: one gate in front of every route.
+
+Callers show an API key (`Authorization: Bearer` or `X-API-Key`) or the console's assertion
+(Bearer). Both are checked offline against the local directory. `X-Tenant-ID` (alias
+`X-Organization-ID`) picks among the caller's tenants; an operator may name any tenant, and each
+time is recorded.
+"""
+
+from dataclasses import dataclass, replace
+from uuid import UUID
+
+import structlog
+from fastapi import Request
+
+from libs.clock import utc_now
+from libs.contracts.audit import SecurityEventRaised
+from libs.contracts.envelope import Mode
+from libs.contracts.tenants import PLATFORM_TENANT_ID
+from libs.crypto import apikeys, tokens
+from libs.db.pool import Database
+from libs.directory.local import Directory, Tenant
+from libs.ids import public_id
+from libs.messaging.outbox import emit
+from libs.observability.metrics import SECURITY_EVENTS_TOTAL
+from libs.web.problems import (
+    Forbidden,
+    InvalidRequest,
+    NotFound,
+    TenantForbidden,
+    Unauthorized,
+    Unavailable,
+)
+
+log = structlog.get_logger()
+
+OPERATOR = "operator"
+"""The permission that only the platform's staff has."""
+
+ANYONE_SIGNED_IN = "signed_in"
+"""Any valid key or assertion."""
+
+IMPLIED = {
+    "billing:read": frozenset({"billing:manage"}),
+    "usage:read": frozenset({"billing:read", "billing:manage"}),
+    "ledger:read": frozenset({"billing:manage"}),
+}
+"""Permissions that include the one on the left."""
+
+
+@dataclass(frozen=True)
+class Caller:
+    """An authenticated caller.
+
+    Attributes:
+        actor: `key_<UUID>` or `usr_<UUID>`, as the audit log names it.
+        tenant_id: the key's tenant, or the tenant the assertion was made for.
+        role: the member's role; None for an API key.
+    """
+
+    actor: str
+    tenant_id: UUID
+    mode: Mode
+    permissions: frozenset[str]
+    operator: bool = False
+    role: str | None = None
+
+    def may(self, permission: str) -> bool:
+        """Whether the caller has the permission, directly or by a larger one."""
+        if self.operator or permission == ANYONE_SIGNED_IN:
+            return True
+        if permission == OPERATOR:
+            return False
+        return permission in self.permissions or bool(
+            IMPLIED.get(permission, frozenset()) & self.permissions
+        )
+
+
+@dataclass(frozen=True)
+class Access:
+    """What a route works with: who calls, and for which tenant in which mode.
+
+    Attributes:
+        named: whether the request named the tenant (header or path) rather than left it to the key.
+    """
+
+    caller: Caller
+    tenant: Tenant
+    mode: Mode
+    named: bool
+
+    @property
+    def tenant_id(self) -> UUID:
+        """The tenant the request is for."""
+        return self.tenant.id
+
+    @property
+    def books(self) -> tuple[str, ...]:
+        """The ledger books the caller may read: only operators read the platform's."""
+        return ("platform", "tenant") if self.caller.operator else ("tenant",)
+
+    @property
+    def whole_platform(self) -> bool:
+        """An operator who named no tenant looks at the platform as a whole."""
+        return self.caller.operator and not self.named
+
+
+class Gate:
+    """Authenticates and authorises requests of one service."""
+
+    def __init__(self, database: Database, directory: Directory, key_pepper: bytes) -> None:
+        self.database = database
+        self.directory = directory
+        self._key_pepper = key_pepper
+
+    async def admit(self, request: Request, permission: str) -> Access:
+        """The caller's access, or the problem that says why not.
+
+        Raises:
+            Unauthorized, TenantForbidden, Forbidden, InvalidRequest, Unavailable.
+        """
+        caller = await self._authenticate(request)
+        await self._wait_for_writes(request)
+        header = _tenant_header(request)
+        path = request.path_params.get("tenant")
+        if header and path and not await self._same_tenant(header, path):
+            raise InvalidRequest("`X-Tenant-ID` and the path name different tenants. Name one.")
+        access = await self._choose(request, caller, path or header)
+        if not caller.may(permission):
+            await self._raise_alarm(request, access, "permission_denied", permission)
+            raise Forbidden(permission)
+        return access
+
+    async def for_tenant(self, request: Request, access: Access, reference: str | None) -> Access:
+        """The access for a tenant named in the body; 400 where the header names another."""
+        if reference is None:
+            return access
+        if access.named and not await self._same_tenant(str(access.tenant_id), reference):
+            raise InvalidRequest("`X-Tenant-ID` and the body name different tenants. Name one.")
+        return await self._choose(request, access.caller, reference)
+
+    async def _authenticate(self, request: Request) -> Caller:
+        presented = _credential(request)
+        if presented is None:
+            raise Unauthorized
+        key = apikeys.parse(presented)
+        caller = await self._by_key(presented) if key else await self._by_assertion(presented)
+        if caller is None:
+            SECURITY_EVENTS_TOTAL.labels(kind="unauthenticated", severity="info").inc()
+            raise Unauthorized
+        return caller
+
+    async def _by_key(self, presented: str) -> Caller | None:
+        """A key from the directory; one that is well formed but unknown may be on its way."""
+        parsed = apikeys.parse(presented)
+        if parsed is None:
+            return None
+        tenant = await self.directory.wait_for("key", parsed.prefix)
+        record = tenant.api_key(parsed.prefix) if tenant else None
+        if tenant is None or record is None:
+            return None
+        if not apikeys.verify(presented, bytes.fromhex(record.key_hash), self._key_pepper):
+            return None
+        if record.revoked_at is not None or (record.expires_at and record.expires_at <= utc_now()):
+            return None
+        return Caller(
+            public_id("api_key", record.key_id),
+            tenant.id,
+            record.mode,
+            frozenset(record.scopes),
+            operator=record.operator and tenant.id == PLATFORM_TENANT_ID,
+        )
+
+    async def _by_assertion(self, presented: str) -> Caller | None:
+        """A 60-second assertion of the console, signed by tenants."""
+        platform = await self.directory.platform()
+        if platform is None:
+            return None
+        keys = {key.key_id: key.public_key for key in platform.snapshot.assertion_keys}
+        try:
+            claims = tokens.verify(presented, keys, utc_now())
+        except tokens.TokenError:
+            return None
+        tenant = await self.directory.by_id(claims.tenant_id)
+        if tenant is None or claims.session_id in tenant.snapshot.sessions_revoked:
+            return None
+        return Caller(
+            public_id("user", claims.user_id),
+            claims.tenant_id,
+            claims.mode,
+            frozenset(claims.permissions),
+            operator=claims.operator,
+            role=claims.role,
+        )
+
+    async def _choose(self, request: Request, caller: Caller, reference: str | None) -> Access:
+        """The tenant of the request; a stranger's and an absent one are refused alike."""
+        if reference is None:
+            own = await self.directory.wait_for("id", str(caller.tenant_id))
+            if own is None:
+                raise Unavailable("Your tenant is still being set up. Try again shortly.")
+            return Access(caller, own, caller.mode, named=False)
+        if caller.operator:
+            tenant = await self._wait_by_reference(reference)
+            if tenant is None:
+                raise NotFound("There is no such tenant. Check the id or slug.")
+            access = Access(caller, tenant, caller.mode, named=True)
+            if tenant.id != caller.tenant_id:
+                await self._raise_alarm(request, access, "operator_access", None)
+            return access
+        tenant = await self.directory.by_reference(reference)
+        if tenant is None or tenant.id != caller.tenant_id:
+            own = await self.directory.by_id(caller.tenant_id)
+            if own is not None:
+                denied = Access(caller, own, caller.mode, named=False)
+                await self._raise_alarm(request, denied, "tenant_denied", None)
+            raise TenantForbidden
+        return Access(caller, tenant, caller.mode, named=True)
+
+    async def _wait_by_reference(self, reference: str) -> Tenant | None:
+        tenant = await self.directory.by_reference(reference)
+        if tenant is not None or len(reference) > 100:
+            return tenant
+        kind = "id" if len(reference) == 36 else "slug"
+        return await self.directory.wait_for(kind, reference.lower())
+
+    async def _same_tenant(self, one: str, other: str) -> bool:
+        if one.lower() == other.lower():
+            return True
+        first = await self.directory.by_reference(one)
+        second = await self.directory.by_reference(other)
+        return first is not None and second is not None and first.id == second.id
+
+    async def _wait_for_writes(self, request: Request) -> None:
+        """Honour `Sluice-Version`: read what the caller has just written, or say come back."""
+        stamp = request.headers.get("sluice-version")
+        if stamp is None:
+            return
+        tenant, _, version = stamp.partition(":")
+        try:
+            wanted = (UUID(tenant), int(version[:18]))
+        except ValueError:
+            raise InvalidRequest("`Sluice-Version` must be as an earlier answer gave it.") from None
+        if not await self.directory.wait_for_version(*wanted):
+            raise Unavailable("This service has not caught up with your change yet.")
+
+    async def _raise_alarm(
+        self, request: Request, access: Access, kind: str, permission: str | None
+    ) -> None:
+        """Record a security event: who, what, permission, role, severity."""
+        severity = "info" if kind == "operator_access" else "warning"
+        SECURITY_EVENTS_TOTAL.labels(kind=kind, severity=severity).inc()
+        caller = access.caller
+        log.warning(kind, actor=caller.actor, path=request.url.path, permission=permission)
+        async with self.database.tenant(access.tenant_id, access.mode) as tx:
+            emit(
+                tx,
+                SecurityEventRaised(
+                    kind=kind,
+                    severity=severity,
+                    actor=caller.actor,
+                    service=self.database.service,
+                    method=request.method,
+                    path=request.url.path[:500],
+                    permission=permission,
+                    role=caller.role,
+                    remote_address=request.client.host if request.client else None,
+                ),
+            )
+
+
+class Requires:
+    """A route's permission; as a dependency it answers with the caller's access."""
+
+    def __init__(self, permission: str) -> None:
+        self.permission = permission
+
+    async def __call__(self, request: Request) -> Access:
+        """Admit the request or raise the problem that refuses it."""
+        gate: Gate = request.app.state.gate
+        return await gate.admit(request, self.permission)
+
+
+def in_mode(access: Access, mode: Mode) -> Access:
+    """The same access in another mode, for the one body that names a mode (new API keys)."""
+    return replace(access, mode=mode)
+
+
+def _credential(request: Request) -> str | None:
+    """The key or assertion presented; both headers at once must agree."""
+    scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
+    key = request.headers.get("x-api-key")
+    if scheme.lower() == "bearer" and bearer:
+        if key and key != bearer:
+            raise InvalidRequest("`Authorization` and `X-API-Key` differ. Send one of them.")
+        return bearer.strip()[:4096]
+    return key[:4096] if key else None
+
+
+def _tenant_header(request: Request) -> str | None:
+    one = request.headers.get("x-tenant-id")
+    other = request.headers.get("x-organization-id")
+    if one and other and one != other:
+        raise InvalidRequest("`X-Tenant-ID` and `X-Organization-ID` differ. Send one of them.")
+    return one or other or None
+
+
