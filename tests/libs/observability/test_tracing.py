@@ -1,0 +1,86 @@
+"""Traces: the context crosses the outbox and Kafka, and no secret goes along."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from opentelemetry import trace
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import StatusCode
+
+from libs.observability.tracing import configure_tracing, extract, inject, start_span
+
+
+@pytest.fixture(scope="module")
+def exporter() -> InMemorySpanExporter:
+    memory = InMemorySpanExporter()
+    configure_tracing("tests", None).add_span_processor(SimpleSpanProcessor(memory))
+    return memory
+
+
+@pytest.fixture(autouse=True)
+def _forget(exporter: InMemorySpanExporter) -> None:
+    exporter.clear()
+
+
+def finished(exporter: InMemorySpanExporter) -> dict[str, ReadableSpan]:
+    return {span.name: span for span in exporter.get_finished_spans()}
+
+
+def test_a_trace_goes_on_behind_the_outbox(exporter: InMemorySpanExporter):
+    with start_span("request"):
+        headers = inject()
+    assert set(headers) == {"traceparent"}
+    on_kafka = [(name, value.encode()) for name, value in headers.items()]
+    with start_span("consume", parent=extract(on_kafka)):
+        pass
+    spans = finished(exporter)
+    request, consume = spans["request"], spans["consume"]
+    assert consume.parent is not None
+    assert request.context is not None
+    assert consume.context is not None
+    assert consume.context.trace_id == request.context.trace_id
+    assert consume.parent.span_id == request.context.span_id
+
+
+def test_without_a_span_nothing_is_injected():
+    assert inject() == {}
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["traceparent", "Traceparent", "tracestate", "x"]),
+        st.text(max_size=600) | st.binary(max_size=600),
+    )
+)
+def test_hostile_headers_give_an_empty_context(headers: dict[str, str | bytes]):
+    span = trace.get_current_span(extract(headers))
+    assert not span.get_span_context().is_valid
+
+
+def test_a_context_is_not_inherited_from_where_it_is_read():
+    with start_span("outer"):
+        assert not trace.get_current_span(extract({})).get_span_context().is_valid
+
+
+def test_a_failure_shows_its_class_only(exporter: InMemorySpanExporter):
+    with pytest.raises(ValueError, match="hunter"), start_span("work"):
+        raise ValueError("hunter2")
+    span = finished(exporter)["work"]
+    assert span.status.status_code is StatusCode.ERROR
+    assert span.status.description == "ValueError"
+    assert not span.events
+    assert "hunter2" not in span.to_json()
+
+
+def test_secrets_are_taken_out_of_attributes(exporter: InMemorySpanExporter):
+    with start_span("call", api_key="plain", note="sk_test_abc", count=3, what={"password": "p"}):
+        pass
+    attributes = dict(finished(exporter)["call"].attributes or {})
+    assert attributes == {
+        "api_key": "[redacted]",
+        "note": "sk_test_[redacted]",
+        "count": 3,
+        "what": "{'password': '[redacted]'}",
+    }
