@@ -15,6 +15,7 @@ from deploy.local.env_file import EnvFile
 from deploy.local.errors import StackError
 from deploy.local.folders import REPOSITORY
 from deploy.local.ports import HOST, PortChooser, parse_port
+from libs.crypto import apikeys
 from libs.settings import DEFAULT_CONFIG_PATH, VARIABLE_OF_FILE_KEY
 
 # Service -> its port. Offsets from a port base keep the same order.
@@ -39,6 +40,8 @@ OFFSETS = {
     "SLUICE_POSTGRES_PORT": 32,
 }
 PREFIXES = ("SLUICE_", "STRIPE_", "OTEL_")
+# Read by the commands themselves, not by any program of the stack.
+FOR_COMMANDS = {"SLUICE_LOCAL", "SLUICE_PORT_BASE", "SLUICE_MIN_FREE_DISK_MB"}
 LOCAL_HOSTS = {"127.0.0.1", "localhost"}
 OPERATOR_EMAIL = "operator@example.com"
 
@@ -261,17 +264,12 @@ class _Settling:
         self.values |= {
             "SLUICE_KEY_PEPPER": self._kept("SLUICE_KEY_PEPPER", _base64(32)),
             "SLUICE_MASTER_KEYS": self._kept("SLUICE_MASTER_KEYS", f"k1:{_base64(32)}"),
-            "SLUICE_OPERATOR_KEY": self._kept("SLUICE_OPERATOR_KEY", new_operator_key()),
+            "SLUICE_OPERATOR_KEY": self._kept("SLUICE_OPERATOR_KEY", apikeys.generate("test").key),
             "SLUICE_OPERATOR_EMAIL": self._kept("SLUICE_OPERATOR_EMAIL", OPERATOR_EMAIL),
             "SLUICE_OPERATOR_PASSWORD": self._kept(
                 "SLUICE_OPERATOR_PASSWORD", secrets.token_urlsafe(18)
             ),
         }
-
-
-def new_operator_key() -> str:
-    """A fresh API key of mode test."""
-    return "sk_" + secrets.token_hex(24)
 
 
 def _base64(size_bytes: int) -> str:

@@ -27,11 +27,10 @@ from pathlib import Path
 
 from deploy.local import kafka, postgres
 from deploy.local.errors import StackError
+from deploy.local.folders import CACHE, REPOSITORY
 from deploy.local.ports import HOST, next_free, scratch_port
 from deploy.local.process import ProcessIdentity, end, identify, kill_members
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-CACHE = REPOSITORY / ".local" / "cache"
 READY_TIMEOUT_SECONDS = 60
 LOG_LINES_SHOWN = 15
 
