@@ -32,7 +32,7 @@ from libs.web import health_routes, problems
 from libs.web.limits import Limits, RequestGuard
 from libs.web.observed import RequestObserver
 
-STOP_SECONDS_MAX = 15
+STOP_SECONDS = 15
 REQUEST_DRAIN_SECONDS = 6
 EXIT_OVERRAN = 1
 
@@ -54,7 +54,8 @@ def create_app(
     Args:
         title: name of the API in the OpenAPI document.
         health: the process's checks, behind `/readyz`.
-        routers: the service's own routes. Their function names become the operation ids.
+        routers: the service's own routes. Their function names become the operation ids; a second
+            path of the same function needs a `name=` of its own (`name="upgrade_alias"`).
         lifespan: opens and closes the pool, broker and jobs. It must close within 8 seconds.
         limits: where the default limits do not fit.
         description: what the API is for, in the OpenAPI document.
@@ -85,8 +86,13 @@ def create_app(
     return app
 
 
-def serve(app_factory: Callable[[], FastAPI], settings: ProcessSettings) -> None:
-    """Run the service in this process until it is told to stop."""
+def serve(
+    app_factory: Callable[[], FastAPI],
+    settings: ProcessSettings,
+    *,
+    stop_seconds: int = STOP_SECONDS,
+) -> None:
+    """Run the service in this process until it is told to stop, then for `stop_seconds` at most."""
     configure_logging(settings.service, settings.log_level)
     endpoint = settings.otlp_endpoint
     configure_tracing(settings.service, str(endpoint) if endpoint else None)
@@ -109,16 +115,17 @@ def serve(app_factory: Callable[[], FastAPI], settings: ProcessSettings) -> None
         h11_max_incomplete_event_size=64 * 1024,
     )
     _logger.info("process_starting", host=settings.host, port=settings.port)
-    _Server(config, app.state.health).run()
+    _Server(config, app.state.health, stop_seconds).run()
     _logger.info("process_stopped")
 
 
 class _Server(uvicorn.Server):
     """uvicorn, but a stop that was asked for is a success and never takes longer than it may."""
 
-    def __init__(self, config: uvicorn.Config, health: Health) -> None:
+    def __init__(self, config: uvicorn.Config, health: Health, stop_seconds: int) -> None:
         super().__init__(config)
         self._health = health
+        self._stop_seconds = stop_seconds
 
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
@@ -139,13 +146,13 @@ class _Server(uvicorn.Server):
         self._health.stop()
         self.should_exit = True
         # A thread, for the loop may be what hangs. Ending hard is safe: all truth is in Postgres.
-        watchdog = threading.Timer(STOP_SECONDS_MAX - 1, _end_hard)
+        watchdog = threading.Timer(self._stop_seconds - 1, _end_hard, [self._stop_seconds])
         watchdog.daemon = True
         watchdog.start()
 
 
-def _end_hard() -> None:
-    _logger.critical("process_stop_overran", limit_seconds=STOP_SECONDS_MAX)
+def _end_hard(limit_seconds: int) -> None:
+    _logger.critical("process_stop_overran", limit_seconds=limit_seconds)
     os._exit(EXIT_OVERRAN)
 
 

@@ -1,0 +1,164 @@
+"""The process: it starts, keeps its limits on real sockets, and stops when told."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+SERVICE = Path(__file__).parent / "trial_service.py"
+
+
+@dataclass
+class Running:
+    process: asyncio.subprocess.Process
+    port: int
+    url: str
+
+    async def stopped(self) -> tuple[int, list[dict[str, object]]]:
+        """Its exit status and what it logged."""
+        out, _ = await asyncio.wait_for(self.process.communicate(), 25)
+        assert self.process.returncode is not None
+        return self.process.returncode, [json.loads(line) for line in out.splitlines()]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@asynccontextmanager
+async def running(root: Path, *arguments: str) -> AsyncGenerator[Running, None]:
+    """The trial service as a process of its own, ended when the block is left."""
+    port = free_port()
+    environment = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(root),
+        "SLUICE_TRIAL_PORT": str(port),
+    }
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        str(SERVICE),
+        *arguments,
+        env=environment,
+        cwd=root,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    service = Running(process, port, f"http://127.0.0.1:{port}")
+    try:
+        await answers(service)
+        yield service
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def answers(service: Running) -> None:
+    """Wait until the service answers."""
+    async with asyncio.timeout(30), httpx.AsyncClient() as client:
+        while service.process.returncode is None:
+            with contextlib.suppress(httpx.TransportError):
+                await client.get(f"{service.url}/healthz")
+                return
+            await asyncio.sleep(0.05)
+    raise AssertionError("the service ended before it answered")
+
+
+async def test_a_stop_lets_open_requests_finish_and_is_a_success(pytestconfig: pytest.Config):
+    async with running(pytestconfig.rootpath) as service, httpx.AsyncClient() as client:
+        open_request = asyncio.create_task(client.get(f"{service.url}/api/v1/slow"))
+        await asyncio.sleep(0.3)
+        service.process.send_signal(signal.SIGTERM)
+        assert (await open_request).json() == {"done": True}
+        status, events = await service.stopped()
+        assert status == 0
+        assert [event["event"] for event in events][-1] == "process_stopped"
+        assert {event["service"] for event in events} == {"trial"}
+
+
+async def test_a_lifespan_that_hangs_is_ended_in_time(pytestconfig: pytest.Config):
+    async with running(pytestconfig.rootpath, "hang") as service:
+        started = time.monotonic()
+        service.process.send_signal(signal.SIGTERM)
+        status, events = await service.stopped()
+        assert time.monotonic() - started < 3
+        assert status == 1
+        assert events[-1]["event"] == "process_stop_overran"
+
+
+async def test_hostile_connections(pytestconfig: pytest.Config):
+    async with running(pytestconfig.rootpath) as service:
+        head = b"POST /api/v1/raw HTTP/1.1\r\nHost: x\r\n"
+        slow, chunked, huge, broken = await asyncio.gather(
+            exchange(service.port, head + b"Content-Length: 100\r\n\r\nabc"),
+            exchange(
+                service.port, head + b"Transfer-Encoding: chunked\r\n\r\nffff\r\n" + b"x" * 65_535
+            ),
+            exchange(service.port, head + b"x: " + b"a" * 100_000 + b"\r\n\r\n"),
+            exchange(service.port, b"\x16\x03\x01 not http\r\n\r\n"),
+        )
+        assert slow.startswith(b"HTTP/1.1 408")
+        assert b'"code":"request_timeout"' in slow
+        assert chunked.startswith(b"HTTP/1.1 413")
+        assert huge.startswith(b"HTTP/1.1 4")
+        assert broken.startswith(b"HTTP/1.1 400")
+        assert b"server:" not in (slow + chunked).lower()
+        async with httpx.AsyncClient() as client:
+            assert (await client.get(f"{service.url}/healthz")).status_code == 200
+
+
+async def exchange(port: int, data: bytes) -> bytes:
+    """Send the bytes and read until the other side closes."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(data)
+    try:
+        return await asyncio.wait_for(reader.read(), 10)
+    finally:
+        writer.close()
+
+
+async def test_a_port_that_is_taken_ends_the_process(pytestconfig: pytest.Config):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            str(SERVICE),
+            env={
+                "PATH": os.environ["PATH"],
+                "PYTHONPATH": str(pytestconfig.rootpath),
+                "SLUICE_TRIAL_PORT": str(taken.getsockname()[1]),
+            },
+            cwd=pytestconfig.rootpath,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        out, _ = await asyncio.wait_for(process.communicate(), 30)
+        assert process.returncode not in (0, None)
+        assert b"address already in use" in out
+
+
+async def test_without_its_port_the_process_says_what_to_set(pytestconfig: pytest.Config):
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        str(SERVICE),
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(pytestconfig.rootpath)},
+        cwd=pytestconfig.rootpath,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, errors = await asyncio.wait_for(process.communicate(), 30)
+    assert process.returncode == 2
+    assert b"set SLUICE_TRIAL_PORT" in errors

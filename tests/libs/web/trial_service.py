@@ -1,0 +1,121 @@
+"""A service with nothing of its own: what all services share, run as a process by the tests.
+
+`python trial_service.py [hang]`; with `hang` its lifespan never closes.
+"""
+
+import asyncio
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Annotated, Literal
+from uuid import UUID
+
+import asyncpg
+from fastapi import APIRouter, Depends, FastAPI, Request
+from pydantic import BaseModel, Field
+
+from libs.money import Money
+from libs.observability.health import Check, Health
+from libs.settings import ProcessSettings, load
+from libs.web import problems
+from libs.web.limits import Limits
+from libs.web.pagination import Page, PageRequest, page_request
+from libs.web.serve import create_app, serve
+
+
+class Settings(ProcessSettings):
+    service = "trial"
+
+
+class Flat(BaseModel):
+    kind: Literal["flat"]
+    amount: Money
+
+
+class Tiered(BaseModel):
+    kind: Literal["tiered"]
+    meter: str
+
+
+class Thing(BaseModel):
+    name: str = Field(max_length=20)
+    price: Annotated[Flat | Tiered, Field(discriminator="kind")]
+
+
+class Named(BaseModel):
+    name: str
+
+
+routes = APIRouter(prefix="/api/v1")
+STORED = [f"thing-{number}" for number in range(7)]
+
+FAILURES: dict[str, Exception] = {
+    "unexpected": RuntimeError("postgresql://u:secret@h and sk_test_abc"),
+    "database_down": ConnectionRefusedError("127.0.0.1:5432"),
+    "database_slow": TimeoutError(),
+    "database_going": asyncpg.CannotConnectNowError("starting up"),
+    "nul": asyncpg.CharacterNotInRepertoireError("invalid byte sequence: 0x00"),
+    "forbidden": problems.Forbidden("members:manage"),
+    "forbidden_billing": problems.Forbidden("billing:manage"),
+    "rate": problems.RateLimited(retry_after_seconds=7),
+    "unauthorized": problems.Unauthorized(),
+    "conflict": problems.Conflict("The slug is taken.", code="slug_taken", title="Slug taken"),
+}
+
+
+@routes.post("/things/{thing}")
+async def create_thing(thing: UUID, body: Thing) -> Thing:
+    del thing
+    return body
+
+
+@routes.get("/things")
+async def list_things(page: Annotated[PageRequest, Depends(page_request)]) -> Page[Named]:
+    after = page.after(str)
+    rows = [name for name in STORED if after is None or name > after[0]][: page.limit + 1]
+    return Page[Named].of(rows, page.limit, lambda name: (name,), lambda name: Named(name=name))
+
+
+@routes.get("/dated", responses=problems.problem_responses(problems.NotFound))
+async def list_dated(page: Annotated[PageRequest, Depends(page_request)]) -> list[str]:
+    return [str(part) for part in page.after(datetime, UUID, int) or ()]
+
+
+@routes.get("/failures/{kind}")
+async def fail(kind: str) -> None:
+    raise FAILURES[kind]
+
+
+@routes.post("/raw")
+@routes.post("/large/raw", name="count_large_bytes")
+async def count_bytes(request: Request) -> dict[str, int]:
+    return {"bytes": len(await request.body())}
+
+
+@routes.get("/slow")
+async def answer_slowly() -> dict[str, bool]:
+    await asyncio.sleep(1.5)
+    return {"done": True}
+
+
+def build() -> FastAPI:
+    health = Health()
+    health.register("postgres", lambda: Check(ok=True))
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncGenerator[None, None]:
+        yield
+        if "hang" in sys.argv:
+            await asyncio.sleep(600)
+
+    limits = Limits(
+        body_bytes_max=10_000,
+        body_bytes_max_by_prefix={"/api/v1/large/": 50_000},
+        body_timeout_seconds=1,
+    )
+    return create_app("Trial", health=health, routers=[routes], lifespan=lifespan, limits=limits)
+
+
+if __name__ == "__main__":
+    serve(build, load(Settings), stop_seconds=3)
