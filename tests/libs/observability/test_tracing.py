@@ -1,5 +1,11 @@
 """Traces: the context crosses the outbox and Kafka, and no secret goes along."""
 
+import gzip
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -84,3 +90,42 @@ def test_secrets_are_taken_out_of_attributes(exporter: InMemorySpanExporter):
         "count": 3,
         "what": "{'password': '[redacted]'}",
     }
+
+
+SENDER = """
+import sys
+from libs.observability.tracing import configure_tracing, start_span
+configure_tracing("tests", sys.argv[1])
+with start_span("sent"):
+    pass
+"""
+
+
+def test_spans_reach_the_endpoint_that_is_set_before_the_process_ends(
+    pytestconfig: pytest.Config,
+):
+    received: list[tuple[str, bytes]] = []
+
+    class Collector(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            received.append((self.path, body))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Collector) as collector:
+        threading.Thread(target=collector.serve_forever, daemon=True).start()
+        # A process of its own: the exporter of this one would outlive the collector.
+        subprocess.run(
+            [sys.executable, "-c", SENDER, f"http://127.0.0.1:{collector.server_port}/"],
+            cwd=pytestconfig.rootpath,
+            timeout=60,
+            check=True,
+        )
+        collector.shutdown()
+    ((path, body),) = received
+    assert path == "/v1/traces"
+    assert b"sent" in (gzip.decompress(body) if body.startswith(b"\x1f\x8b") else body)
