@@ -14,15 +14,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from libs.web.problems import (
-    HeadersTooLarge,
-    InvalidRequest,
-    Problem,
-    RateLimited,
-    TooLarge,
-    request_id_of,
-    response_of,
-)
+from libs.web.answers import request_id_of, response_of
+from libs.web.problems import HeadersTooLarge, InvalidRequest, Problem, RateLimited, TooLarge
 
 BODY_BYTES_MAX = 1024 * 1024
 HEADER_BYTES_MAX = 16 * 1024

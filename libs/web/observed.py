@@ -17,8 +17,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from libs.observability.logging import get_logger
 from libs.observability.metrics import HTTP_REQUEST_SECONDS, HTTP_REQUESTS_TOTAL
 from libs.observability.tracing import extract, start_span
+from libs.web.answers import internal_error
 from libs.web.health_routes import PATHS as HEALTH_PATHS
-from libs.web.problems import internal_error
 
 REQUEST_ID_HEADER = "request-id"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{8,64}")

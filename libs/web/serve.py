@@ -28,7 +28,7 @@ from libs.observability.health import Health
 from libs.observability.logging import configure_logging, get_logger
 from libs.observability.tracing import configure_tracing
 from libs.settings import ProcessSettings
-from libs.web import health_routes, problems
+from libs.web import answers, health_routes, problems
 from libs.web.limits import Limits, RequestGuard
 from libs.web.observed import RequestObserver
 
@@ -76,7 +76,7 @@ def create_app(
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     app.state.health = health
-    problems.install(app)
+    answers.install(app)
     app.include_router(health_routes.router(health))
     for router in routers:
         app.include_router(router)

@@ -5,7 +5,7 @@ from typing import Any
 import httpx
 import pytest
 
-from libs.web import problems
+from libs.web import answers, problems
 
 THING = "/api/v1/things/01890000-0000-7000-8000-000000000001"
 SECRET = "sk_test_in_the_wrong_field"
@@ -61,9 +61,9 @@ async def test_no_value_is_repeated(api: httpx.AsyncClient, value: object):
 
 async def test_the_list_of_fields_and_their_names_are_bounded(api: httpx.AsyncClient):
     errors = [{"loc": ("body", "x\n" * 500), "msg": "no", "type": "t"}] * 1_000
-    problem = problems.invalid_fields(errors)
-    assert len(problem.fields) == problems.FIELDS_MAX
-    assert len(problem.fields[0].field) == problems.FIELD_PATH_LENGTH_MAX
+    problem = answers.invalid_fields(errors)
+    assert len(problem.fields) == answers.FIELDS_MAX
+    assert len(problem.fields[0].field) == answers.FIELD_PATH_LENGTH_MAX
     assert "\n" not in problem.fields[0].field
     del api
 

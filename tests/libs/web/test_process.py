@@ -27,7 +27,8 @@ class Running:
 
     async def stopped(self) -> tuple[int, list[dict[str, object]]]:
         """Its exit status and what it logged."""
-        out, _ = await asyncio.wait_for(self.process.communicate(), 25)
+        async with asyncio.timeout(25):
+            out, _ = await self.process.communicate()
         assert self.process.returncode is not None
         return self.process.returncode, [json.loads(line) for line in out.splitlines()]
 
@@ -126,7 +127,8 @@ async def exchange(port: int, data: bytes) -> bytes:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(data)
     try:
-        return await asyncio.wait_for(reader.read(), 10)
+        async with asyncio.timeout(10):
+            return await reader.read()
     finally:
         writer.close()
 
@@ -146,7 +148,8 @@ async def test_a_port_that_is_taken_ends_the_process(pytestconfig: pytest.Config
             cwd=pytestconfig.rootpath,
             stdout=asyncio.subprocess.PIPE,
         )
-        out, _ = await asyncio.wait_for(process.communicate(), 30)
+        async with asyncio.timeout(30):
+            out, _ = await process.communicate()
         assert process.returncode not in (0, None)
         assert b"address already in use" in out
 
@@ -159,6 +162,7 @@ async def test_without_its_port_the_process_says_what_to_set(pytestconfig: pytes
         cwd=pytestconfig.rootpath,
         stderr=asyncio.subprocess.PIPE,
     )
-    _, errors = await asyncio.wait_for(process.communicate(), 30)
+    async with asyncio.timeout(30):
+        _, errors = await process.communicate()
     assert process.returncode == 2
     assert b"set SLUICE_TRIAL_PORT" in errors
