@@ -10,6 +10,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from libs.contracts.topics import TOPICS, Topic
 
 REQUEST_TIMEOUT_MS = 10_000
+RETRY_BACKOFF_MS = 10
 # Read by a group of its own, so that no backlog delays a revocation (design: two consumers).
 DIRECTORY_TOPICS = {"tenants.directory", "tenants.secrets"}
 
@@ -50,7 +51,10 @@ class KafkaFigures:
     def __init__(self, bootstrap: str) -> None:
         options = {"bootstrap_servers": bootstrap, "request_timeout_ms": REQUEST_TIMEOUT_MS}
         self._admin = AIOKafkaAdminClient(**options)
-        self._consumer = AIOKafkaConsumer(**options, enable_auto_commit=False)
+        # The consumer learns of one topic per retry: with the usual pause a second for ten topics.
+        self._consumer = AIOKafkaConsumer(
+            **options, enable_auto_commit=False, retry_backoff_ms=RETRY_BACKOFF_MS
+        )
 
     async def __aenter__(self) -> Self:
         try:
