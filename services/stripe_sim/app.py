@@ -1,0 +1,99 @@
+"""The sandbox as a program: `python -m services.stripe_sim.app`."""
+
+import asyncio
+import contextlib
+import logging
+import sys
+from collections.abc import AsyncGenerator
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from services.stripe_sim import accounts
+from services.stripe_sim.api import Api
+from services.stripe_sim.faults import FaultBoard
+from services.stripe_sim.jobs import ClockRunner, keep_time
+from services.stripe_sim.routes import register
+from services.stripe_sim.routes.control import Control, ControlError, refuse
+from services.stripe_sim.routes.pages import Pages
+from services.stripe_sim.sandbox import Sandbox
+from services.stripe_sim.settings import Settings, SettingsError, read_settings
+from services.stripe_sim.store import Store
+from services.stripe_sim.webhooks import Sender
+
+HOST = "127.0.0.1"
+METHODS = ["GET", "POST", "DELETE"]
+
+
+def build(settings: Settings | None = None) -> Starlette:
+    """Put the sandbox together; it starts working when the application starts."""
+    settings = settings or read_settings()
+    sandbox = Sandbox(settings, Store(settings.state_path), FaultBoard(settings.seed))
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncGenerator[None]:
+        tasks = [
+            asyncio.create_task(job)
+            for job in (sender.run(), clock_runner.run(), keep_time(sandbox))
+        ]
+        sender.resume()
+        clock_runner.resume()
+        yield
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        sandbox.store.close()
+
+    async def undo(_request: Request, _error: Exception) -> Response:
+        sandbox.store.rollback()
+        return PlainTextResponse("The sandbox failed; nothing was changed.\n", 500)
+
+    register()
+    accounts.ensure_platform(sandbox)
+    sender = Sender(sandbox)
+    clock_runner = ClockRunner(sandbox)
+    api = Api(sandbox)
+    app = Starlette(
+        routes=[
+            Route("/v1/{path:path}", api.answer, methods=METHODS),
+            *Control(sandbox, sender).routes(),
+            *Pages(sandbox).routes(),
+            Route("/healthz", _up),
+            Route("/readyz", _up),
+        ],
+        exception_handlers={ControlError: refuse, Exception: undo},
+        lifespan=lifespan,
+    )
+    app.state.sandbox = sandbox
+    return app
+
+
+async def _up(_request: Request) -> Response:
+    return PlainTextResponse("ok\n")
+
+
+def main() -> int:
+    """Run until SIGTERM or SIGINT; return the exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    try:
+        settings = read_settings()
+    except SettingsError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    uvicorn.run(
+        build(settings),
+        host=HOST,
+        port=settings.port,
+        log_level="warning",
+        timeout_graceful_shutdown=10,
+        server_header=False,
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

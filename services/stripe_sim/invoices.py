@@ -1,0 +1,415 @@
+"""Invoices: drafts that are filled, numbered when finalized, and paid, voided or written off."""
+
+from decimal import Decimal
+from typing import Any
+
+from services.stripe_sim import money, payment_intents
+from services.stripe_sim.errors import ApiError, invalid
+from services.stripe_sim.events import emit
+from services.stripe_sim.periods import DAY_SECONDS, HOUR_SECONDS
+from services.stripe_sim.render import listing, on_request, page
+from services.stripe_sim.sandbox import Scope
+from services.stripe_sim.store import Obj
+
+DRAFT_SECONDS = HOUR_SECONDS
+"""A draft with `auto_advance` is finalized this long after its creation, in clock time."""
+
+
+def build(scope: Scope, customer: Obj, fields: dict[str, Any]) -> Obj:
+    """Create an empty draft for a customer.
+
+    `fields`: currency, billing_reason, subscription (object), period_start, period_end,
+    auto_advance, collection_method, days_until_due and what the API lets a caller set.
+    """
+    now = scope.now(customer["test_clock"])
+    subscription = fields.get("subscription")
+    auto_advance = bool(fields.get("auto_advance"))
+    account = scope.own_account
+    invoice_id = scope.new_id("in_1")
+    days_until_due = fields.get("days_until_due")
+    due_date = fields.get("due_date")
+    if due_date is None and days_until_due is not None:
+        due_date = now + days_until_due * DAY_SECONDS
+    invoice: Obj = {
+        "id": invoice_id,
+        "object": "invoice",
+        "account_country": account["country"],
+        "account_name": account["settings"]["dashboard"]["display_name"],
+        "account_tax_ids": None,
+        "amount_due": 0,
+        "amount_overpaid": 0,
+        "amount_paid": 0,
+        "amount_remaining": 0,
+        "amount_shipping": 0,
+        "application": None,
+        "attempt_count": 0,
+        "attempted": False,
+        "auto_advance": auto_advance,
+        "automatic_tax": {
+            "disabled_reason": None,
+            "enabled": False,
+            "liability": None,
+            "provider": None,
+            "status": None,
+        },
+        "automatically_finalizes_at": now + DRAFT_SECONDS if auto_advance else None,
+        "billing_reason": fields.get("billing_reason") or "manual",
+        "collection_method": fields.get("collection_method") or "charge_automatically",
+        "created": now,
+        "currency": fields["currency"],
+        "custom_fields": fields.get("custom_fields"),
+        "customer": customer["id"],
+        **customer_facts(customer),
+        "default_payment_method": fields.get("default_payment_method"),
+        "default_source": None,
+        "default_tax_rates": [],
+        "description": fields.get("description"),
+        "discounts": [],
+        "due_date": due_date,
+        "effective_at": None,
+        "ending_balance": None,
+        "footer": fields.get("footer"),
+        "from_invoice": None,
+        "hosted_invoice_url": None,
+        "invoice_pdf": None,
+        "issuer": {"type": "self"},
+        "last_finalization_error": None,
+        "latest_revision": None,
+        "lines": listing(f"/v1/invoices/{invoice_id}/lines", []),
+        "livemode": False,
+        "metadata": fields.get("metadata") or {},
+        "next_payment_attempt": now + DRAFT_SECONDS
+        if auto_advance and fields.get("collection_method") != "send_invoice"
+        else None,
+        "number": None,
+        "on_behalf_of": None,
+        "parent": _parent(subscription) if subscription else None,
+        "payment_settings": {
+            "default_mandate": None,
+            "payment_method_options": None,
+            "payment_method_types": None,
+        },
+        "period_end": fields.get("period_end", now),
+        "period_start": fields.get("period_start", now),
+        "post_payment_credit_notes_amount": 0,
+        "pre_payment_credit_notes_amount": 0,
+        "receipt_number": None,
+        "rendering": None,
+        "shipping_cost": None,
+        "shipping_details": None,
+        "starting_balance": customer["balance"],
+        "statement_descriptor": fields.get("statement_descriptor"),
+        "status": "draft",
+        "status_transitions": {
+            "finalized_at": None,
+            "marked_uncollectible_at": None,
+            "paid_at": None,
+            "voided_at": None,
+        },
+        "subtotal": 0,
+        "subtotal_excluding_tax": 0,
+        "test_clock": customer["test_clock"],
+        "threshold_reason": None,
+        "total": 0,
+        "total_discount_amounts": [],
+        "total_excluding_tax": 0,
+        "total_pretax_credit_amounts": [],
+        "total_taxes": [],
+        "webhooks_delivered_at": None,
+        "_sim": {
+            "application_fee_amount": fields.get("application_fee_amount"),
+            "application_fee_percent": (subscription or {}).get("application_fee_percent"),
+        },
+    }
+    return scope.save(invoice)
+
+
+def customer_facts(customer: Obj) -> dict[str, Any]:
+    """Return the customer's particulars as an invoice carries them, fixed when it is finalized."""
+    return {
+        "customer_address": customer["address"],
+        "customer_email": customer["email"],
+        "customer_name": customer["name"],
+        "customer_phone": customer["phone"],
+        "customer_shipping": customer["shipping"],
+        "customer_tax_exempt": customer["tax_exempt"],
+        "customer_tax_ids": [],
+    }
+
+
+def _parent(subscription: Obj) -> dict[str, Any]:
+    return {
+        "quote_details": None,
+        "subscription_details": {
+            "metadata": dict(subscription["metadata"]),
+            "subscription": subscription["id"],
+        },
+        "type": "subscription_details",
+    }
+
+
+def subscription_of(invoice: Obj) -> str | None:
+    """Return the id of the subscription an invoice belongs to."""
+    parent = invoice["parent"]
+    return parent["subscription_details"]["subscription"] if parent else None
+
+
+def add_line(scope: Scope, invoice: Obj, fields: dict[str, Any]) -> Obj:
+    """Add a line: amount, period, parent, and optionally pricing, description, quantity."""
+    line: Obj = {
+        "id": scope.new_id("il_1"),
+        "object": "line_item",
+        "amount": fields["amount"],
+        "currency": invoice["currency"],
+        "description": fields.get("description"),
+        "discount_amounts": [],
+        "discountable": fields.get("discountable", True),
+        "discounts": [],
+        "invoice": invoice["id"],
+        "livemode": False,
+        "metadata": fields.get("metadata") or {},
+        "parent": fields["parent"],
+        "period": fields["period"],
+        "pretax_credit_amounts": [],
+        "pricing": fields.get("pricing"),
+        "quantity": fields.get("quantity", 1),
+        "quantity_decimal": str(fields.get("quantity") or 1),
+        "subscription": fields.get("subscription"),
+        "subtotal": fields["amount"],
+        "taxes": [],
+    }
+    invoice["lines"]["data"].append(line)
+    recompute(scope, invoice)
+    return line
+
+
+def pricing_of(price: Obj) -> dict[str, Any]:
+    """Return a line's `pricing` for a price."""
+    return {
+        "price_details": {"price": price["id"], "product": price["product"]},
+        "type": "price_details",
+        "unit_amount_decimal": price["unit_amount_decimal"],
+    }
+
+
+def recompute(scope: Scope, invoice: Obj) -> None:
+    """Add up a draft's lines; the customer's balance is taken into account as it stands."""
+    customer = scope.get("customer", invoice["customer"])
+    subtotal = sum(line["amount"] for line in invoice["lines"]["data"])
+    total = subtotal
+    due = total + customer["balance"] if total > 0 else 0
+    invoice |= {
+        "subtotal": subtotal,
+        "subtotal_excluding_tax": subtotal,
+        "total": total,
+        "total_excluding_tax": total,
+        "starting_balance": customer["balance"],
+        "amount_due": max(due, 0),
+        "amount_remaining": max(due, 0),
+    }
+    scope.save(invoice)
+
+
+def require_draft(invoice: Obj) -> None:
+    """Refuse to change what is final.
+
+    Raises:
+        ApiError: the invoice is no draft any more.
+    """
+    if invoice["status"] != "draft":
+        raise ApiError(
+            400,
+            "This invoice is no longer editable: only draft invoices can be changed this way.",
+            code="invoice_not_editable",
+            param="invoice",
+        )
+
+
+def finalize(scope: Scope, invoice: Obj, *, auto_advance: bool | None = None) -> Obj:
+    """Make a draft final: number, customer balance, payment intent and invoice payment.
+
+    An invoice that comes to nothing is paid at once. Collecting is the caller's next step.
+
+    Raises:
+        ApiError: it is final already.
+    """
+    if invoice["status"] != "draft":
+        raise invalid(
+            "This invoice is already finalized, you can't re-finalize a non-draft invoice.",
+            code="invoice_not_editable",
+        )
+    customer = scope.get("customer", invoice["customer"])
+    now = scope.now(invoice["test_clock"])
+    recompute(scope, invoice)
+    _apply_balance(scope, invoice, customer)
+    if auto_advance is not None:
+        invoice["auto_advance"] = auto_advance
+    if invoice["number"] is None:
+        invoice["number"] = f"{customer['invoice_prefix']}-{customer['next_invoice_sequence']:04d}"
+        customer["next_invoice_sequence"] += 1
+        scope.save(customer)
+    page_url = f"{scope.sandbox.settings.public_url}/invoices/{scope.account}/{invoice['id']}"
+    invoice |= {
+        **customer_facts(customer),
+        "status": "open",
+        "effective_at": now,
+        "automatically_finalizes_at": None,
+        "next_payment_attempt": None,
+        "hosted_invoice_url": page_url,
+        "invoice_pdf": f"{page_url}/pdf",
+    }
+    invoice["status_transitions"]["finalized_at"] = now
+    scope.save(invoice)
+    if invoice["amount_due"] > 0:
+        _request_payment(scope, invoice)
+    emit(scope, "invoice.finalized", invoice)
+    if invoice["amount_due"] == 0:
+        mark_paid(scope, invoice, attempted=True)
+    return invoice
+
+
+def _apply_balance(scope: Scope, invoice: Obj, customer: Obj) -> None:
+    """Use the customer's balance (negative: credit) and leave what the invoice does not take."""
+    combined = invoice["total"] + customer["balance"]
+    invoice["starting_balance"] = customer["balance"]
+    invoice["ending_balance"] = min(combined, 0)
+    invoice["amount_due"] = invoice["amount_remaining"] = max(combined, 0)
+    if customer["balance"] != invoice["ending_balance"]:
+        previous = {"balance": customer["balance"]}
+        customer["balance"] = invoice["ending_balance"]
+        scope.save(customer)
+        emit(scope, "customer.updated", customer, previous)
+
+
+def _request_payment(scope: Scope, invoice: Obj) -> None:
+    amount = invoice["amount_due"]
+    intent = payment_intents.build(
+        scope,
+        {
+            "amount": amount,
+            "currency": invoice["currency"],
+            "customer": invoice["customer"],
+            "description": "Subscription creation"
+            if invoice["billing_reason"] == "subscription_create"
+            else f"Payment for Invoice {invoice['number']}",
+            "application_fee_amount": _application_fee(invoice),
+            "invoice": invoice["id"],
+        },
+    )
+    invoice["_sim"]["payment_intent"] = intent["id"]
+    scope.save(
+        {
+            "id": scope.new_id("inpay_1"),
+            "object": "invoice_payment",
+            "amount_paid": None,
+            "amount_requested": amount,
+            "created": scope.now(invoice["test_clock"]),
+            "currency": invoice["currency"],
+            "invoice": invoice["id"],
+            "is_default": True,
+            "livemode": False,
+            "payment": {"payment_intent": intent["id"], "type": "payment_intent"},
+            "status": "open",
+            "status_transitions": {"canceled_at": None, "paid_at": None},
+        }
+    )
+
+
+def _application_fee(invoice: Obj) -> int | None:
+    fixed, rate = (
+        invoice["_sim"][name] for name in ("application_fee_amount", "application_fee_percent")
+    )
+    if fixed is not None:
+        return int(fixed)
+    return money.percent(invoice["amount_due"], Decimal(str(rate))) if rate else None
+
+
+def payments_of(scope: Scope, invoice: Obj) -> list[Obj]:
+    """Return the invoice's payments, oldest first."""
+    return scope.all("invoice_payment", invoice=invoice["id"])
+
+
+def open_intent(scope: Scope, invoice: Obj) -> Obj:
+    """Return the payment intent an open invoice is to be paid by."""
+    return scope.get("payment_intent", invoice["_sim"]["payment_intent"])
+
+
+def mark_paid(
+    scope: Scope, invoice: Obj, *, attempted: bool = False, out_of_band: bool = False
+) -> None:
+    """Record that an open invoice is paid in full."""
+    now = scope.now(invoice["test_clock"])
+    paid = invoice["amount_remaining"]
+    invoice |= {
+        "status": "paid",
+        "attempted": True,
+        "amount_paid": invoice["amount_paid"] + (0 if out_of_band else paid),
+        "amount_remaining": 0,
+        "next_payment_attempt": None,
+        "auto_advance": False,
+    }
+    if attempted and paid == 0:
+        invoice["attempt_count"] = 0
+    invoice["status_transitions"]["paid_at"] = now
+    scope.save(invoice)
+    for payment in payments_of(scope, invoice):
+        if payment["status"] == "open":
+            payment["status"] = "canceled" if out_of_band else "paid"
+            payment["amount_paid"] = None if out_of_band else payment["amount_requested"]
+            stamp = "canceled_at" if out_of_band else "paid_at"
+            payment["status_transitions"][stamp] = now
+            scope.save(payment)
+            if not out_of_band:
+                emit(scope, "invoice_payment.paid", payment)
+    emit(scope, "invoice.updated", invoice, {"status": "open"})
+    emit(scope, "invoice.paid", invoice)
+    emit(scope, "invoice.payment_succeeded", invoice)
+
+
+def end(scope: Scope, invoice: Obj, status: str) -> Obj:
+    """Void an open invoice or mark it uncollectible.
+
+    Raises:
+        ApiError: its status does not allow that.
+    """
+    allowed = ("open", "uncollectible") if status == "void" else ("open",)
+    if invoice["status"] not in allowed:
+        raise invalid(
+            f"You can only {'void' if status == 'void' else 'mark'} invoices that are "
+            f"{' or '.join(allowed)}; this one is {invoice['status']}.",
+            code="invoice_not_editable",
+        )
+    now = scope.now(invoice["test_clock"])
+    stamp = "voided_at" if status == "void" else "marked_uncollectible_at"
+    invoice |= {"status": status, "next_payment_attempt": None, "auto_advance": False}
+    invoice["status_transitions"][stamp] = now
+    if status == "void":
+        invoice["amount_remaining"] = 0
+        _cancel_payments(scope, invoice, now)
+    scope.save(invoice)
+    emit(scope, "invoice.voided" if status == "void" else "invoice.marked_uncollectible", invoice)
+    return invoice
+
+
+def _cancel_payments(scope: Scope, invoice: Obj, now: int) -> None:
+    for payment in payments_of(scope, invoice):
+        if payment["status"] == "open":
+            payment["status"] = "canceled"
+            payment["status_transitions"]["canceled_at"] = now
+            scope.save(payment)
+            intent = open_intent(scope, invoice)
+            if intent["status"] in payment_intents.CANCELABLE:
+                payment_intents.cancel(scope, intent, "void_invoice")
+
+
+@on_request("invoice", "payments")
+def _payments(scope: Scope, invoice: Obj) -> Obj:
+    return page(scope, payments_of(scope, invoice), {}, "/v1/invoice_payments")
+
+
+@on_request("invoice", "confirmation_secret")
+def _confirmation_secret(scope: Scope, invoice: Obj) -> dict[str, Any] | None:
+    if "payment_intent" not in invoice["_sim"]:
+        return None
+    intent = open_intent(scope, invoice)
+    return {"client_secret": intent["client_secret"], "type": "payment_intent"}
