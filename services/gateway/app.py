@@ -1,0 +1,48 @@
+"""Composition root of the gateway."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from libs.db.pool import open_database
+from libs.directory.consume import consumers_of
+from libs.directory.local import Directory
+from libs.messaging.broker import Runtime
+from libs.observability.health import Health
+from libs.settings import load
+from libs.web.auth import Gate
+from libs.web.limits import Limits
+from libs.web.serve import create_app, serve
+from services.gateway import routes
+from services.gateway.handlers import HANDLERS
+from services.gateway.settings import Settings
+
+LIMITS = Limits(body_bytes_max=512 * 1024, body_timeout_seconds=10.0)
+
+
+def build() -> FastAPI:
+    """The gateway: webhooks in, archive and topic out."""
+    settings = load(Settings)
+    health = Health()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
+        database = await open_database(settings.postgres_dsn, settings.service, max_connections=16)
+        directory = Directory(database)
+        app.state.database, app.state.directory = database, directory
+        app.state.gate = Gate(database, directory, settings.key_pepper_bytes)
+        app.state.endpoint_secrets = settings.endpoint_secrets()
+        runtime = Runtime(database, settings.kafka, health)
+        runtime.add_consumers(consumers_of(database, settings.kafka, HANDLERS, parks=False))
+        runtime.add_relay()
+        async with runtime.running():
+            yield
+
+    return create_app(
+        "Gateway", health=health, routers=[routes.router], lifespan=lifespan, limits=LIMITS
+    )
+
+
+if __name__ == "__main__":
+    serve(build, load(Settings))

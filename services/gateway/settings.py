@@ -1,0 +1,47 @@
+"""Settings of the gateway."""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field, SecretStr
+
+from libs.contracts.envelope import Mode
+from libs.settings import ServiceSettings, StripeSettings
+from services.gateway.intake import EndpointSecret
+
+
+class Settings(StripeSettings, ServiceSettings):
+    """The secrets of Stripe's endpoints: current, previous (while a roll lasts), and Connect's."""
+
+    service: ClassVar[str] = "gateway"
+
+    stripe_webhook_secret_previous: SecretStr | None = Field(
+        default=None,
+        validation_alias="STRIPE_WEBHOOK_SECRET_PREVIOUS",
+        description="the endpoint's signing secret before it was rolled, for the 24 h it still holds",
+    )
+    stripe_connect_webhook_secret: SecretStr | None = Field(
+        default=None,
+        validation_alias="STRIPE_CONNECT_WEBHOOK_SECRET",
+        description="the signing secret of the endpoint for connected accounts, whsec_…",
+    )
+
+    @property
+    def stripe_mode(self) -> Mode:
+        """The mode of the endpoint: that of the key it was configured with."""
+        key = self.stripe_secret_key.get_secret_value() if self.stripe_secret_key else ""
+        return "live" if key.startswith(("sk_live_", "rk_live_")) else "test"
+
+    def endpoint_secrets(self) -> tuple[EndpointSecret, ...]:
+        """Every secret a webhook may be signed with now; none closes the endpoint."""
+        if not self.stripe_enabled:
+            return ()
+        candidates: tuple[tuple[SecretStr | None, Literal["platform", "connect"]], ...] = (
+            (self.stripe_webhook_secret, "platform"),
+            (self.stripe_webhook_secret_previous, "platform"),
+            (self.stripe_connect_webhook_secret, "connect"),
+        )
+        return tuple(
+            EndpointSecret(secret.get_secret_value().encode(), scope, self.stripe_mode)
+            for secret, scope in candidates
+            if secret is not None and secret.get_secret_value()
+        )

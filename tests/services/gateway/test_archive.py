@@ -1,0 +1,92 @@
+"""The archive over HTTP: each sees its own, the platform's staff sees all and replays."""
+
+import pytest
+
+from libs.contracts.tenants import PLATFORM_TENANT_ID
+from tests.services.gateway.conftest import ACME, ACME_CUSTOMER, Gateway, about
+
+PATH = "/api/v1/webhook-events"
+
+
+@pytest.fixture
+async def filled(gateway: Gateway) -> Gateway:
+    for number in range(3):
+        await gateway.send(about(id=f"in_{number}", customer=ACME_CUSTOMER))
+    await gateway.send(about(id="in_unassigned", customer="cus_nobody"))
+    return gateway
+
+
+async def test_a_tenant_sees_its_own_events_in_pages(filled: Gateway) -> None:
+    first = (await filled.get(PATH, "acme", limit=2)).json()
+    rest = (await filled.get(PATH, "acme", limit=2, cursor=first["next_cursor"])).json()
+    assert [item["object_id"] for item in first["items"] + rest["items"]] == [
+        "in_2",
+        "in_1",
+        "in_0",
+    ]
+    assert rest["next_cursor"] is None
+    assert (await filled.get(PATH, "globex")).json()["items"] == []
+    item = first["items"][0]
+    assert item["tenant_id"] == str(ACME)
+    detail = (await filled.get(f"{PATH}/{item['id']}", "acme")).json()
+    assert detail["payload"]["data"]["object"]["id"] == "in_2"
+
+
+async def test_another_tenants_event_is_absent(filled: Gateway) -> None:
+    item = (await filled.get(PATH, "acme")).json()["items"][0]
+    assert (await filled.get(f"{PATH}/{item['id']}", "globex")).status_code == 404
+    assert (await filled.get(f"{PATH}/whe_nonsense", "acme")).status_code == 404
+
+
+async def test_an_operator_sees_everything_and_what_is_unassigned(filled: Gateway) -> None:
+    assert len((await filled.get(PATH, "operator")).json()["items"]) == 4
+    (item,) = (await filled.get(PATH, "operator", assignment="unassigned")).json()["items"]
+    assert item["tenant_id"] == str(PLATFORM_TENANT_ID)
+    assert item["object_id"] == "in_unassigned"
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        (f"{PATH}?limit=0", 422),
+        (f"{PATH}?limit=100000", 422),
+        (f"{PATH}?cursor=junk", 400),
+        (f"{PATH}?received_from=yesterday", 422),
+    ],
+)
+async def test_bad_questions(filled: Gateway, path: str, status: int) -> None:
+    assert (await filled.get(path, "acme")).status_code == status
+
+
+async def test_who_may_not(filled: Gateway) -> None:
+    assert (await filled.client.get(PATH)).status_code == 401
+    assert (await filled.get(PATH, "weak")).status_code == 403
+    assert (await filled.post(f"{PATH}/replay", "weak", {})).status_code == 403
+
+
+async def test_a_replay_publishes_again_under_its_own_id(filled: Gateway) -> None:
+    dry = await filled.post(f"{PATH}/replay", "acme", {"dry_run": True})
+    assert dry.json() == {"replay_id": None, "matched": 3, "replayed": 0, "dry_run": True}
+    assert len(await filled.published()) == 4
+    answer = await filled.post(f"{PATH}/replay", "acme", {"object_id": "in_1"})
+    assert answer.status_code == 202
+    assert answer.json()["replayed"] == 1
+    *_, (tenant_id, _, event) = await filled.published()
+    assert tenant_id == ACME
+    assert event["data"]["replay_id"] == answer.json()["replay_id"]
+    assert event["data"]["object_id"] == "in_1"
+    assert await filled.count("webhook_event") == 4
+
+
+async def test_an_operator_replays_all_tenants(filled: Gateway) -> None:
+    answer = await filled.post(f"{PATH}/replay", "operator", {})
+    assert answer.json()["replayed"] == 4
+    assert [
+        tenant for tenant, _, event in await filled.published() if event["data"]["replay_id"]
+    ] == [ACME, ACME, ACME, PLATFORM_TENANT_ID]
+
+
+async def test_a_replay_of_nonsense_is_refused(filled: Gateway) -> None:
+    assert (await filled.post(f"{PATH}/replay", "acme", {"ids": ["x"]})).status_code == 422
+    assert (await filled.post(f"{PATH}/replay", "acme", {"all": True})).status_code == 422
+    assert (await filled.post(f"{PATH}/replay", "acme", {"type": "a\x00"})).status_code == 422
