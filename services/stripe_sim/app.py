@@ -3,8 +3,9 @@
 import asyncio
 import contextlib
 import logging
+import signal
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Generator
 
 import uvicorn
 from starlette.applications import Starlette
@@ -84,7 +85,7 @@ def main() -> int:
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    uvicorn.run(
+    config = uvicorn.Config(
         build(settings),
         host=HOST,
         port=settings.port,
@@ -92,7 +93,29 @@ def main() -> int:
         timeout_graceful_shutdown=10,
         server_header=False,
     )
+    asyncio.run(serve(Server(config)))
     return 0
+
+
+class Server(uvicorn.Server):
+    """A server that leaves the signals to us: SIGTERM ends it with exit code 0."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        """Capture nothing."""
+        yield
+
+
+async def serve(server: Server) -> None:
+    """Serve until SIGTERM or SIGINT, then finish what is being answered."""
+
+    def stop() -> None:
+        server.should_exit = True
+
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, stop)
+    await server.serve()
 
 
 if __name__ == "__main__":
