@@ -14,12 +14,11 @@ import asyncpg
 
 from cli.status import read_status
 from deploy.local import caddy, kafka, postgres
-from deploy.local.checks import takes_connections
 from deploy.local.disk import LATER_START_MB, MB
 from deploy.local.errors import StackError
 from deploy.local.folders import CACHE
 from deploy.local.jars import checksums, jar_folder
-from deploy.local.ports import HOST
+from deploy.local.ports import HOST, takes_connections
 from deploy.local.stack import Stack
 from libs.settings import ConfigurationError, ServiceSettings, StripeSettings, read
 

@@ -52,9 +52,10 @@ class StartDisplay:
     def __call__(self, news: str | StackState) -> None:
         """Take a step's name or a new state."""
         if isinstance(news, str):
+            # Off a terminal a step is told once, not at every count: "fetching jars, 7 of 46".
+            if not self._console.is_terminal and _kind(news) != _kind(self._step):
+                self._line(f"{_kind(news)} …")
             self._step = news
-            if not self._console.is_terminal:
-                self._line(f"{news} …")
             return
         self._state = news
         if not self._console.is_terminal:
@@ -78,6 +79,10 @@ class StartDisplay:
             table.add_row(mark, program.name, Text(_phase_in_words(program), style="dim"))
         table.add_row("", Text(f"{seconds:.0f} s", style="dim"))
         return table
+
+
+def _kind(step: str) -> str:
+    return step.partition(",")[0]
 
 
 def _phase_in_words(program: ProgramState) -> str:

@@ -4,7 +4,7 @@ import asyncio
 from typing import assert_never
 
 from deploy.local import kafka, postgres
-from deploy.local.ports import HOST
+from deploy.local.ports import HOST, takes_connections
 from deploy.local.program import (
     DoneReady,
     HttpReady,
@@ -39,17 +39,6 @@ async def is_loaded(ready: Ready, pid: int) -> bool:
     if isinstance(ready, HttpReady):
         return await http_status(ready.port, ready.alive_path) == 200
     return await is_ready(ready, pid)
-
-
-async def takes_connections(port: int) -> bool:
-    """Whether something listens on the port."""
-    try:
-        async with asyncio.timeout(HTTP_TIMEOUT_SECONDS):
-            _, writer = await asyncio.open_connection(HOST, port)
-    except (OSError, TimeoutError):
-        return False
-    writer.close()
-    return True
 
 
 async def http_status(port: int, path: str) -> int | None:

@@ -79,7 +79,11 @@ def settle(
     Raises:
         StackError: an explicitly set port is taken, or what the user set contradicts itself.
     """
-    ours = {name: value for name, value in process_environment.items() if name.startswith(PREFIXES)}
+    ours = {
+        name: value
+        for name, value in process_environment.items()
+        if name.startswith(PREFIXES) and name not in FOR_COMMANDS
+    }
     explicit = last.explicit(ours)
     in_config_file = _config_file_values(ours)
     return _Settling(last, explicit, in_config_file, admin_password, port_base).settle()

@@ -15,7 +15,7 @@ from aiokafka.errors import KafkaError
 from deploy.local.errors import StackError
 from deploy.local.jars import Report, ensure_jars
 from deploy.local.packages import package_folder
-from deploy.local.ports import HOST, scratch_port
+from deploy.local.ports import HOST, scratch_port, takes_connections
 
 JVM_TIMEOUT_SECONDS = 120
 READY_CHECK_SECONDS = 5
@@ -235,14 +235,12 @@ async def _wait_until_ready(port: int) -> None:
 
 async def is_ready(port: int) -> bool:
     """Whether the broker answers and counts itself among the brokers topics can be placed on."""
-    try:
-        _, writer = await asyncio.wait_for(asyncio.open_connection(HOST, port), READY_CHECK_SECONDS)
-    except (OSError, TimeoutError):
+    if not await takes_connections(port):
         return False
-    writer.close()
     client = AIOKafkaClient(bootstrap_servers=f"{HOST}:{port}", request_timeout_ms=4000)
     try:
-        await asyncio.wait_for(client.bootstrap(), READY_CHECK_SECONDS)
+        async with asyncio.timeout(READY_CHECK_SECONDS):
+            await client.bootstrap()
         return bool(client.cluster.brokers())
     except (KafkaError, OSError, TimeoutError):
         return False

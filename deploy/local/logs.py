@@ -1,9 +1,17 @@
 """The programs' logs: one file each, appended by the program itself, cut when it grows too long."""
 
+import contextlib
 import shutil
 from pathlib import Path
 
 SIZE_BYTES_MAX = 10 * 1024 * 1024
+TAIL_BYTES_MAX = 64 * 1024
+
+
+def say(text: str) -> None:
+    """Write a line to the supervisor's own log; where the disk is full it is lost, and that is all."""
+    with contextlib.suppress(OSError):
+        print(text, flush=True)  # noqa: T201 (standard output is the log)
 
 
 def rotate(log: Path, size_bytes_max: int = SIZE_BYTES_MAX) -> None:
@@ -30,8 +38,8 @@ def tail(log: Path, lines: int, from_byte: int = 0) -> list[str]:
         with log.open("rb") as handle:
             size = handle.seek(0, 2)
             start = from_byte if from_byte <= size else 0
-            handle.seek(max(start, size - 64 * 1024))
-            text = handle.read().decode(errors="replace")
+            handle.seek(max(start, size - TAIL_BYTES_MAX))
+            text = handle.read(TAIL_BYTES_MAX).decode(errors="replace")
     except OSError:
         return []
     return text.splitlines()[-lines:]

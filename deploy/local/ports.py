@@ -1,5 +1,6 @@
 """Which TCP ports of 127.0.0.1 are free, and what to say when one is not."""
 
+import asyncio
 import errno
 import os
 import random
@@ -10,6 +11,7 @@ from deploy.local.errors import StackError
 
 HOST = "127.0.0.1"
 ATTEMPTS = 200
+CONNECT_TIMEOUT_SECONDS = 5
 
 
 def obstacle(port: int) -> str | None:
@@ -30,6 +32,17 @@ def obstacle(port: int) -> str | None:
 def is_free(port: int) -> bool:
     """Whether a server could listen on the port now."""
     return obstacle(port) is None
+
+
+async def takes_connections(port: int) -> bool:
+    """Whether something listens on the port."""
+    try:
+        async with asyncio.timeout(CONNECT_TIMEOUT_SECONDS):
+            _, writer = await asyncio.open_connection(HOST, port)
+    except (OSError, TimeoutError):
+        return False
+    writer.close()
+    return True
 
 
 def next_free(start: int, taken: Collection[int] = ()) -> int:

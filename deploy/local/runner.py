@@ -1,7 +1,6 @@
 """One program of the stack: started, watched, and started again when it ends by itself."""
 
 import asyncio
-import contextlib
 import signal
 import subprocess
 from collections.abc import Callable
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.local.checks import is_loaded, is_ready
-from deploy.local.logs import tail
+from deploy.local.logs import say, tail
 from deploy.local.process import end, identify, kill_members
 from deploy.local.program import DoneReady, Program, ProgramState
 
@@ -42,10 +41,17 @@ class Runner:
         self._ready = asyncio.Event()
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._task: asyncio.Task[None] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Begin to run the program; returns at once."""
         self._task = asyncio.create_task(self._keep_running())
+        self._task.add_done_callback(self._say_how_it_ended)
+
+    def _say_how_it_ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            say(f"{self.program.name} is no longer watched: {error!r}")
+            self._set("failed", last_exit=f"no longer watched: {error}")
 
     async def wait_until_loaded(self) -> None:
         """Wait until the costly part of the first start is over.
@@ -133,6 +139,7 @@ class Runner:
                 extra_groups=[] if program.user else None,
                 start_new_session=True,
             )
+        self._process = process
         self.state.identity = identify(process.pid)
         self._set("starting")
         return process
@@ -167,15 +174,19 @@ class Runner:
     async def _end_the_rest(self) -> None:
         """End what the program left behind: it would hold ports, locks and shared memory."""
         if self.state.identity is not None:
-            await asyncio.to_thread(kill_members, self.state.identity, self.program.private_folder)
+            folder = self.program.private_folder
+            try:
+                await asyncio.to_thread(kill_members, self.state.identity, folder)
+            except TimeoutError as error:
+                # Started again all the same: the program itself says best what is in its way.
+                say(f"{self.program.name}: {error}")
         self.state.identity = None
 
     async def stop(self) -> None:
         """Stop the program and everything of it; it is not started again."""
         if self._task is not None:
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.gather(self._task, return_exceptions=True)
         if self._failure.done():
             self._failure.exception()
         if (identity := self.state.identity) is not None:
@@ -188,6 +199,8 @@ class Runner:
                 private_folder=self.program.private_folder,
             )
             self.state.identity = None
+        if self._process is not None:
+            self._process.wait()
         self._set("stopped")
 
     def _set(self, phase: str, last_exit: str | None = None) -> None:

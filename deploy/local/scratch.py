@@ -157,10 +157,12 @@ class RunningPostgres(_Running):
 
     Attributes:
         dsn: the superuser's connection string of the database `sluice`.
+        data: the data folder, in which only this server's processes work.
     """
 
-    def __init__(self, server: _Server, dsn: str) -> None:
+    def __init__(self, server: _Server, dsn: str, data: Path) -> None:
         self.dsn = dsn
+        self.data = data
         super().__init__(server)
 
 
@@ -190,7 +192,7 @@ def start_postgres(root: Path) -> RunningPostgres:
         private_folder=data,
         is_ready=partial(postgres.is_ready, data),
     )
-    return RunningPostgres(server, postgres.dsn(password, port))
+    return RunningPostgres(server, postgres.dsn(password, port), data)
 
 
 class RunningKafka(_Running):

@@ -44,7 +44,8 @@ POLL_SECONDS = 0.1
 SUPERVISOR_APPEARS_SECONDS = 20
 # Reverse order, four stages with something to stop, each killed after its own time at the latest.
 STOP_SECONDS_MAX = 120
-SURVIVES_RESET = {"cache", "tools"}
+# Downloads, and the data of test runs, which clean up after themselves.
+SURVIVES_RESET = {"cache", "tools", "test"}
 
 Progress = Callable[[str | StackState], None]
 

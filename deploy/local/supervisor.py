@@ -15,7 +15,7 @@ from itertools import groupby
 from pathlib import Path
 
 from deploy.local.folders import Folders, write_atomically
-from deploy.local.logs import rotate
+from deploy.local.logs import rotate, say
 from deploy.local.process import identify
 from deploy.local.program import Programs, StackState
 from deploy.local.runner import Runner, StartFailedError
@@ -114,7 +114,7 @@ class Supervisor:
         try:
             write_atomically(self._folders.state, self._state.model_dump_json(indent=1))
         except OSError as error:
-            print(f"cannot write {self._folders.state}: {error}", flush=True)  # noqa: T201
+            say(f"cannot write {self._folders.state}: {error}")
         else:
             self._unsaved = False
 
@@ -143,7 +143,7 @@ def main() -> int:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print("a supervisor of this stack is already running", flush=True)  # noqa: T201
+            say("a supervisor of this stack is already running")
             return EXIT_ALREADY_RUNNING
         programs = Programs.model_validate_json(folders.programs.read_text())
         return asyncio.run(_supervise(folders, programs))
