@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from services.stripe_sim import invoices, payment_intents, payment_methods, subscriptions
+from services.stripe_sim import discounts, invoices, payment_intents, payment_methods, subscriptions
 from services.stripe_sim.errors import ApiError, invalid
 from services.stripe_sim.events import emit
 from services.stripe_sim.periods import DAY_SECONDS
@@ -177,6 +177,7 @@ def start_invoice(
             "period_end": period[1],
         },
     )
+    discounts.used_once(scope, subscription)
     subscription["latest_invoice"] = invoice["id"]
     scope.save(subscription)
     return invoice

@@ -3,7 +3,7 @@
 from decimal import Decimal
 from typing import Any
 
-from services.stripe_sim import invoices, money
+from services.stripe_sim import invoice_totals, invoices, money
 from services.stripe_sim.errors import invalid
 from services.stripe_sim.events import emit
 from services.stripe_sim.sandbox import Scope
@@ -40,11 +40,11 @@ def create(scope: Scope, customer: Obj, fields: dict[str, Any]) -> Obj:
         "net_amount": None,
         "parent": _parent(fields),
         "period": fields.get("period") or {"start": now, "end": now},
-        "pricing": invoices.pricing_of(price) if price else None,
+        "pricing": invoice_totals.pricing_of(price) if price else None,
         "proration": bool(fields.get("proration")),
         "quantity": quantity,
         "quantity_decimal": str(quantity),
-        "tax_rates": [],
+        "tax_rates": fields.get("tax_rates") or [],
         "test_clock": customer["test_clock"],
     }
     item["net_amount"] = item["amount"]
@@ -97,7 +97,7 @@ def put_on(scope: Scope, item: Obj, invoice: Obj) -> None:
     subscription = parent["subscription_details"]["subscription"] if parent else None
     item["invoice"] = invoice["id"]
     scope.save(item)
-    invoices.add_line(
+    invoice_totals.add_line(
         scope,
         invoice,
         {
@@ -109,6 +109,7 @@ def put_on(scope: Scope, item: Obj, invoice: Obj) -> None:
             "pricing": item["pricing"],
             "quantity": item["quantity"],
             "subscription": subscription,
+            "tax_rates": item["tax_rates"],
             "parent": {
                 "invoice_item_details": {
                     "invoice_item": item["id"],
@@ -162,7 +163,7 @@ def update(scope: Scope, item: Obj, changes: dict[str, Any]) -> Obj:
         line = line_of(invoice, item)
         line |= {name: item[name] for name in names}
         line |= {"subtotal": item["amount"], "quantity_decimal": item["quantity_decimal"]}
-        invoices.recompute(scope, invoice)
+        invoice_totals.recompute(scope, invoice)
         emit(scope, "invoice.updated", invoice)
     return item
 
@@ -177,7 +178,7 @@ def delete(scope: Scope, item: Obj) -> Obj:
     if invoice is not None:
         invoices.require_draft(invoice)
         invoice["lines"]["data"].remove(line_of(invoice, item))
-        invoices.recompute(scope, invoice)
+        invoice_totals.recompute(scope, invoice)
     scope.sandbox.store.remove(scope.account, item)
     emit(scope, "invoiceitem.deleted", item)
     if invoice is not None:

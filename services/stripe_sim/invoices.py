@@ -3,7 +3,7 @@
 from decimal import Decimal
 from typing import Any
 
-from services.stripe_sim import money, payment_intents
+from services.stripe_sim import discounts, invoice_totals, money, payment_intents
 from services.stripe_sim.errors import ApiError, invalid
 from services.stripe_sim.events import emit
 from services.stripe_sim.periods import DAY_SECONDS, HOUR_SECONDS
@@ -62,9 +62,11 @@ def build(scope: Scope, customer: Obj, fields: dict[str, Any]) -> Obj:
         **customer_facts(customer),
         "default_payment_method": fields.get("default_payment_method"),
         "default_source": None,
-        "default_tax_rates": [],
+        "default_tax_rates": fields.get("default_tax_rates")
+        or (subscription or {}).get("default_tax_rates")
+        or [],
         "description": fields.get("description"),
-        "discounts": [],
+        "discounts": discounts.current(scope, subscription, now) if subscription else [],
         "due_date": due_date,
         "effective_at": None,
         "ending_balance": None,
@@ -154,62 +156,6 @@ def subscription_of(invoice: Obj) -> str | None:
     return parent["subscription_details"]["subscription"] if parent else None
 
 
-def add_line(scope: Scope, invoice: Obj, fields: dict[str, Any]) -> Obj:
-    """Add a line: amount, period, parent, and optionally pricing, description, quantity."""
-    line: Obj = {
-        "id": scope.new_id("il_1"),
-        "object": "line_item",
-        "amount": fields["amount"],
-        "currency": invoice["currency"],
-        "description": fields.get("description"),
-        "discount_amounts": [],
-        "discountable": fields.get("discountable", True),
-        "discounts": [],
-        "invoice": invoice["id"],
-        "livemode": False,
-        "metadata": fields.get("metadata") or {},
-        "parent": fields["parent"],
-        "period": fields["period"],
-        "pretax_credit_amounts": [],
-        "pricing": fields.get("pricing"),
-        "quantity": fields.get("quantity", 1),
-        "quantity_decimal": str(fields.get("quantity") or 1),
-        "subscription": fields.get("subscription"),
-        "subtotal": fields["amount"],
-        "taxes": [],
-    }
-    invoice["lines"]["data"].append(line)
-    recompute(scope, invoice)
-    return line
-
-
-def pricing_of(price: Obj) -> dict[str, Any]:
-    """Return a line's `pricing` for a price."""
-    return {
-        "price_details": {"price": price["id"], "product": price["product"]},
-        "type": "price_details",
-        "unit_amount_decimal": price["unit_amount_decimal"],
-    }
-
-
-def recompute(scope: Scope, invoice: Obj) -> None:
-    """Add up a draft's lines; the customer's balance is taken into account as it stands."""
-    customer = scope.get("customer", invoice["customer"])
-    subtotal = sum(line["amount"] for line in invoice["lines"]["data"])
-    total = subtotal
-    due = total + customer["balance"] if total > 0 else 0
-    invoice |= {
-        "subtotal": subtotal,
-        "subtotal_excluding_tax": subtotal,
-        "total": total,
-        "total_excluding_tax": total,
-        "starting_balance": customer["balance"],
-        "amount_due": max(due, 0),
-        "amount_remaining": max(due, 0),
-    }
-    scope.save(invoice)
-
-
 def require_draft(invoice: Obj) -> None:
     """Refuse to change what is final.
 
@@ -240,7 +186,7 @@ def finalize(scope: Scope, invoice: Obj, *, auto_advance: bool | None = None) ->
         )
     customer = scope.get("customer", invoice["customer"])
     now = scope.now(invoice["test_clock"])
-    recompute(scope, invoice)
+    invoice_totals.recompute(scope, invoice)
     _apply_balance(scope, invoice, customer)
     if auto_advance is not None:
         invoice["auto_advance"] = auto_advance

@@ -2,7 +2,14 @@
 
 from typing import Any
 
-from services.stripe_sim import collection, invoice_items, invoices, payment_methods, subscriptions
+from services.stripe_sim import (
+    collection,
+    discounts,
+    invoice_items,
+    invoices,
+    payment_methods,
+    subscriptions,
+)
 from services.stripe_sim.errors import ApiError, invalid
 from services.stripe_sim.events import emit
 from services.stripe_sim.periods import next_boundary
@@ -20,6 +27,8 @@ def subscribe(scope: Scope, customer: Obj, fields: dict[str, Any]) -> Obj:
         ApiError: the customer has no way to pay, or the payment failed and that is an error.
     """
     subscription = subscriptions.build(scope, customer, fields)
+    for coupon, promotion in fields.get("redeems") or []:
+        give_discount(scope, subscription, coupon, promotion)
     behavior = fields.get("payment_behavior") or "allow_incomplete"
     automatic = subscription["collection_method"] == "charge_automatically"
     start, end = subscriptions.period_of(subscription)
@@ -38,6 +47,18 @@ def subscribe(scope: Scope, customer: Obj, fields: dict[str, Any]) -> Obj:
         return subscription
     _first_payment(scope, invoice, behavior, fields)
     return subscription
+
+
+def give_discount(scope: Scope, subscription: Obj, coupon: Obj, promotion: Obj | None) -> None:
+    """Redeem a coupon on a subscription."""
+    owner = {
+        "customer": subscription["customer"],
+        "subscription": subscription["id"],
+        "test_clock": subscription["test_clock"],
+    }
+    discount = discounts.redeem(scope, coupon, promotion, owner)
+    subscription["discounts"] = [*subscription["discounts"], discount["id"]]
+    scope.save(subscription)
 
 
 def _first_payment(scope: Scope, invoice: Obj, behavior: str, fields: dict[str, Any]) -> None:

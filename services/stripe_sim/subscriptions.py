@@ -3,7 +3,7 @@
 from decimal import Decimal
 from typing import Any
 
-from services.stripe_sim import invoices, money
+from services.stripe_sim import invoice_totals, invoices, money
 from services.stripe_sim.errors import invalid
 from services.stripe_sim.events import emit
 from services.stripe_sim.periods import DAY_SECONDS, HOUR_SECONDS, next_boundary
@@ -54,7 +54,7 @@ def build(scope: Scope, customer: Obj, fields: dict[str, Any]) -> Obj:
         "days_until_due": fields.get("days_until_due"),
         "default_payment_method": fields.get("default_payment_method"),
         "default_source": None,
-        "default_tax_rates": [],
+        "default_tax_rates": fields.get("default_tax_rates") or [],
         "description": fields.get("description"),
         "discounts": [],
         "ended_at": None,
@@ -171,7 +171,7 @@ def add_item(scope: Scope, subscription: Obj, wish: dict[str, Any], start: int, 
         "plan": plan_of(price),
         "price": {name: value for name, value in price.items() if name not in ("_sim", "tiers")},
         "subscription": subscription["id"],
-        "tax_rates": [],
+        "tax_rates": wish.get("tax_rates") or [],
     }
     if not metered:
         item["quantity"] = 1 if wish.get("quantity") is None else wish["quantity"]
@@ -233,7 +233,7 @@ def bill_period(scope: Scope, invoice: Obj, subscription: Obj, start: int, end: 
             f"({money.shown(price['unit_amount'] or 0, price['currency'])}"
             f" / {price['recurring']['interval']})"
         )
-        invoices.add_line(
+        invoice_totals.add_line(
             scope,
             invoice,
             {
@@ -241,9 +241,10 @@ def bill_period(scope: Scope, invoice: Obj, subscription: Obj, start: int, end: 
                 "description": label,
                 "metadata": dict(subscription["metadata"]),
                 "period": {"start": start, "end": end},
-                "pricing": invoices.pricing_of(price),
+                "pricing": invoice_totals.pricing_of(price),
                 "quantity": item["quantity"],
                 "subscription": subscription["id"],
+                "tax_rates": item["tax_rates"],
                 "parent": item_parent(subscription, item),
             },
         )

@@ -1,8 +1,9 @@
 """/v1/invoiceitems."""
 
 from decimal import Decimal
+from typing import Any
 
-from services.stripe_sim import customers, invoice_items
+from services.stripe_sim import customers, invoice_items, taxes
 from services.stripe_sim.params import (
     CREATED,
     LIST_PARAMS,
@@ -15,7 +16,7 @@ from services.stripe_sim.render import page
 from services.stripe_sim.routes.prices import PRICE_DATA, price_for
 from services.stripe_sim.routing import Obj, Params, Scope, endpoint
 
-_WRITE: Schema = {
+WRITE: Schema = {
     "amount": int,
     "description": str,
     "discountable": bool,
@@ -25,28 +26,40 @@ _WRITE: Schema = {
     "pricing": {"price": str},
     "quantity": int,
     "tax_behavior": ("exclusive", "inclusive", "unspecified"),
+    "tax_rates": [str],
     "unit_amount_decimal": Decimal,
 }
+
+
+def priced(scope: Scope, params: Params) -> dict[str, Any]:
+    """Return an item's parameters with its price and tax rates as objects.
+
+    Raises:
+        ApiError: one of them does not exist.
+    """
+    fields = {**params, "metadata": merge_metadata({}, params.get("metadata", {}))}
+    if params.get("price_data"):
+        fields["price"] = price_for(scope, params["price_data"])
+    elif (params.get("pricing") or {}).get("price"):
+        fields["price"] = scope.get("price", params["pricing"]["price"], "pricing[price]")
+    fields["tax_rates"] = taxes.resolve(scope, params.get("tax_rates"), "tax_rates")
+    return fields
 
 
 @endpoint(
     "POST",
     "/v1/invoiceitems",
-    {**_WRITE, "currency": str, "customer": Required(str), "invoice": str, "subscription": str},
+    {**WRITE, "currency": str, "customer": Required(str), "invoice": str, "subscription": str},
 )
 def create_invoice_item(scope: Scope, params: Params) -> Obj:
     """Add a charge (or a credit: negative) to a draft or to the customer's next invoice."""
     customer = customers.living(scope, params["customer"], "customer")
-    fields = {**params, "metadata": merge_metadata({}, params.get("metadata", {}))}
+    fields = priced(scope, params)
     fields["invoice"] = (
         scope.get("invoice", params["invoice"], "invoice") if params.get("invoice") else None
     )
     if params.get("subscription"):
         scope.get("subscription", params["subscription"], "subscription")
-    if params.get("price_data"):
-        fields["price"] = price_for(scope, params["price_data"])
-    elif (params.get("pricing") or {}).get("price"):
-        fields["price"] = scope.get("price", params["pricing"]["price"], "pricing[price]")
     return invoice_items.create(scope, customer, fields)
 
 
@@ -56,7 +69,7 @@ def retrieve_invoice_item(scope: Scope, _params: Params, item_id: str) -> Obj:
     return scope.get("invoiceitem", item_id)
 
 
-@endpoint("POST", "/v1/invoiceitems/{}", _WRITE)
+@endpoint("POST", "/v1/invoiceitems/{}", WRITE)
 def update_invoice_item(scope: Scope, params: Params, item_id: str) -> Obj:
     """Change an item that is on no final invoice."""
     item = scope.get("invoiceitem", item_id)

@@ -1,6 +1,15 @@
 """/v1/invoices and /v1/invoice_payments."""
 
-from services.stripe_sim import collection, customers, invoice_items, invoices
+from services.stripe_sim import (
+    collection,
+    customers,
+    discounts,
+    invoice_items,
+    invoice_totals,
+    invoices,
+    previews,
+    taxes,
+)
 from services.stripe_sim.errors import invalid
 from services.stripe_sim.events import emit
 from services.stripe_sim.params import (
@@ -14,6 +23,9 @@ from services.stripe_sim.params import (
 )
 from services.stripe_sim.periods import DAY_SECONDS
 from services.stripe_sim.render import page
+from services.stripe_sim.routes.invoice_items import WRITE as ITEM
+from services.stripe_sim.routes.invoice_items import priced
+from services.stripe_sim.routes.subscriptions import DISCOUNT, ITEM_CHANGE, resolved
 from services.stripe_sim.routing import Obj, Params, Scope, endpoint
 
 _WRITE: Schema = {
@@ -25,7 +37,9 @@ _WRITE: Schema = {
     "custom_fields": ANY,
     "days_until_due": int,
     "default_payment_method": str,
+    "default_tax_rates": [str],
     "description": str,
+    "discounts": [DISCOUNT],
     "due_date": int,
     "effective_at": int,
     "footer": str,
@@ -82,13 +96,60 @@ def create_invoice(scope: Scope, params: Params) -> Obj:
             "metadata": merge_metadata({}, params.get("metadata", {})),
             "currency": currency.lower(),
             "subscription": subscription,
+            "default_tax_rates": taxes.resolve(
+                scope, params.get("default_tax_rates"), "default_tax_rates"
+            ),
         },
     )
+    _give_discounts(scope, invoice, params)
     for item in waiting:
         if item["currency"] == invoice["currency"]:
             invoice_items.put_on(scope, item, invoice)
     emit(scope, "invoice.created", invoice)
     return invoice
+
+
+@endpoint(
+    "POST",
+    "/v1/invoices/create_preview",
+    {
+        "automatic_tax": ANY,
+        "currency": str,
+        "customer": str,
+        "discounts": [DISCOUNT],
+        "invoice_items": [{**ITEM, "currency": str}],
+        "preview_mode": ("next", "recurring"),
+        "subscription": str,
+        "subscription_details": {
+            "billing_cycle_anchor": ANY,
+            "cancel_at": int,
+            "cancel_at_period_end": bool,
+            "default_tax_rates": [str],
+            "items": [ITEM_CHANGE],
+            "proration_behavior": ("always_invoice", "create_prorations", "none"),
+            "proration_date": int,
+            "trial_end": str,
+        },
+    },
+)
+def preview_invoice(scope: Scope, params: Params) -> Obj:
+    """Return what an invoice would be; nothing is created."""
+    subscription = None
+    if params.get("subscription"):
+        subscription = scope.get("subscription", params["subscription"], "subscription")
+    customer_id = params.get("customer") or (subscription or {}).get("customer")
+    if customer_id is None:
+        raise invalid("Missing required param: customer.", "customer", "parameter_missing")
+    customer = customers.living(scope, customer_id, "customer")
+    details = params.get("subscription_details") or {}
+    fields = resolved(scope, details)
+    if isinstance(fields.get("billing_cycle_anchor"), str) and subscription is None:
+        fields.pop("billing_cycle_anchor")
+    if "discounts" in params:
+        fields["redeems"] = discounts.resolve(scope, params["discounts"])
+    if params.get("invoice_items"):
+        fields["invoice_items"] = [priced(scope, item) for item in params["invoice_items"]]
+    return previews.preview(scope, customer, subscription, fields)
 
 
 @endpoint("GET", "/v1/invoices/{}")
@@ -121,11 +182,18 @@ def update_invoice(scope: Scope, params: Params, invoice_id: str) -> Obj:
             "metadata",
             "application_fee_amount",
             "days_until_due",
+            "default_tax_rates",
+            "discounts",
         ):
             continue
         if invoice[name] != value:
             previous[name] = invoice[name]
             invoice[name] = value
+    if "default_tax_rates" in params:
+        rates = taxes.resolve(scope, params["default_tax_rates"], "default_tax_rates")
+        invoice["default_tax_rates"] = rates
+        invoice_totals.recompute(scope, invoice)
+    _give_discounts(scope, invoice, params)
     if "metadata" in params:
         previous["metadata"] = invoice["metadata"]
         invoice["metadata"] = merge_metadata(invoice["metadata"], params["metadata"])
@@ -138,6 +206,19 @@ def update_invoice(scope: Scope, params: Params, invoice_id: str) -> Obj:
     scope.save(invoice)
     emit(scope, "invoice.updated", invoice, previous)
     return invoice
+
+
+def _give_discounts(scope: Scope, invoice: Obj, params: Params) -> None:
+    if "discounts" not in params:
+        return
+    owner = {"customer": invoice["customer"], "invoice": invoice["id"]}
+    invoice["discounts"] = [
+        discounts.redeem(scope, coupon, promotion, {**owner, "test_clock": invoice["test_clock"]})[
+            "id"
+        ]
+        for coupon, promotion in discounts.resolve(scope, params["discounts"])
+    ]
+    invoice_totals.recompute(scope, invoice)
 
 
 def _schedule(scope: Scope, invoice: Obj) -> None:

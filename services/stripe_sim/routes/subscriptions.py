@@ -3,7 +3,14 @@
 from decimal import Decimal
 from typing import Any
 
-from services.stripe_sim import customers, renewals, subscriptions
+from services.stripe_sim import (
+    customers,
+    discounts,
+    renewals,
+    subscription_changes,
+    subscriptions,
+    taxes,
+)
 from services.stripe_sim.params import (
     ANY,
     CREATED,
@@ -11,12 +18,20 @@ from services.stripe_sim.params import (
     METADATA,
     Required,
     Schema,
+    merge_metadata,
 )
 from services.stripe_sim.render import page
 from services.stripe_sim.routes.prices import PRICE_DATA, price_for
 from services.stripe_sim.routing import Obj, Params, Scope, endpoint
 
-ITEM: Schema = {"price": str, "price_data": PRICE_DATA, "quantity": int, "metadata": METADATA}
+ITEM: Schema = {
+    "price": str,
+    "price_data": PRICE_DATA,
+    "quantity": int,
+    "metadata": METADATA,
+    "tax_rates": [str],
+}
+DISCOUNT: Schema = {"coupon": str, "promotion_code": str, "discount": str}
 
 _STATUSES = (
     "active",
@@ -43,7 +58,9 @@ CREATE: Schema = {
     "customer": Required(str),
     "days_until_due": int,
     "default_payment_method": str,
+    "default_tax_rates": [str],
     "description": str,
+    "discounts": [DISCOUNT],
     "items": [ITEM],
     "metadata": METADATA,
     "off_session": bool,
@@ -57,27 +74,137 @@ CREATE: Schema = {
 }
 
 
-def item_wishes(scope: Scope, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Resolve the price of each item, creating what `price_data` describes."""
+ITEM_CHANGE: Schema = {**ITEM, "id": str, "deleted": bool, "clear_usage": bool}
+
+UPDATE: Schema = {
+    "application_fee_percent": Decimal,
+    "automatic_tax": ANY,
+    "billing_cycle_anchor": {"type": Required(("now", "unchanged"))},
+    "cancel_at": int,
+    "cancel_at_period_end": bool,
+    "cancellation_details": {"comment": str, "feedback": str},
+    "collection_method": ("charge_automatically", "send_invoice"),
+    "days_until_due": int,
+    "default_payment_method": str,
+    "default_tax_rates": [str],
+    "description": str,
+    "discounts": [DISCOUNT],
+    "items": [ITEM_CHANGE],
+    "metadata": METADATA,
+    "off_session": bool,
+    "pause_collection": {
+        "behavior": Required(("keep_as_draft", "mark_uncollectible", "void")),
+        "resumes_at": int,
+    },
+    "payment_behavior": ("allow_incomplete", "default_incomplete", "error_if_incomplete"),
+    "payment_settings": ANY,
+    "proration_behavior": subscription_changes.PRORATIONS,
+    "proration_date": int,
+    "trial_end": str,
+    "trial_settings": ANY,
+}
+
+
+def item_wishes(
+    scope: Scope, items: list[dict[str, Any]], param: str = "items"
+) -> list[dict[str, Any]]:
+    """Resolve prices and tax rates of items; an item of a change may name neither.
+
+    Raises:
+        ApiError: a price, or a tax rate, does not exist.
+    """
     wishes = []
     for place, item in enumerate(items):
+        wish = dict(item)
         if item.get("price_data"):
-            price = price_for(scope, item["price_data"])
-        else:
-            price = scope.get("price", item.get("price") or "", f"items[{place}][price]")
-        wishes.append({**item, "price": price})
+            wish["price"] = price_for(scope, item["price_data"])
+        elif item.get("price") or not item.get("id"):
+            wish["price"] = scope.get("price", item.get("price") or "", f"{param}[{place}][price]")
+        if item.get("tax_rates") is not None:
+            wish["tax_rates"] = taxes.resolve(scope, item["tax_rates"], f"{param}[{place}]")
+        wishes.append(wish)
     return wishes
+
+
+def resolved(scope: Scope, params: Params) -> dict[str, Any]:
+    """Return the parameters with items, tax rates, discounts and times as the domain takes them."""
+    fields = {**params}
+    if "items" in params:
+        fields["items"] = item_wishes(scope, params["items"] or [])
+    if "default_tax_rates" in params:
+        fields["default_tax_rates"] = taxes.resolve(
+            scope, params["default_tax_rates"], "default_tax_rates"
+        )
+    if "discounts" in params:
+        fields["redeems"] = discounts.resolve(scope, params["discounts"])
+    if isinstance(params.get("billing_cycle_anchor"), dict):
+        fields["billing_cycle_anchor"] = params["billing_cycle_anchor"]["type"]
+    if params.get("pause_collection"):
+        fields["pause_collection"] = {"resumes_at": None, **params["pause_collection"]}
+    return fields
 
 
 @endpoint("POST", "/v1/subscriptions", CREATE)
 def create_subscription(scope: Scope, params: Params) -> Obj:
     """Create a subscription and try to collect its first invoice."""
     customer = customers.living(scope, params["customer"], "customer")
-    fields = {**params, "items": item_wishes(scope, params.get("items") or [])}
+    fields = {"items": [], **resolved(scope, params)}
+    fields["metadata"] = merge_metadata({}, params.get("metadata", {}))
     if params.get("default_payment_method"):
         method = renewals.use_method(scope, customer, params["default_payment_method"])
         fields["default_payment_method"] = method["id"]
     return renewals.subscribe(scope, customer, fields)
+
+
+@endpoint("POST", "/v1/subscriptions/{}", UPDATE)
+def update_subscription(scope: Scope, params: Params, subscription_id: str) -> Obj:
+    """Change a subscription, with proration of what was paid ahead."""
+    subscription = scope.get("subscription", subscription_id)
+    fields = resolved(scope, params)
+    if params.get("default_payment_method"):
+        customer = scope.get("customer", subscription["customer"])
+        method = renewals.use_method(scope, customer, params["default_payment_method"])
+        fields["default_payment_method"] = method["id"]
+    return subscription_changes.update(scope, subscription, fields)
+
+
+@endpoint(
+    "POST",
+    "/v1/subscriptions/{}/pause",
+    {
+        "bill_for": ANY,
+        "invoicing_behavior": ("invoice", "pending_invoice_item"),
+        "type": ("subscription",),
+    },
+)
+def pause_subscription(scope: Scope, _params: Params, subscription_id: str) -> Obj:
+    """Pause a subscription."""
+    return subscription_changes.pause(scope, scope.get("subscription", subscription_id))
+
+
+@endpoint(
+    "POST",
+    "/v1/subscriptions/{}/resume",
+    {
+        "billing_cycle_anchor": ANY,
+        "payment_behavior": ("resume_on_payment_attempt", "resume_on_payment_success"),
+        "proration_behavior": subscription_changes.PRORATIONS,
+        "proration_date": int,
+    },
+)
+def resume_subscription(scope: Scope, params: Params, subscription_id: str) -> Obj:
+    """Resume a paused subscription."""
+    anchor = params.get("billing_cycle_anchor")
+    kind = anchor.get("type") if isinstance(anchor, dict) else anchor
+    subscription = scope.get("subscription", subscription_id)
+    return subscription_changes.resume(scope, subscription, keep_anchor=kind == "unchanged")
+
+
+@endpoint("DELETE", "/v1/subscriptions/{}/discount")
+def delete_subscription_discount(scope: Scope, _params: Params, subscription_id: str) -> Obj:
+    """Take the discounts off a subscription."""
+    subscription_changes.remove_discounts(scope, scope.get("subscription", subscription_id))
+    return {"object": "discount", "deleted": True}
 
 
 @endpoint("GET", "/v1/subscriptions/{}")
@@ -138,4 +265,9 @@ def cancel_subscription(scope: Scope, params: Params, subscription_id: str) -> O
     """End a subscription now."""
     subscription = scope.get("subscription", subscription_id)
     details = params.get("cancellation_details") or {}
-    return subscriptions.cancel(scope, subscription, "cancellation_requested", details)
+    if params.get("prorate"):
+        subscription_changes.credit_unused(scope, subscription)
+    subscriptions.cancel(scope, subscription, "cancellation_requested", details)
+    if params.get("invoice_now"):
+        subscription_changes.final_invoice(scope, subscription)
+    return subscription
