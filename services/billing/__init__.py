@@ -1,0 +1,13 @@
+"""Billing: what is sold, who bought it, what it costs, and the invoices that say so.
+
+Owns: plans and their versions, customers, subscriptions, usage charges, invoices, credits.
+Consumes: `tenants.events` (TenantCreated), `metering.events` (MeterCreated, PeriodUsage),
+`payments.events` (StripeCustomerLinked, StripeSubscriptionChanged, StripeInvoiceChanged,
+StripeCommandFailed).
+Produces: CustomerCreated, PlanPublished, SubscriptionChanged, UsagePeriodClosed, InvoiceFinalized,
+InvoicePaid and CreditGranted on `billing.events`; CompleteInvoice on `stripe.commands`.
+Invariants: a published plan version never changes; a customer has exactly one subscription; a
+subscription has one invoice per reason and period; a line's amount follows from its explanation;
+the lines of a final invoice add up to Stripe's total and never change; credit is used once and
+never below zero; the flat fee is Stripe's own line and is never added by billing.
+"""
