@@ -5,7 +5,7 @@ unknown fields are ignored, a breaking change is a new type beside the old one.
 """
 
 from datetime import datetime
-from typing import Generic, Literal, TypeVar
+from typing import Generic, Literal, TypeVar, cast
 from uuid import UUID
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict
@@ -70,7 +70,8 @@ def wrap(
 ) -> Envelope[D]:
     """A new envelope around `data`, with an id and the time of recording."""
     event_id = new_id()
-    return Envelope[type(data)](  # type: ignore[misc]
+    model = cast("type[Envelope[D]]", Envelope.__class_getitem__(type(data)))
+    return model(
         id=event_id,
         tenant_id=tenant_id,
         mode=mode,

@@ -41,7 +41,9 @@ def read_migrations(folder: Path, prefix: str) -> list[Migration]:
         if marker.strip() or not sql:
             raise MigrationError(f"{path.name} must begin with `-- migrate:up`")
         checksum = hashlib.sha256(text.encode()).hexdigest()
-        found.append(Migration(f"{prefix}/{path.name}", sql.partition("-- migrate:down")[0], checksum))
+        found.append(
+            Migration(f"{prefix}/{path.name}", sql.partition("-- migrate:down")[0], checksum)
+        )
     return found
 
 
@@ -128,7 +130,9 @@ async def migrate(admin: Any, service: str) -> list[str]:
 async def _apply(admin: Any, service: str, migration: Migration) -> None:
     try:
         async with admin.transaction():
-            await admin.execute("set local lock_timeout = '4s'; set local statement_timeout = '60s'")
+            await admin.execute(
+                "set local lock_timeout = '4s'; set local statement_timeout = '60s'"
+            )
             await admin.execute(migration.sql)
             await admin.execute(
                 "insert into schema_migration (name, checksum) values ($1, $2)",

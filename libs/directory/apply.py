@@ -36,4 +36,3 @@ async def apply_snapshot(event: Envelope[TenantSnapshot], tx: Tx) -> None:
         "on conflict (kind, value) do nothing",
         [(kind, value, event.tenant_id) for kind, value in sorted(lookups)],
     )
-

@@ -62,9 +62,7 @@ class Directory:
         if found is None:
             self._cache.pop((kind, value), None)
             return None
-        tenant = Tenant(
-            UUID(found["tenant_id"]), TenantSnapshot.model_validate(found["snapshot"])
-        )
+        tenant = Tenant(UUID(found["tenant_id"]), TenantSnapshot.model_validate(found["snapshot"]))
         if len(self._cache) >= CACHE_ENTRIES:
             self._cache.clear()
         self._cache[kind, value] = (time.monotonic(), tenant)

@@ -43,6 +43,9 @@ class ConsumerStoppedError(RuntimeError):
     """Five permanent failures in a row: more likely a bad deploy than bad events."""
 
 
+NOT_ISOLATED: tuple[type[BaseException], ...] = (*RETRIED, ConsumerStoppedError)
+
+
 @dataclass
 class Applier:
     """How one consumer applies records.
@@ -75,7 +78,7 @@ class Applier:
             async with tx.connection.transaction():
                 await self._apply_all(tx, records)
             self.strikes = 0
-        except (*RETRIED, ConsumerStoppedError):
+        except NOT_ISOLATED:
             raise
         except Exception as error:  # noqa: BLE001 - whatever a handler raises is isolated, never lost
             del tx.emitted[emitted:]
@@ -116,26 +119,12 @@ class Applier:
         """Events one by one: parked keys queue, undecodable bytes are buried, the rest is handled."""
         await tx.enter(NOBODY)
         waiting = await parked_keys(tx, self.name, records) if self.parks else set()
-        behind, letters = [], []
-        events: list[tuple[Record, Envelope[Fact]]] = []
-        for record in records:
-            if (record.topic, record.key_text) in waiting:
-                behind.append(record)
-                continue
-            try:
-                event = decode(record)
-            except UndecodableError as error:
-                letters.append(DeadLetter(record, error.reason, str(error)))
-                continue
-            if event is not None:
-                events.append((record, event))
+        behind = [record for record in records if (record.topic, record.key_text) in waiting]
         if behind:
             await queue_behind(tx, self.name, behind)
+            records = [r for r in records if (r.topic, r.key_text) not in waiting]
+        events, letters = _decode_all(records)
         await bury(tx, self.name, letters)
-        for letter in letters:
-            log.error("record_undecodable", consumer=self.name, topic=letter.record.topic,
-                      partition=letter.record.partition, offset=letter.record.offset,
-                      reason=letter.reason)
         if not events:
             return
         missing = await note_streams(tx, self.name, events)
@@ -169,8 +158,15 @@ class Applier:
         """Put one failing record aside: park its key, or bury it."""
         self.strikes += 1
         detail = f"{type(error).__name__}: {error}"
-        log.error("record_failed", consumer=self.name, topic=record.topic, error=detail[:500],
-                  partition=record.partition, offset=record.offset, strikes=self.strikes)
+        log.error(
+            "record_failed",
+            consumer=self.name,
+            topic=record.topic,
+            error=detail[:500],
+            partition=record.partition,
+            offset=record.offset,
+            strikes=self.strikes,
+        )
         if self.strikes >= STRIKES:
             raise ConsumerStoppedError(detail)
         await tx.enter(NOBODY)
@@ -178,3 +174,27 @@ class Applier:
             await park_key(tx, self.name, record, type(error).__name__, detail)
         else:
             await bury(tx, self.name, [DeadLetter(record, type(error).__name__, detail)])
+
+
+def _decode_all(
+    records: Sequence[Record],
+) -> tuple[list[tuple[Record, Envelope[Fact]]], list[DeadLetter]]:
+    """The events of known types in these records, and what cannot be read."""
+    events: list[tuple[Record, Envelope[Fact]]] = []
+    letters = []
+    for record in records:
+        try:
+            event = decode(record)
+        except UndecodableError as error:
+            letters.append(DeadLetter(record, error.reason, str(error)))
+            log.warning(
+                "record_undecodable",
+                topic=record.topic,
+                partition=record.partition,
+                offset=record.offset,
+                reason=error.reason,
+            )
+            continue
+        if event is not None:
+            events.append((record, event))
+    return events, letters

@@ -9,6 +9,7 @@ import os
 import signal
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import structlog
@@ -22,6 +23,9 @@ from libs.observability.health import Check, Health
 from libs.observability.metrics import JOB_RUNS_TOTAL, JOB_SECONDS
 
 log = structlog.get_logger()
+
+CANCELLATIONS_MAX = 8
+STOP_SECONDS = 6.0
 
 Job = Callable[[], Awaitable[None]]
 
@@ -41,7 +45,7 @@ class Runtime:
         """Consume for as long as the service runs."""
         for consumer in consumers:
             self._health.register(f"consumer {consumer.name}", consumer.check)
-            self._parts.append((f"consume {consumer.name}", lambda c=consumer: self._consume(c)))
+            self._parts.append((f"consume {consumer.name}", partial(self._consume, consumer)))
             self._parts.append((f"watch {consumer.name}", consumer.watch))
 
     def add_relay(self) -> None:
@@ -52,19 +56,19 @@ class Runtime:
 
     def add_job(self, name: str, run_once: Job, *, every_seconds: float) -> None:
         """Run a bounded piece of timed work again and again."""
-        self._parts.append((name, lambda: _repeat(name, run_once, every_seconds)))
+        self._parts.append((name, partial(_repeat, name, run_once, every_seconds)))
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None, None]:
         """Start every part; stop them all when the block ends."""
-        tasks = [asyncio.create_task(self._guard(name, part), name=name) for name, part in self._parts]
+        tasks = [
+            asyncio.create_task(self._guard(name, part), name=name) for name, part in self._parts
+        ]
         try:
             yield
         finally:
             self._health.stop()
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await _end(tasks)
             await self._database.close()
 
     async def _guard(self, name: str, part: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -85,7 +89,7 @@ class Runtime:
                 self._bootstrap,
                 consumer_only=True,
                 allow_auto_create_topics=False,
-                graceful_timeout=10.0,
+                graceful_timeout=5.0,
                 metadata_max_age_ms=30_000,
                 logger=None,
             )
@@ -96,7 +100,8 @@ class Runtime:
             except (KafkaError, OSError) as error:
                 log.warning("kafka_unreachable", consumer=consumer.name, error=type(error).__name__)
             finally:
-                await broker.stop()
+                async with asyncio.timeout(STOP_SECONDS):
+                    await broker.stop()
             await asyncio.sleep(pause_seconds)
             pause_seconds = min(pause_seconds * 2, 5.0)
 
@@ -111,6 +116,18 @@ class Runtime:
                 return Check(ok=False, detail=str(error))
             self._role_checked = True
         return Check(ok=True)
+
+
+async def _end(tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Cancel tasks until they have ended: a client library may swallow a cancellation."""
+    pending = set(tasks)
+    for _ in range(CANCELLATIONS_MAX):
+        if not pending:
+            return
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=1.0)
+    log.error("parts_did_not_end", parts=sorted(task.get_name() for task in pending))
 
 
 async def _repeat(name: str, run_once: Job, every_seconds: float) -> None:

@@ -16,6 +16,7 @@ from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import KafkaError
 from faststream import AckPolicy
 from faststream.kafka import KafkaBroker, KafkaMessage
+from faststream.kafka.message import FAKE_CONSUMER
 
 from libs.contracts.topics import Topic
 from libs.db.pool import Database
@@ -147,7 +148,8 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
                 self._trouble = f"{type(error).__name__}: {error}"[:200]
                 log.warning("consumer_trouble", consumer=self.name, error=self._trouble)
             try:
-                await asyncio.wait_for(self._place_now.wait(), WATCH_SECONDS)
+                async with asyncio.timeout(WATCH_SECONDS):
+                    await self._place_now.wait()
                 self._place_now.clear()
             except TimeoutError:
                 continue
@@ -178,8 +180,12 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
                 self._rewind(mine)
             except (*RETRIED, KafkaError) as error:
                 self._trouble = f"{type(error).__name__}: {error}"[:200]
-                log.warning("batch_failed", consumer=self.name, error=self._trouble,
-                            retry_in_seconds=self._pause_seconds)
+                log.warning(
+                    "batch_failed",
+                    consumer=self.name,
+                    error=self._trouble,
+                    retry_in_seconds=self._pause_seconds,
+                )
                 self._rewind(mine)
                 await asyncio.sleep(self._pause_seconds * random.uniform(0.5, 1.0))  # noqa: S311
                 self._pause_seconds = min(self._pause_seconds * 2, MAX_PAUSE_SECONDS)
@@ -206,9 +212,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
         if self._client is None:
             return
         try:
-            await self._client.commit(
-                {p: self.positions[p] for p in places if p in self.positions}
-            )
+            await self._client.commit({p: self.positions[p] for p in places if p in self.positions})
         except (KafkaError, ValueError) as error:
             log.info("offset_hint_failed", consumer=self.name, error=type(error).__name__)
 
@@ -252,9 +256,14 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
             if place in refused:
                 self._refused[place] = refused[place]
                 FENCE_REFUSED.labels(topic=place.topic, partition=str(place.partition)).set(1)
-                log.critical("fence_refused", consumer=self.name, topic=place.topic,
-                             partition=place.partition, reason=refused[place],
-                             next_offset=fences[place].next_offset)
+                log.critical(
+                    "fence_refused",
+                    consumer=self.name,
+                    topic=place.topic,
+                    partition=place.partition,
+                    reason=refused[place],
+                    next_offset=fences[place].next_offset,
+                )
                 continue
             FENCE_REFUSED.labels(topic=place.topic, partition=str(place.partition)).set(0)
             self.positions[place] = fences[place].next_offset
@@ -288,13 +297,21 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
             except RETRIED:
                 raise
             except Exception as error:  # noqa: BLE001 - a parked event may fail in any way again
-                log.error("parked_key_failed_again", consumer=self.name, topic=topic, key=key,
-                          error=f"{type(error).__name__}: {error}"[:500])
+                log.warning(
+                    "parked_key_failed_again",
+                    consumer=self.name,
+                    topic=topic,
+                    key=key,
+                    error=f"{type(error).__name__}: {error}"[:500],
+                )
                 async with self._database.maintenance() as tx:
                     await tx.execute(
                         "update parked_key set released_at = null, detail = $4 "
                         "where consumer = $1 and topic = $2 and key = $3",
-                        self.name, topic, key, f"{type(error).__name__}: {error}"[:2000],
+                        self.name,
+                        topic,
+                        key,
+                        f"{type(error).__name__}: {error}"[:2000],
                     )
                 return
             if freed:
@@ -306,7 +323,8 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
         places = set(self.positions)
         if not places:
             return
-        ends = await asyncio.wait_for(self._client.end_offsets(places), 10)
+        async with asyncio.timeout(10):
+            ends = await self._client.end_offsets(places)
         lag: dict[str, int] = dict.fromkeys(self.topics, 0)
         for place, end in ends.items():
             position = self.positions.get(place, end)
@@ -315,8 +333,13 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
                 self.positions.pop(place, None)
                 self._client.pause(place)
                 FENCE_REFUSED.labels(topic=place.topic, partition=str(place.partition)).set(1)
-                log.critical("fence_refused", consumer=self.name, topic=place.topic,
-                             partition=place.partition, reason=self._refused[place])
+                log.critical(
+                    "fence_refused",
+                    consumer=self.name,
+                    topic=place.topic,
+                    partition=place.partition,
+                    reason=self._refused[place],
+                )
                 continue
             lag[place.topic] += end - position
         for topic, records in lag.items():
@@ -380,10 +403,10 @@ def _place_of(record: Record) -> TopicPartition:
 
 async def _keep_raw(raw: Any) -> KafkaMessage:
     """FastStream's parser decodes headers and fails on hostile bytes; ours touches nothing."""
-    return KafkaMessage(body=b"", raw_message=raw, headers={}, message_id="", consumer=None)
+    return KafkaMessage(
+        body=b"", raw_message=raw, headers={}, message_id="", consumer=FAKE_CONSUMER
+    )
 
 
 async def _no_decoding(message: KafkaMessage) -> KafkaMessage:
     return message
-
-

@@ -27,7 +27,9 @@ def headers_json(record: Record) -> list[list[str | None]]:
     ]
 
 
-def headers_from_json(stored: Sequence[Sequence[str | None]]) -> tuple[tuple[str, bytes | None], ...]:
+def headers_from_json(
+    stored: Sequence[Sequence[str | None]],
+) -> tuple[tuple[str, bytes | None], ...]:
     """The headers as they were."""
     return tuple(
         (name or "", None if value is None else base64.b64decode(value)) for name, value in stored

@@ -36,7 +36,8 @@ class OutboxSignal:
     async def wait(self, timeout_seconds: float) -> None:
         """Until rows are committed here, or the time is up (another process may have written)."""
         try:
-            await asyncio.wait_for(self._event.wait(), timeout_seconds)
+            async with asyncio.timeout(timeout_seconds):
+                await self._event.wait()
         except TimeoutError:
             return
         self._event.clear()

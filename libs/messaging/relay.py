@@ -55,7 +55,9 @@ class Relay:
                 except (KafkaError, *TRANSIENT_ERRORS) as error:
                     RELAY_ERRORS_TOTAL.labels(error=type(error).__name__).inc()
                     self._last_error = f"{type(error).__name__}: {error}"[:200]
-                    log.warning("relay_failed", error=self._last_error, retry_in_seconds=pause_seconds)
+                    log.warning(
+                        "relay_failed", error=self._last_error, retry_in_seconds=pause_seconds
+                    )
                     await self._let_go()
                     await asyncio.sleep(pause_seconds)
                     pause_seconds = min(pause_seconds * 2, 5.0)

@@ -37,6 +37,10 @@ class TestDatabase:
         name = urlsplit(self.admin_dsn).path.lstrip("/")
         return with_database(self.admin_dsn, name, user=f"sluice_{service}")
 
+    async def open_unmanaged(self, service: str) -> Database:
+        """A service's database that its owner closes (a `Runtime` does)."""
+        return await open_database(self.dsn(service), service)
+
     @asynccontextmanager
     async def open(self, service: str) -> AsyncGenerator[Database, None]:
         """A service's database, as its own role."""

@@ -1,10 +1,10 @@
 """A log in memory in place of Kafka: the same outbox, fence, inbox and handlers, no network.
 
-    log = MemoryLog()
-    log.add(database, handlers, parks=True)      # a service's consumers and outbox
-    await log.publish("tenants.events", envelope)
-    await log.settle()                           # until nothing moves any more
-    await log.replay(clear_inboxes=True)         # everything again, from offset 0
+log = MemoryLog()
+log.add(database, handlers, parks=True)      # a service's consumers and outbox
+await log.publish("tenants.events", envelope)
+await log.settle()                           # until nothing moves any more
+await log.replay(clear_inboxes=True)         # everything again, from offset 0
 """
 
 from collections import defaultdict

@@ -18,7 +18,7 @@ from libs.contracts.envelope import Mode
 from libs.contracts.tenants import PLATFORM_TENANT_ID
 from libs.crypto import apikeys, tokens
 from libs.db.pool import Database
-from libs.directory.local import Directory, Tenant
+from libs.directory.local import Directory, LookupKind, Tenant
 from libs.ids import public_id
 from libs.messaging.outbox import emit
 from libs.observability.metrics import SECURITY_EVENTS_TOTAL
@@ -158,7 +158,7 @@ class Gate:
         record = tenant.api_key(parsed.prefix) if tenant else None
         if tenant is None or record is None:
             return None
-        if not apikeys.verify(presented, bytes.fromhex(record.key_hash), self._key_pepper):
+        if not apikeys.verify(presented, self._key_pepper, bytes.fromhex(record.key_hash)):
             return None
         if record.revoked_at is not None or (record.expires_at and record.expires_at <= utc_now()):
             return None
@@ -220,7 +220,7 @@ class Gate:
         tenant = await self.directory.by_reference(reference)
         if tenant is not None or len(reference) > 100:
             return tenant
-        kind = "id" if len(reference) == 36 else "slug"
+        kind: LookupKind = "id" if len(reference) == 36 else "slug"
         return await self.directory.wait_for(kind, reference.lower())
 
     async def _same_tenant(self, one: str, other: str) -> bool:
@@ -302,5 +302,3 @@ def _tenant_header(request: Request) -> str | None:
     if one and other and one != other:
         raise InvalidRequest("`X-Tenant-ID` and `X-Organization-ID` differ. Send one of them.")
     return one or other or None
-
-

@@ -54,7 +54,10 @@ class Sums:
         )
         line = PostedLine(account="a", side="debit", amount_minor=1, currency="EUR")
         entry = JournalEntryPosted(
-            entry_id=new_id(), book="tenant", source_key=str(event.id), booked_at=utc_now(),
+            entry_id=new_id(),
+            book="tenant",
+            source_key=str(event.id),
+            booked_at=utc_now(),
             postings=(line,),
         )
         emit(tx, entry, effective_at=event.effective_at)
@@ -242,8 +245,14 @@ async def test_the_directory_applies_only_a_higher_version(
     log.add(ledger, {})
     for version, name in ((1, "first"), (3, "third"), (2, "second")):
         snapshot = TenantSnapshot(
-            version=version, slug="acme", name=name, tenant_type="organization", status="active",
-            currency="EUR", locale="en", self_customer_id=new_id(),
+            version=version,
+            slug="acme",
+            name=name,
+            tenant_type="organization",
+            status="active",
+            currency="EUR",
+            locale="en",
+            self_customer_id=new_id(),
         )
         log.publish(
             wrap(snapshot, tenant_id=ACME, mode=None, source="tenants", effective_at=utc_now())
