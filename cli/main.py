@@ -47,6 +47,11 @@ def _start() -> Stack:
     stack = laptop_stack()
     with failures_told("`sluice doctor` looks for the cause; `sluice logs` shows what was said."):
         try:
+            if stack.runs_other_code():
+                err.print(
+                    "[yellow]The code has changed since this stack was started;[/yellow]"
+                    " `sluice down` and `sluice up` run the new code."
+                )
             with StartDisplay(out) as display:
                 stack.up(display)
         except KeyboardInterrupt:

@@ -12,9 +12,9 @@ from rich.table import Table
 
 from cli.kafka_figures import KafkaFigures
 from cli.postgres_figures import waiting
-from deploy.local.checks import is_ready
 from deploy.local.process import is_alive
-from deploy.local.program import DoneReady, Programs, ProgramState, StackState
+from deploy.local.program import ProgramState, StackState
+from deploy.local.readiness import not_ready
 from deploy.local.stack import Stack
 
 
@@ -83,23 +83,7 @@ async def read_status(stack: Stack) -> Status:
 async def _programs_not_ready(stack: Stack, state: StackState | None) -> tuple[list[str], bool]:
     if state is None:
         return [], False
-    programs = Programs.model_validate_json(stack.folders.programs.read_text()).programs
-    phases = {each.name: each for each in state.programs}
-
-    async def ready(name: str) -> bool:
-        program = next(each for each in programs if each.name == name)
-        if isinstance(program.ready, DoneReady):
-            return phases[name].phase == "done"
-        identity = phases[name].identity
-        return (
-            identity is not None
-            and is_alive(identity)
-            and await is_ready(program.ready, identity.pid)
-        )
-
-    names = [program.name for program in programs if program.name in phases]
-    answers = await asyncio.gather(*(ready(name) for name in names))
-    lacking = [name for name, answer in zip(names, answers, strict=True) if not answer]
+    lacking = await not_ready(stack.programs(), state)
     return lacking, is_alive(state.supervisor) and state.phase == "running"
 
 

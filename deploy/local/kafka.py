@@ -12,6 +12,7 @@ from pathlib import Path
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError
 
+from deploy.local.apart import run_apart
 from deploy.local.errors import StackError
 from deploy.local.jars import Report, ensure_jars
 from deploy.local.packages import package_folder
@@ -216,7 +217,7 @@ def _record_startup_cache(jars: Path, startup_cache: Path) -> None:
             env={"PATH": os.defpath, "TZ": "UTC"},
         ) as broker:
             try:
-                asyncio.run(_wait_until_ready(port))
+                run_apart(lambda: _wait_until_ready(port))
             finally:
                 broker.terminate()
                 broker.wait(JVM_TIMEOUT_SECONDS)

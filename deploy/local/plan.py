@@ -1,5 +1,6 @@
 """Which programs make up a stack, in which order they start, and what each of them is given."""
 
+import hashlib
 import os
 import signal
 import sys
@@ -20,6 +21,7 @@ from deploy.local.program import (
 )
 
 SERVERS, DEPLOY, SANDBOX, SERVICES, ORIGIN = range(5)
+CODE = {".py", ".sql", ".html"}
 # What a program may know of the shell that started the stack.
 INHERITED = (
     *("PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR"),
@@ -31,6 +33,16 @@ def services_present() -> list[str]:
     """The services that can be started: those of the table that have an `app.py`."""
     folder = REPOSITORY / "services"
     return [name for name in SERVICE_PORTS if (folder / name / "app.py").exists()]
+
+
+def code_version() -> str:
+    """A digest of the code that services run: a consumer that a bad version stopped runs a new one."""
+    digest = hashlib.sha256()
+    for folder in ("services", "libs"):
+        for path in sorted((REPOSITORY / folder).rglob("*")):
+            if path.suffix in CODE:
+                digest.update(f"{path.relative_to(REPOSITORY)}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def plan(
@@ -48,7 +60,14 @@ def plan(
     """
     values = settled.env.values
     shell = {name: os.environ[name] for name in INHERITED if name in os.environ}
-    common = {**shell, "PYTHONUNBUFFERED": "1", **values, **extra_environment}
+    version = code_version()
+    common = {
+        **shell,
+        "PYTHONUNBUFFERED": "1",
+        "SLUICE_CODE_VERSION": version,
+        **values,
+        **extra_environment,
+    }
     programs = []
     if settled.own_postgres:
         programs.append(_postgres(folders, values))
@@ -62,7 +81,7 @@ def plan(
             programs.append(_service(service, common))
     if caddy.CADDYFILE.exists():
         programs.append(_origin(folders, values))
-    return Programs(programs=programs)
+    return Programs(programs=programs, code_version=version)
 
 
 def _postgres(folders: Folders, values: Mapping[str, str]) -> Program:

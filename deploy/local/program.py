@@ -84,10 +84,12 @@ class Programs(_Record):
     Attributes:
         starting_at_once: how many programs of a stage load at the same time; loading is bound by
             the processor, and too many at once make each of them late.
+        code_version: what tells the code they were started from apart from later code.
     """
 
     programs: list[Program]
     starting_at_once: int = 3
+    code_version: str = ""
 
 
 Phase = Literal["waiting", "starting", "ready", "done", "crashed", "failed", "stopping", "stopped"]

@@ -9,7 +9,6 @@ They end when `stop` is called, when the interpreter exits and, by their guard (
 that one first. The data stays in the folder and is used again.
 """
 
-import asyncio
 import atexit
 import contextlib
 import json
@@ -20,12 +19,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
 from deploy.local import kafka, postgres
+from deploy.local.apart import run_apart
 from deploy.local.errors import StackError
 from deploy.local.folders import CACHE, REPOSITORY
 from deploy.local.ports import HOST, next_free, scratch_port
@@ -226,15 +225,9 @@ def start_kafka(root: Path) -> RunningKafka:
         user=None,
         stop_signal=signal.SIGTERM,
         private_folder=files.folder,
-        is_ready=lambda _: _answers(port),
+        is_ready=lambda _: run_apart(lambda: kafka.is_ready(port)),
     )
     return RunningKafka(server, f"{HOST}:{port}")
-
-
-def _answers(port: int) -> bool:
-    """Ask the broker from a thread of its own: the caller may be inside a running event loop."""
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(lambda: asyncio.run(kafka.is_ready(port))).result()
 
 
 def _folder(root: Path) -> Path:

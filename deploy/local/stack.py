@@ -14,9 +14,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 
 from deploy.local import postgres
+from deploy.local.apart import run_apart
 from deploy.local.disk import (
     full_disk_message,
     full_disk_named,
@@ -36,12 +38,15 @@ from deploy.local.folders import (
 )
 from deploy.local.logs import tail
 from deploy.local.packages import package_folder
-from deploy.local.plan import plan, services_present
+from deploy.local.plan import code_version, plan, services_present
 from deploy.local.process import end, is_alive, kill_members
 from deploy.local.program import Programs, StackState
+from deploy.local.readiness import not_ready
 
 POLL_SECONDS = 0.1
 SUPERVISOR_APPEARS_SECONDS = 20
+READY_AGAIN_SECONDS = 60
+LOG_LINES_SHOWN = 15
 # Reverse order, four stages with something to stop, each killed after its own time at the latest.
 STOP_SECONDS_MAX = 120
 # Downloads, and the data of test runs, which clean up after themselves.
@@ -91,6 +96,18 @@ class Stack:
         except FileNotFoundError:
             return None
 
+    def programs(self) -> Programs:
+        """What the supervisor was told to run.
+
+        Raises:
+            OSError: it was never told anything.
+        """
+        return Programs.model_validate_json(self.folders.programs.read_text())
+
+    def runs_other_code(self) -> bool:
+        """Whether the code has changed since the running stack was started."""
+        return self.is_supervised() and self.programs().code_version not in {"", code_version()}
+
     def is_supervised(self) -> bool:
         """Whether a supervisor of this stack lives."""
         state = self.state()
@@ -99,13 +116,14 @@ class Stack:
         )
 
     def up(self, progress: Progress = _silent) -> None:
-        """Start the stack, or wait for one that is starting, until every program was ready.
+        """Start the stack, or go to one that runs, and wait until every program is ready.
 
         Args:
             progress: told in words what is being prepared, then the state each time it changes.
 
         Raises:
-            StackError: it cannot start; nothing is left running, the message says what to do.
+            StackError: it cannot start, and nothing is left running; or it ran before, and one of
+                its programs does not become ready. The message says what to do.
         """
         self.folders.root.mkdir(parents=True, exist_ok=True)
         with exclusive(self.folders.command_lock):
@@ -115,6 +133,7 @@ class Stack:
                     self._prepare(progress)
                 self.launch()
         self.wait_until_running(progress)
+        self._wait_until_ready()
 
     def down(self, progress: Progress = _silent) -> bool:
         """Stop every program of the stack, also what a killed supervisor left behind.
@@ -237,6 +256,23 @@ class Stack:
                 raise self._supervisor_gone()
             time.sleep(POLL_SECONDS)
 
+    def _wait_until_ready(self) -> None:
+        """Wait for programs that became unready since they were ready for the first time."""
+        deadline = time.monotonic() + READY_AGAIN_SECONDS
+        while True:
+            state = self.state()
+            if state is None:
+                raise StackError("The stack was stopped.")
+            if not is_alive(state.supervisor):
+                raise self._supervisor_gone()
+            lacking = run_apart(partial(not_ready, self.programs(), state))
+            if not lacking:
+                return
+            if time.monotonic() > deadline:
+                details = tuple(tail(self.folders.log(lacking[0]), LOG_LINES_SHOWN))
+                raise StackError(f"Running, but not ready: {', '.join(lacking)}.", details)
+            time.sleep(POLL_SECONDS)
+
     def _start_failed(self, state: StackState) -> StackError:
         if tells_of_full_disk(state.details):
             message = f"{full_disk_message(self.folders.root)} ({state.message})"
@@ -246,7 +282,9 @@ class Stack:
 
     def _supervisor_gone(self) -> StackError:
         log = self.folders.log("supervisor")
-        return StackError(f"The supervisor ended unexpectedly; see {log}.", tuple(tail(log, 15)))
+        return StackError(
+            f"The supervisor ended unexpectedly; see {log}.", tuple(tail(log, LOG_LINES_SHOWN))
+        )
 
     def _end_leftovers(self) -> bool:
         """End programs that a killed supervisor left running, known by pid and start time.
@@ -257,8 +295,7 @@ class Stack:
         if state is None:
             return False
         try:
-            stored = Programs.model_validate_json(self.folders.programs.read_text())
-            by_name = {program.name: program for program in stored.programs}
+            by_name = {program.name: program for program in self.programs().programs}
         except (OSError, ValueError):
             by_name = {}
         found = False
