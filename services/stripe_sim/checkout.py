@@ -1,18 +1,9 @@
 """Checkout sessions: a page on which a payer pays once or starts a subscription."""
 
-from decimal import Decimal
 from typing import Any
 
-from services.stripe_sim import (
-    cards,
-    customers,
-    money,
-    payment_intents,
-    payment_methods,
-    renewals,
-    subscriptions,
-)
-from services.stripe_sim.errors import ApiError, invalid
+from services.stripe_sim import discounts, money, subscriptions, taxes
+from services.stripe_sim.errors import invalid
 from services.stripe_sim.events import emit
 from services.stripe_sim.periods import DAY_SECONDS
 from services.stripe_sim.render import on_request
@@ -32,9 +23,7 @@ def build(scope: Scope, fields: dict[str, Any], lines: list[dict[str, Any]]) -> 
     _check_lines(mode, lines)
     now = scope.wall_now()
     customer = scope.find("customer", fields.get("customer"))
-    total = sum(_line_amount(line) for line in lines)
     currency = lines[0]["price"]["currency"] if lines else fields.get("currency")
-    trial = (fields.get("subscription_data") or {}).get("trial_period_days")
     session_id = "cs_test_a1" + scope.new_id("", 56)
     session: Obj = {
         "id": session_id,
@@ -42,8 +31,8 @@ def build(scope: Scope, fields: dict[str, Any], lines: list[dict[str, Any]]) -> 
         "adaptive_pricing": None,
         "after_expiration": None,
         "allow_promotion_codes": fields.get("allow_promotion_codes"),
-        "amount_subtotal": 0 if trial else total,
-        "amount_total": 0 if trial else total,
+        "amount_subtotal": 0,
+        "amount_total": 0,
         "automatic_tax": {"enabled": False, "liability": None, "provider": None, "status": None},
         "billing_address_collection": fields.get("billing_address_collection"),
         "cancel_url": fields.get("cancel_url"),
@@ -64,9 +53,12 @@ def build(scope: Scope, fields: dict[str, Any], lines: list[dict[str, Any]]) -> 
         },
         "customer": customer["id"] if customer else None,
         "customer_creation": _customer_creation(fields, mode),
-        "customer_details": _customer_details(customer, fields),
+        "customer_details": customer_details(customer, fields),
         "customer_email": fields.get("customer_email"),
-        "discounts": [],
+        "discounts": [
+            {"coupon": wish["coupon"], "promotion_code": wish["promotion_code"]}
+            for wish in fields.get("redeems") or []
+        ],
         "expires_at": fields.get("expires_at") or now + DAY_SECONDS,
         "invoice": None,
         "invoice_creation": {"enabled": False} if mode == "payment" else None,
@@ -96,7 +88,7 @@ def build(scope: Scope, fields: dict[str, Any], lines: list[dict[str, Any]]) -> 
         "submit_type": fields.get("submit_type"),
         "subscription": None,
         "success_url": fields.get("success_url"),
-        "total_details": {"amount_discount": 0, "amount_shipping": 0, "amount_tax": 0},
+        "total_details": None,
         "ui_mode": "hosted_page",
         "url": f"{scope.sandbox.settings.public_url}/checkout/{session_id}",
         "wallet_options": None,
@@ -107,14 +99,17 @@ def build(scope: Scope, fields: dict[str, Any], lines: list[dict[str, Any]]) -> 
                     "price": line["price"]["id"],
                     "quantity": line["quantity"],
                     "metadata": line.get("metadata") or {},
+                    "tax_rates": line.get("tax_rates") or [],
                 }
                 for line in lines
             ],
+            "discounts": fields.get("redeems") or [],
             "subscription_data": _kept(fields.get("subscription_data") or {}),
             "payment_intent_data": fields.get("payment_intent_data") or {},
             "method": None,
         },
     }
+    _add_up(scope, session)
     return scope.save(session)
 
 
@@ -148,11 +143,48 @@ def _check_lines(mode: str, lines: list[dict[str, Any]]) -> None:
         raise invalid("All line items must have the same currency.", "line_items")
 
 
-def _line_amount(line: dict[str, Any]) -> int:
-    price = line["price"]
+def amounts_of(scope: Scope, session: Obj) -> list[dict[str, Any]]:
+    """Return (subtotal, discount, taxes) of each line, as the payment will come to."""
+    lines = session["_sim"]["lines"]
+    subtotals = [_line_amount(scope.get("price", each["price"]), each) for each in lines]
+    off = [0] * len(lines)
+    for wish in session["_sim"]["discounts"]:
+        coupon = scope.get("coupon", wish["coupon"])
+        left = [subtotal - taken for subtotal, taken in zip(subtotals, off, strict=True)]
+        parts = discounts.split(coupon, left)
+        off = [taken + part for taken, part in zip(off, parts, strict=True)]
+    customer = scope.find("customer", session["customer"])
+    exempt = customer["tax_exempt"] if customer else "none"
+    found = []
+    for line, subtotal, taken in zip(lines, subtotals, off, strict=True):
+        rates = line["tax_rates"] or session["_sim"]["subscription_data"].get("tax_rates") or []
+        charged = taxes.taxes_of(subtotal - taken, rates, exempt)
+        found.append({"subtotal": subtotal, "discount": taken, "taxes": charged})
+    return found
+
+
+def _line_amount(price: Obj, line: dict[str, Any]) -> int:
     if (price["recurring"] or {}).get("usage_type") == "metered":
         return 0
     return subscriptions.price_amount(price, line["quantity"])
+
+
+def _add_up(scope: Scope, session: Obj) -> None:
+    """Set a session's amounts; a trial costs nothing now."""
+    lines = amounts_of(scope, session)
+    trial = session["_sim"]["subscription_data"].get("trial_period_days")
+    subtotal = 0 if trial else sum(line["subtotal"] for line in lines)
+    off = 0 if trial else sum(line["discount"] for line in lines)
+    all_taxes = [] if trial else [tax for line in lines for tax in line["taxes"]]
+    session |= {
+        "amount_subtotal": subtotal,
+        "amount_total": subtotal - off + taxes.added(all_taxes),
+        "total_details": {
+            "amount_discount": off,
+            "amount_shipping": 0,
+            "amount_tax": sum(tax["amount"] for tax in all_taxes),
+        },
+    }
 
 
 def _customer_creation(fields: dict[str, Any], mode: str) -> str | None:
@@ -163,7 +195,8 @@ def _customer_creation(fields: dict[str, Any], mode: str) -> str | None:
     )
 
 
-def _customer_details(customer: Obj | None, fields: dict[str, Any]) -> dict[str, Any] | None:
+def customer_details(customer: Obj | None, fields: dict[str, Any]) -> dict[str, Any] | None:
+    """Return what a session knows of its payer, or None: nothing yet."""
     email = (customer or {}).get("email") or fields.get("customer_email")
     if customer is None and email is None:
         return None
@@ -182,17 +215,19 @@ def _customer_details(customer: Obj | None, fields: dict[str, Any]) -> dict[str,
 def line_items(scope: Scope, session: Obj) -> list[Obj]:
     """Return what is sold, as the API lists it."""
     items = []
-    for line in session["_sim"]["lines"]:
+    pairs = zip(session["_sim"]["lines"], amounts_of(scope, session), strict=True)
+    for line, amounts in pairs:
         price = scope.get("price", line["price"])
-        amount = _line_amount({"price": price, "quantity": line["quantity"]})
         items.append(
             {
                 "id": line["id"],
                 "object": "item",
-                "amount_discount": 0,
-                "amount_subtotal": amount,
-                "amount_tax": 0,
-                "amount_total": amount,
+                "amount_discount": amounts["discount"],
+                "amount_subtotal": amounts["subtotal"],
+                "amount_tax": sum(tax["amount"] for tax in amounts["taxes"]),
+                "amount_total": amounts["subtotal"]
+                - amounts["discount"]
+                + taxes.added(amounts["taxes"]),
                 "currency": price["currency"],
                 "description": scope.get("product", price["product"])["name"],
                 "metadata": line["metadata"],
@@ -221,148 +256,6 @@ def expire(scope: Scope, session: Obj) -> Obj:
     scope.save(session)
     emit(scope, "checkout.session.expired", session)
     return session
-
-
-def pay(
-    scope: Scope,
-    session: Obj,
-    card_number: str | None,
-    *,
-    email: str | None = None,
-    name: str | None = None,
-    authenticated: bool | None = None,
-) -> Obj:
-    """Pay an open session with a test card; afterwards it is complete.
-
-    A card that wants the payer's bank first leaves it open with the card remembered: call again
-    with `authenticated` set and without a card.
-
-    Raises:
-        ApiError: it is not open, the card is unknown or declined; then nothing has changed.
-    """
-    require_open(scope, session)
-    method = _method(scope, session, card_number, email, name)
-    card = payment_methods.card_of(method)
-    if authenticated is False:
-        session["_sim"]["method"] = None
-        raise payment_methods.declined("authentication_required")
-    if card is not None and card.authenticates != "never" and not authenticated:
-        session["_sim"]["method"] = method["id"]
-        return scope.save(session)
-    _refuse_declined(card)
-    customer = _customer(scope, session, email, name)
-    if session["mode"] == "subscription":
-        _pay_subscription(scope, session, customer, method, authenticated=bool(authenticated))
-    elif session["mode"] == "payment":
-        _pay_once(scope, session, customer, method, authenticated=bool(authenticated))
-    else:
-        _save_method(scope, customer, method)
-        session["payment_status"] = "no_payment_required"
-    session |= {"status": "complete", "url": None, "customer_email": session["customer_email"]}
-    session["_sim"]["method"] = None
-    details = session["customer_details"] or _customer_details(customer, {"customer_email": email})
-    session["customer_details"] = {
-        **(details or {}),
-        "email": email or (details or {}).get("email"),
-    }
-    scope.save(session)
-    emit(scope, "checkout.session.completed", session)
-    return session
-
-
-def _method(
-    scope: Scope, session: Obj, card_number: str | None, email: str | None, name: str | None
-) -> Obj:
-    if card_number is None:
-        if session["_sim"]["method"] is None:
-            raise invalid("Missing required param: card.", "card", "parameter_missing")
-        return scope.get("payment_method", session["_sim"]["method"])
-    if not session["_sim"]["lines"] and session["mode"] != "setup":
-        raise invalid("Nothing is sold in this session.")
-    details = {"email": email, "name": name}
-    return payment_methods.build(
-        scope,
-        {"type": "card", "card": {"number": card_number}, "billing_details": details},
-    )
-
-
-def _refuse_declined(card: cards.Card | None) -> None:
-    if card is not None and card.declines and not card.later_only:
-        raise payment_methods.declined(card.declines)
-
-
-def _customer(scope: Scope, session: Obj, email: str | None, name: str | None) -> Obj | None:
-    if session["customer"]:
-        return customers.living(scope, session["customer"], "customer")
-    if session["customer_creation"] == "if_required":
-        return None
-    customer = customers.build(scope, {"email": email or session["customer_email"], "name": name})
-    session["customer"] = customer["id"]
-    return customer
-
-
-def _save_method(scope: Scope, customer: Obj | None, method: Obj) -> None:
-    if customer is not None and method["customer"] is None:
-        payment_methods.attach(scope, method, customer["id"])
-
-
-def _pay_subscription(
-    scope: Scope, session: Obj, customer: Obj | None, method: Obj, *, authenticated: bool
-) -> None:
-    assert customer is not None
-    _save_method(scope, customer, method)
-    data = dict(session["_sim"]["subscription_data"])
-    if data.get("application_fee_percent") is not None:
-        data["application_fee_percent"] = Decimal(data["application_fee_percent"])
-    lines = [(scope.get("price", line["price"]), line) for line in session["_sim"]["lines"]]
-    subscription = renewals.subscribe(
-        scope,
-        customer,
-        {
-            **data,
-            "items": [
-                {"price": price, "quantity": line["quantity"]}
-                for price, line in lines
-                if price["type"] == "recurring"
-            ],
-            "one_off": [
-                (price, line["quantity"]) for price, line in lines if price["type"] == "one_time"
-            ],
-            "default_payment_method": method["id"],
-            "payment_behavior": "hosted",
-            "authenticated": authenticated,
-            "session": session["id"],
-        },
-    )
-    session |= {
-        "subscription": subscription["id"],
-        "invoice": subscription["latest_invoice"],
-        "payment_status": "paid",
-    }
-
-
-def _pay_once(
-    scope: Scope, session: Obj, customer: Obj | None, method: Obj, *, authenticated: bool
-) -> None:
-    data = session["_sim"]["payment_intent_data"]
-    payment_intents.check_amount(session["amount_total"], session["currency"])
-    intent = payment_intents.build(
-        scope,
-        {
-            **data,
-            "amount": session["amount_total"],
-            "currency": session["currency"],
-            "customer": customer["id"] if customer else None,
-            "session": session["id"],
-        },
-    )
-    session["payment_intent"] = intent["id"]
-    decline = payment_intents.attempt(
-        scope, intent, method, payer_present=True, authenticated=authenticated, lenient=True
-    )
-    if decline is not None:
-        raise ApiError(decline.status, decline.message, kind=decline.kind, code=decline.code)
-    session["payment_status"] = "unpaid" if intent["status"] == "processing" else "paid"
 
 
 def success_url(session: Obj) -> str | None:

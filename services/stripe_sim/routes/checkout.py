@@ -3,7 +3,7 @@
 from decimal import Decimal
 from typing import Any
 
-from services.stripe_sim import checkout, customers
+from services.stripe_sim import checkout, customers, discounts, taxes
 from services.stripe_sim.errors import invalid
 from services.stripe_sim.params import (
     ANY,
@@ -16,6 +16,7 @@ from services.stripe_sim.params import (
 )
 from services.stripe_sim.render import page
 from services.stripe_sim.routes.prices import PRICE_DATA, price_for
+from services.stripe_sim.routes.subscriptions import DISCOUNT
 from services.stripe_sim.routing import Obj, Params, Scope, endpoint
 
 _PATH = "/v1/checkout/sessions"
@@ -26,12 +27,14 @@ LINE_ITEM: Schema = {
     "price": str,
     "price_data": PRICE_DATA,
     "quantity": int,
+    "tax_rates": [str],
 }
 
 _SUBSCRIPTION_DATA: Schema = {
     "application_fee_percent": Decimal,
     "billing_cycle_anchor": int,
     "billing_mode": ANY,
+    "default_tax_rates": [str],
     "description": str,
     "metadata": METADATA,
     "on_behalf_of": str,
@@ -67,6 +70,7 @@ _CREATE: Schema = {
     "customer_creation": ("always", "if_required"),
     "customer_email": str,
     "customer_update": ANY,
+    "discounts": [DISCOUNT],
     "expires_at": int,
     "invoice_creation": ANY,
     "line_items": [LINE_ITEM],
@@ -109,7 +113,15 @@ def resolve_lines(scope: Scope, items: list[dict[str, Any]]) -> list[dict[str, A
                 f"line_items[{place}][quantity]",
                 "parameter_invalid_integer",
             )
-        lines.append({"price": price, "quantity": quantity, "metadata": item.get("metadata")})
+        rates = taxes.resolve(scope, item.get("tax_rates"), f"line_items[{place}][tax_rates]")
+        lines.append(
+            {
+                "price": price,
+                "quantity": quantity,
+                "metadata": item.get("metadata"),
+                "tax_rates": rates,
+            }
+        )
     return lines
 
 
@@ -132,6 +144,17 @@ def create_session(scope: Scope, params: Params) -> Obj:
         )
     lines = resolve_lines(scope, params.get("line_items") or [])
     fields = {**params, "metadata": merge_metadata({}, params.get("metadata", {}))}
+    if params.get("discounts"):
+        if len(params["discounts"]) > 1:
+            raise invalid("Checkout takes one discount at most.", "discounts")
+        fields["redeems"] = [
+            {"coupon": coupon["id"], "promotion_code": promotion["id"] if promotion else None}
+            for coupon, promotion in discounts.resolve(scope, params["discounts"])
+        ]
+    data = params.get("subscription_data") or {}
+    if data.get("default_tax_rates"):
+        rates = taxes.resolve(scope, data["default_tax_rates"], "subscription_data")
+        fields["subscription_data"] = {**data, "tax_rates": rates}
     return checkout.build(scope, fields, lines)
 
 

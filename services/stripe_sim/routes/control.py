@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from services.stripe_sim import accounts, checkout
+from services.stripe_sim import accounts, checkout, checkout_payment
 from services.stripe_sim.errors import ApiError
 from services.stripe_sim.render import render
 from services.stripe_sim.sandbox import Sandbox, Scope
@@ -77,9 +77,11 @@ class Control:
             raise ControlError(400, "card must be a card number in a string")
         authenticate = body.get("authenticate")
         try:
-            checkout.pay(scope, session, card, email=_text(body, "email"), name=_text(body, "name"))
+            checkout_payment.pay(
+                scope, session, card, email=_text(body, "email"), name=_text(body, "name")
+            )
             if session["status"] == "open" and isinstance(authenticate, bool):
-                checkout.pay(scope, session, None, authenticated=authenticate)
+                checkout_payment.pay(scope, session, None, authenticated=authenticate)
         except ApiError as error:
             self.sandbox.store.rollback()
             return JSONResponse(error.body("req_sim"), error.status)

@@ -9,7 +9,14 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from services.stripe_sim import checkout, collection, money, payment_intents, payment_methods
+from services.stripe_sim import (
+    checkout,
+    checkout_payment,
+    collection,
+    money,
+    payment_intents,
+    payment_methods,
+)
 from services.stripe_sim.errors import ApiError
 from services.stripe_sim.sandbox import Sandbox, Scope
 from services.stripe_sim.store import Obj
@@ -66,9 +73,11 @@ class Pages:
         form = await request.form()
         try:
             if "challenge" in form:
-                checkout.pay(scope, session, None, authenticated=form["challenge"] == "complete")
+                checkout_payment.pay(
+                    scope, session, None, authenticated=form["challenge"] == "complete"
+                )
             else:
-                checkout.pay(
+                checkout_payment.pay(
                     scope,
                     session,
                     str(form.get("card_number", "")),
