@@ -69,9 +69,9 @@ class Folders:
         return self.logs / f"{program}.log"
 
     def create(self) -> None:
-        """Make the folders that hold no program's own data."""
-        for folder in (self.root, self.programs.parent, self.logs, self.root / "data"):
-            folder.mkdir(parents=True, exist_ok=True)
+        """Make the folders that hold no program's own data; what is in them is nobody else's."""
+        for folder in (self.programs.parent, self.logs, self.root / "data"):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
 def write_atomically(path: Path, text: str, mode: int = 0o600) -> None:
@@ -95,7 +95,7 @@ def write_atomically(path: Path, text: str, mode: int = 0o600) -> None:
 @contextmanager
 def exclusive(lock: Path) -> Iterator[None]:
     """Hold a lock file; the kernel frees it when the process ends, however it ends."""
-    lock.parent.mkdir(parents=True, exist_ok=True)
+    lock.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with lock.open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
