@@ -7,13 +7,25 @@ multiplied exactly, and the sum of a line is rounded once, half to even, to the 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from decimal import Context, Decimal, Inexact, InvalidOperation, Overflow, Rounded, localcontext
+from decimal import (
+    Context,
+    Decimal,
+    DecimalException,
+    Inexact,
+    InvalidOperation,
+    Overflow,
+    Rounded,
+    localcontext,
+)
 from typing import Any
 
 from libs.contracts.billing import GraduatedPrice, Tier
-from libs.money import multiply, round_half_even
+from libs.money import AmountOutOfRangeError, multiply, round_half_even
 
 ROUNDING = "half_even"
+
+LINE_MINOR_MAX = 10**15
+"""No line is dearer, so that an invoice of many lines still fits 63 bits."""
 
 # Exact or an error: the default context would silently cut at 28 digits.
 _EXACT = Context(prec=250, traps=[InvalidOperation, Overflow, Inexact, Rounded])
@@ -74,13 +86,19 @@ def rate(price: GraduatedPrice, quantity: Decimal) -> Rated:
     """Rate the quantity of a whole period.
 
     Raises:
-        AmountOutOfRangeError: a number has over 60 digits or the amount is beyond 63 bits.
+        AmountOutOfRangeError: a number has over 60 digits or the amount is over LINE_MINOR_MAX.
     """
-    with localcontext(_EXACT):
-        billable = max(quantity - price.included, Decimal(0))
-        tiers = _fill(price.tiers, billable)
-        exact = sum((tier.amount_minor for tier in tiers), Decimal(0))
-    return Rated(quantity, price.included, billable, tiers, exact, round_half_even(exact))
+    try:
+        with localcontext(_EXACT):
+            billable = max(quantity - price.included, Decimal(0))
+            tiers = _fill(price.tiers, billable)
+            exact = sum((tier.amount_minor for tier in tiers), Decimal(0))
+    except DecimalException as error:
+        raise AmountOutOfRangeError("the quantity has too many digits to be rated") from error
+    amount_minor = round_half_even(exact)
+    if amount_minor > LINE_MINOR_MAX:
+        raise AmountOutOfRangeError(f"a line costs at most {LINE_MINOR_MAX} minor units")
+    return Rated(quantity, price.included, billable, tiers, exact, amount_minor)
 
 
 def _fill(tiers: Sequence[Tier], billable: Decimal) -> tuple[RatedTier, ...]:

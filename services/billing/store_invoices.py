@@ -219,7 +219,8 @@ async def add_up(tx: Tx, invoice_id: UUID) -> int:
 async def set_command(tx: Tx, invoice_id: UUID, command_id: UUID) -> None:
     """The request to complete this invoice has been made."""
     await tx.execute(
-        "update invoice set command_id = $4 where tenant_id = $1 and mode = $2 and id = $3",
+        "update invoice set command_id = $4, completion_error = null "
+        "where tenant_id = $1 and mode = $2 and id = $3",
         tx.tenant_id,
         tx.mode,
         invoice_id,
@@ -238,6 +239,18 @@ async def set_completion_error(tx: Tx, command_id: UUID, error: str) -> bool:
         error,
     )
     return changed == 1
+
+
+async def hold_back(tx: Tx, invoice_id: UUID, error: str) -> None:
+    """Note why a draft is not completed yet."""
+    await tx.execute(
+        "update invoice set completion_error = $4 "
+        "where tenant_id = $1 and mode = $2 and id = $3 and status = 'draft'",
+        tx.tenant_id,
+        tx.mode,
+        invoice_id,
+        error,
+    )
 
 
 async def finalize(tx: Tx, invoice_id: UUID, number: str, finalized_at: datetime) -> None:

@@ -9,11 +9,15 @@ from libs.contracts.metering import PeriodUsage
 from libs.db.pool import Row, Tx
 from libs.ids import new_id
 from libs.messaging.outbox import emit
-from services.billing import plans, store_customers
+from libs.money import AmountOutOfRangeError
+from services.billing import plans, store_customers, store_invoices
 from services.billing import store_usage as store
 from services.billing.rating import rate
 
 log = structlog.get_logger()
+
+NOT_RATEABLE = "usage_not_rateable"
+"""`completion_error` of an invoice whose usage costs more than money can be."""
 
 
 def metered_prices(plan: PlanPublished) -> dict[str, GraduatedPrice]:
@@ -74,8 +78,8 @@ async def _plan_of_period(tx: Tx, invoice: Row, subscription: Row) -> PlanPublis
 async def take(tx: Tx, fact: PeriodUsage) -> Row | None:
     """Keep an answer of metering and rate it; the closure it belongs to when something changed.
 
-    Raises:
-        AmountOutOfRangeError: the amount is beyond what money can be; somebody must look.
+    A quantity beyond what money can be is not rated: the draft stays held and says why, until a
+    later revision brings a sane one.
     """
     new = await store.add_usage(
         tx, fact.closure_id, fact.meter, fact.revision, fact.quantity, fact.event_count
@@ -92,7 +96,12 @@ async def take(tx: Tx, fact: PeriodUsage) -> Row | None:
     if price is None:
         log.warning("usage_of_unpriced_meter", closure_id=str(fact.closure_id), meter=fact.meter)
         return None
-    rated = rate(price, fact.quantity)
+    try:
+        rated = rate(price, fact.quantity)
+    except AmountOutOfRangeError:
+        log.exception("usage_not_rateable", closure_id=str(fact.closure_id), meter=fact.meter)
+        await store_invoices.hold_back(tx, closure["invoice_id"], NOT_RATEABLE)
+        return None
     explanation = rated.explanation() | {
         "revision": fact.revision,
         "event_count": fact.event_count,

@@ -4,20 +4,20 @@ from decimal import Decimal
 from fractions import Fraction
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from libs.contracts.billing import GraduatedPrice, Tier
 from libs.ids import new_id
+from libs.money import AmountOutOfRangeError
 from services.billing.completion import share_out
 from services.billing.rating import plain, rate
 
 
 def decimals(whole_digits: int, places: int) -> st.SearchStrategy[Decimal]:
     scaled = st.integers(0, 10 ** (whole_digits + places) - 1)
-    return st.builds(
-        lambda number, shift: Decimal(number).scaleb(-shift), scaled, st.integers(0, places)
-    )
+    return scaled.map(lambda number: Decimal(number).scaleb(-places))
 
 
 @st.composite
@@ -87,6 +87,14 @@ def test_a_tie_goes_to_the_even_minor_unit() -> None:
     tier = Tier(up_to=None, unit_amount_minor=Decimal("0.5"))
     price = GraduatedPrice(price_id=new_id(), meter="m", included=Decimal(0), tiers=(tier,))
     assert [rate(price, Decimal(n)).amount_minor for n in (1, 3, 5)] == [0, 2, 2]
+
+
+@pytest.mark.parametrize("quantity", ["1e40", "1e300", "1e999999", "123456789e50"])
+def test_an_amount_beyond_money_is_refused_not_cut(quantity: str) -> None:
+    tier = Tier(up_to=None, unit_amount_minor=Decimal("0.000000000001"))
+    price = GraduatedPrice(price_id=new_id(), meter="m", included=Decimal("0.1"), tiers=(tier,))
+    with pytest.raises(AmountOutOfRangeError):
+        rate(price, Decimal(quantity))
 
 
 def test_usage_below_zero_costs_nothing() -> None:

@@ -234,6 +234,22 @@ async def test_a_total_that_stripe_does_not_confirm_is_not_booked(
         assert await tx.fetchval("select reason from parked_key") == "InvoiceTotalMismatchError"
 
 
+async def test_usage_beyond_money_holds_the_draft_and_says_so(
+    billing: Database, log: MemoryLog
+) -> None:
+    story = await begin(billing, log, usage=[{"storage": ["9" * 40]}])
+    await story.tell_all()
+    assert not story.told(CompleteInvoice)
+    errors = await story.rows("select completion_error from invoice where status = 'draft'")
+    assert [row["completion_error"] for row in errors] == ["usage_not_rateable"]
+    async with billing.maintenance() as tx:
+        assert await tx.fetchval("select count(*) from parked_key") == 0
+    (closure,) = story.told(UsagePeriodClosed)
+    story.measured(closure.data, "storage", 2, "10")
+    await story.tell_all()
+    assert story.told(InvoiceFinalized)[1].data.total_minor == FLAT_MINOR + STORAGE_MINOR
+
+
 async def test_a_refused_command_shows_on_the_invoice_until_it_succeeds(
     billing: Database, log: MemoryLog
 ) -> None:
