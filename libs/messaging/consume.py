@@ -21,7 +21,9 @@ from faststream.kafka.message import FAKE_CONSUMER
 from libs.contracts.topics import Topic
 from libs.db.pool import Database
 from libs.db.tenant import NOBODY
+from libs.messaging import stops
 from libs.messaging.apply import RETRIED, Applier, ConsumerStoppedError
+from libs.messaging.drain import drain_released
 from libs.messaging.fence import (
     Breach,
     Fence,
@@ -31,7 +33,6 @@ from libs.messaging.fence import (
     load_fences,
     move_fences,
 )
-from libs.messaging.parked import leave_queue, next_parked, released_keys
 from libs.messaging.records import Record, from_kafka
 from libs.observability.health import Check
 from libs.observability.metrics import CONSUMER_LAG_RECORDS, CONSUMER_STOPPED, FENCE_REFUSED
@@ -44,7 +45,6 @@ MAX_POLL_INTERVAL_MS = 300_000
 MAX_PAUSE_SECONDS = 15.0
 WATCH_SECONDS = 1.0
 STUCK_SECONDS = 60.0
-DRAIN_RECORDS = 100
 
 
 class StuckError(RuntimeError):
@@ -78,6 +78,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
         self._assigned: set[TopicPartition] | None = None
         self._unplaced: set[TopicPartition] = set()
         self.positions: dict[TopicPartition, int] = {}
+        self._hinted: dict[TopicPartition, int] = {}
         self._refused: dict[TopicPartition, str] = {}
         self._stopped: str | None = None
         self._trouble: str | None = None
@@ -142,7 +143,9 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
                 if self._assigned is not None:
                     await self._load_stop()
                     await self._place()
+                    await self._follow_fences()
                     await self.drain()
+                    await self._hint_again()
                     await self._measure_lag(loop.time())
             except (KafkaError, *RETRIED) as error:
                 self._trouble = f"{type(error).__name__}: {error}"[:200]
@@ -211,8 +214,11 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
         """Tell Kafka where we stand; nothing depends on it but lag tools."""
         if self._client is None:
             return
+        offsets = {p: self.positions[p] for p in places if p in self.positions}
+        self._hinted |= dict.fromkeys(offsets, -1)
         try:
-            await self._client.commit({p: self.positions[p] for p in places if p in self.positions})
+            await self._client.commit(offsets)
+            self._hinted |= offsets
         except (KafkaError, ValueError) as error:
             log.info("offset_hint_failed", consumer=self.name, error=type(error).__name__)
 
@@ -271,52 +277,33 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
             self._client.resume(place)
 
     async def drain(self) -> None:
-        """Apply the queues of released keys in order, a bounded piece per transaction."""
+        """Apply the queues of released keys in this worker's partitions."""
         async with self._lock:
-            places = [(place.topic, place.partition) for place in self.positions]
-            async with self._database.maintenance() as tx:
-                released = await released_keys(tx, self.name, places)
-            for topic, key in released:
-                await self._drain_key(topic, key)
+            await drain_released(self._database, self.applier, set(self.positions))
 
-    async def _drain_key(self, topic: str, key: str) -> None:
-        """Drain one key; when its first record fails again it stays parked, unreleased."""
-        while True:
-            async with self._database.maintenance() as tx:
-                queue = await next_parked(tx, self.name, topic, key, DRAIN_RECORDS)
-            try:
-                async with self._database.transaction() as tx:
-                    place = TopicPartition(topic, queue[0][1].partition) if queue else None
-                    await load_fences(tx, self.name, [place] if place else [], lock=True)
-                    for _, record in queue:
-                        await self.applier.apply_parked(tx, record)
-                    await tx.enter(NOBODY)
-                    await tx.execute(f"set local role sluice_{self._database.service}_maintenance")
-                    freed = await leave_queue(tx, self.name, topic, key, [i for i, _ in queue])
-                    await tx.execute("set local role none")
-            except RETRIED:
-                raise
-            except Exception as error:  # noqa: BLE001 - a parked event may fail in any way again
-                log.warning(
-                    "parked_key_failed_again",
-                    consumer=self.name,
-                    topic=topic,
-                    key=key,
-                    error=f"{type(error).__name__}: {error}"[:500],
-                )
-                async with self._database.maintenance() as tx:
-                    await tx.execute(
-                        "update parked_key set released_at = null, detail = $4 "
-                        "where consumer = $1 and topic = $2 and key = $3",
-                        self.name,
-                        topic,
-                        key,
-                        f"{type(error).__name__}: {error}"[:2000],
+    async def _follow_fences(self) -> None:
+        """Go back where somebody moved a fence back, also on a partition without new records."""
+        async with self._lock:
+            async with self._database.transaction() as tx:
+                fences = await load_fences(tx, self.name, set(self.positions))
+            for place, fence in fences.items():
+                if fence.next_offset < self.positions.get(place, 0):
+                    log.warning(
+                        "fence_moved_back",
+                        consumer=self.name,
+                        topic=place.topic,
+                        partition=place.partition,
+                        next_offset=fence.next_offset,
                     )
-                return
-            if freed:
-                log.info("parked_key_freed", consumer=self.name, topic=topic, key=key)
-                return
+                    self.positions[place] = fence.next_offset
+                    self._client.seek(place, fence.next_offset)
+
+    async def _hint_again(self) -> None:
+        """Send the positions that Kafka has not been told, after a hint that failed."""
+        places = {p for p, at in self.positions.items() if self._hinted.get(p, at) != at}
+        if places:
+            async with self._lock:
+                await self._hint(places)
 
     async def _measure_lag(self, now: float) -> None:
         """Lag by topic; a log that ends before our position was re-created: refuse it."""
@@ -351,30 +338,15 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
             raise StuckError(f"{self.name}: {self._lag_records} records behind and no progress")
 
     async def _stop(self, detail: str) -> None:
-        """Remember that this consumer stopped itself, beyond restarts of the same code."""
+        """Stand still, beyond restarts of the same code."""
         log.critical("consumer_stopped", consumer=self.name, detail=detail[:500])
         self._stopped = detail
         CONSUMER_STOPPED.set(1)
-        async with self._database.transaction() as tx:
-            await tx.execute(
-                """
-                insert into consumer_stop (consumer, reason, detail, code_version)
-                values ($1, 'five permanent failures in a row', $2, $3)
-                on conflict (consumer) do update set detail = excluded.detail,
-                    code_version = excluded.code_version, stopped_at = now()
-                """,
-                self.name,
-                detail[:2000],
-                self._code_version,
-            )
+        await stops.remember(self._database, self.name, detail, self._code_version)
 
     async def _load_stop(self) -> None:
         """Stopped by this very code, and not lifted since? Then stay stopped."""
-        async with self._database.transaction() as tx:
-            row = await tx.fetchrow(
-                "select detail, code_version from consumer_stop where consumer = $1", self.name
-            )
-        stopped = row["detail"] if row and row["code_version"] == self._code_version else None
+        stopped = await stops.standing(self._database, self.name, self._code_version)
         if self._stopped is not None and stopped is None:
             self.applier.strikes = 0
             log.info("consumer_lifted", consumer=self.name)

@@ -109,6 +109,19 @@ async def release(database: Database, consumer: str, topic: str, key: str) -> bo
         )
 
 
+async def unrelease(database: Database, consumer: str, topic: str, key: str, detail: str) -> None:
+    """Keep a key parked whose first record failed again, with the new reason."""
+    async with database.maintenance() as tx:
+        await tx.execute(
+            "update parked_key set released_at = null, detail = $4 "
+            "where consumer = $1 and topic = $2 and key = $3",
+            consumer,
+            topic,
+            key,
+            detail[:2000],
+        )
+
+
 async def released_keys(
     tx: Tx, consumer: str, places: Iterable[tuple[str, int]]
 ) -> list[tuple[str, str]]:
