@@ -33,7 +33,8 @@ $(UV):
 	  --target .local/tools/uv uv==$(UV_VERSION)
 
 $(STAMP): pyproject.toml uv.lock | $(UV)
-	UV_PYTHON_DOWNLOADS=never $(UV) sync --python "$$(command -v $(PYTHON3))" --frozen --all-extras --quiet
+	UV_PYTHON_DOWNLOADS=never $(UV) sync --python "$$(command -v $(PYTHON3))" --frozen --all-extras \
+	  $$([[ -t 2 ]] || echo --quiet)
 	@touch $@
 
 demo: $(STAMP) ## Start everything and play a tenant's story, from sign-up to the balanced ledger

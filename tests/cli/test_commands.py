@@ -10,6 +10,8 @@ import pytest
 from deploy.local.folders import CACHE
 from deploy.local.jars import checksums, jar_folder
 from deploy.local.ports import scratch_port
+from deploy.local.process import identify
+from deploy.local.scratch import start_postgres
 from deploy.local.stack import Stack
 from libs.contracts.topics import PARTITIONS, TOPICS
 from tests.cli.conftest import Sluice
@@ -88,11 +90,14 @@ def test_reset_keeps_downloads_only(sluice: Sluice, local: Path) -> None:
     assert sorted(entry.name for entry in local.iterdir()) == ["cache", "tools"]
 
 
-@pytest.mark.kafka
-@pytest.mark.skipif(
+needs_kafka = pytest.mark.skipif(
     any(not (jar_folder(CACHE) / name).exists() for name in checksums()),
     reason="Kafka's jars are not fetched yet; `make up` fetches them",
 )
+
+
+@pytest.mark.kafka
+@needs_kafka
 def test_a_stack_from_start_to_end(sluice: Sluice, local: Path) -> None:
     """Real Kafka and Postgres with every role, schema and topic, but no service."""
     stack = Stack(local, services=[], port_base=scratch_port())
@@ -122,3 +127,24 @@ def test_a_stack_from_start_to_end(sluice: Sluice, local: Path) -> None:
     assert stack.environment() == secrets
     assert sluice("reset", "--yes").returncode == 0
     assert not (local / "data").exists()
+
+
+@pytest.mark.kafka
+@needs_kafka
+def test_a_postgres_of_the_users_is_used_and_left_running(
+    sluice: Sluice, local: Path, tmp_path: Path
+) -> None:
+    mine = start_postgres(tmp_path / "mine")
+    try:
+        given = {"SLUICE_POSTGRES": mine.dsn}
+        stack = Stack(local, services=[], port_base=scratch_port(), process_environment=given)
+        stack.up()
+        state = stack.state()
+        assert state is not None
+        assert "postgres" not in {program.name for program in state.programs}
+        assert stack.environment()["SLUICE_POSTGRES"] == mine.dsn
+        assert sluice("status").returncode == 0
+        stack.down()
+        assert identify(mine.pid) is not None
+    finally:
+        mine.stop()
