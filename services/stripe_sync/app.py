@@ -1,0 +1,72 @@
+"""Composition root of stripe_sync."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from functools import partial
+
+from fastapi import FastAPI
+
+from libs.db.pool import open_database
+from libs.directory.consume import consumers_of
+from libs.directory.local import Directory
+from libs.messaging.broker import Runtime
+from libs.observability.health import Health
+from libs.settings import load
+from libs.web.auth import Gate
+from libs.web.serve import create_app, serve
+from services.stripe_sync import jobs, routes
+from services.stripe_sync.client import open_identities
+from services.stripe_sync.customers import CustomerLinks
+from services.stripe_sync.handlers import HANDLERS
+from services.stripe_sync.settings import Settings
+
+
+def build() -> FastAPI:
+    """Stripe on one side, our topics on the other."""
+    settings = load(Settings)
+    health = Health()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
+        database = await open_database(settings.postgres_dsn, settings.service, max_connections=16)
+        directory = Directory(database)
+        async with open_identities(
+            settings.stripe_key,
+            settings.stripe_mode,
+            base=settings.stripe_base,
+            api_version=settings.stripe_api_version,
+            timeout_seconds=settings.request_timeout_seconds,
+        ) as identities:
+            app.state.database, app.state.directory = database, directory
+            app.state.gate = Gate(database, directory, settings.key_pepper_bytes)
+            app.state.settings, app.state.identities = settings, identities
+            app.state.links = CustomerLinks(database)
+            runtime = Runtime(database, settings.kafka, health)
+            runtime.add_consumers(consumers_of(database, settings.kafka, HANDLERS, parks=True))
+            runtime.add_relay()
+            runtime.add_job(
+                "refresh_dirty",
+                partial(jobs.refresh_dirty, database, directory, identities),
+                every_seconds=0.2,
+            )
+            runtime.add_job(
+                "carry_out_commands",
+                partial(jobs.carry_out_commands, database, identities),
+                every_seconds=0.2,
+            )
+            runtime.add_job(
+                "move_clocks", partial(jobs.move_clocks, database, identities), every_seconds=0.2
+            )
+            runtime.add_job(
+                "ask_for_transactions",
+                partial(jobs.ask_for_transactions, database, identities),
+                every_seconds=settings.transactions_every_seconds,
+            )
+            async with runtime.running():
+                yield
+
+    return create_app("Stripe sync", health=health, routers=[routes.router], lifespan=lifespan)
+
+
+if __name__ == "__main__":
+    serve(build, load(Settings))

@@ -1,0 +1,200 @@
+"""Commands to Stripe: a row, calls under `<command id>:<step>`, and what came of it.
+
+Each step looks at Stripe before it acts, so a command can be taken up at any point by any process,
+also after Stripe has forgotten the idempotency keys.
+"""
+
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import timedelta
+from uuid import UUID
+
+import structlog
+
+from libs.clock import utc_now
+from libs.contracts.billing import CommandLine, CompleteInvoice
+from libs.contracts.envelope import Envelope
+from libs.contracts.stripe_sync import PLATFORM_ACCOUNT, StripeCommandFailed
+from libs.db.pool import TRANSIENT_ERRORS, Cause, Database, Row, Tx
+from libs.messaging.outbox import emit
+from libs.money import Money, MoneyError, from_stripe, to_stripe
+from services.stripe_sync import fetching, store_marks, store_work
+from services.stripe_sync.client import (
+    Identities,
+    Json,
+    StripeApi,
+    StripeCallError,
+    StripeRefusedError,
+)
+from services.stripe_sync.concurrency import all_of
+from services.stripe_sync.lease import leased
+from services.stripe_sync.objects import id_of, line_id_of
+
+log = structlog.get_logger()
+
+COMPLETE_INVOICE = "complete_invoice"
+BATCH_COMMANDS = 20
+PAUSE_SECONDS_MIN, PAUSE_SECONDS_MAX = 0.5, 600.0
+DESCRIPTION_LENGTH_MAX = 500
+
+
+async def take_complete_invoice(tx: Tx, event: Envelope[CompleteInvoice]) -> None:
+    """Enter the command; a worker carries it out."""
+    await store_work.insert_command(
+        tx,
+        event.data.command_id,
+        COMPLETE_INVOICE,
+        event.data.model_dump(mode="json"),
+        event,
+    )
+
+
+@dataclass(frozen=True)
+class CommandWorker:
+    """Carries out commands on the platform's account."""
+
+    database: Database
+    identities: Identities
+
+    async def run_once(self) -> int:
+        """Carry out what is due; how many commands were taken up."""
+        async with self.database.maintenance() as tx:
+            commands = await store_work.due_commands(tx, utc_now(), BATCH_COMMANDS)
+        await all_of(self._carry_out_leased(row) for row in commands)
+        return len(commands)
+
+    async def _carry_out_leased(self, row: Row) -> None:
+        async with leased(self.database, f"command:{row['command_id']}") as lease:
+            if lease is None:
+                return
+            try:
+                await self._carry_out(row)
+            except TRANSIENT_ERRORS:
+                raise
+            except Exception as error:  # noqa: BLE001 - one odd command must not hold up the others
+                detail = f"{type(error).__name__}: {error}"
+                log.error("stripe_command_odd", command=str(row["command_id"]), error=detail)  # noqa: TRY400
+                await self._later(row, detail)
+
+    async def _carry_out(self, row: Row) -> None:
+        api = self.identities.of(PLATFORM_ACCOUNT, row["mode"])
+        if api is None:
+            await self._later(row, "no Stripe key for this mode is configured")
+            return
+        command = CompleteInvoice.model_validate(row["payload"])
+        try:
+            await complete_invoice(api, row["tenant_id"], command)
+        except (StripeRefusedError, MoneyError) as error:
+            await self._fail(row, command, error)
+        except StripeCallError as error:
+            await self._later(row, str(error))
+        else:
+            async with self._transaction(row) as tx:
+                await store_work.end_command(tx, row["command_id"], "done", None)
+                await _refetch(tx, command)
+
+    async def _fail(self, row: Row, command: CompleteInvoice, error: Exception) -> None:
+        log.error("stripe_command_failed", command=str(row["command_id"]), error=str(error))
+        code = error.code if isinstance(error, StripeCallError) else type(error).__name__
+        async with self._transaction(row) as tx:
+            if await store_work.end_command(tx, row["command_id"], "failed", str(error)):
+                emit(
+                    tx,
+                    StripeCommandFailed(
+                        command_id=row["command_id"], code=code, detail=str(error)[:500]
+                    ),
+                    effective_at=row["effective_at"],
+                )
+                await _refetch(tx, command)
+
+    async def _later(self, row: Row, error: str) -> None:
+        pause = min(PAUSE_SECONDS_MIN * 2 ** row["attempts"], PAUSE_SECONDS_MAX)
+        until = utc_now() + timedelta(seconds=pause)
+        async with self._transaction(row) as tx:
+            await store_work.postpone_command(tx, row["command_id"], until, error)
+
+    def _transaction(self, row: Row) -> AbstractAsyncContextManager[Tx]:
+        cause = Cause(row["causation_id"], row["correlation_id"])
+        return self.database.tenant(row["tenant_id"], row["mode"], cause=cause)
+
+
+async def _refetch(tx: Tx, command: CompleteInvoice) -> None:
+    await store_marks.mark(tx, PLATFORM_ACCOUNT, [("invoice", command.stripe_invoice_id)])
+
+
+async def complete_invoice(api: StripeApi, tenant_id: UUID, command: CompleteInvoice) -> None:
+    """Add the lines that are missing, finalize, and have Stripe collect.
+
+    Raises:
+        StripeRefusedError: it cannot be done; for one, the draft went out without these lines.
+        StripeCallError: not now.
+    """
+    path = f"/v1/invoices/{command.stripe_invoice_id}"
+    invoice = await api.get("invoice.retrieve", path)
+    await fetching.complete_lines(api, invoice)
+    there = {line_id_of(line) for line in invoice["lines"]["data"]}
+    missing = [line for line in command.lines if line.line_id not in there]
+    if invoice["status"] == "draft":
+        for line in missing:
+            await _add_line(api, tenant_id, command, invoice, line)
+        invoice = await api.post(
+            "invoice.finalize",
+            f"{path}/finalize",
+            {"auto_advance": True},
+            idempotency_key=f"{command.command_id}:finalize",
+        )
+    elif missing:
+        raise StripeRefusedError(
+            "invoice_not_draft",
+            f"the invoice is {invoice['status']} and {len(missing)} lines are not on it",
+        )
+    await _collect(api, command, invoice)
+
+
+async def _add_line(
+    api: StripeApi, tenant_id: UUID, command: CompleteInvoice, invoice: Json, line: CommandLine
+) -> None:
+    params: Json = {
+        "customer": id_of(invoice["customer"]),
+        "invoice": command.stripe_invoice_id,
+        "amount": to_stripe(Money(line.amount_minor, command.currency)),
+        "currency": command.currency.lower(),
+        "description": line.description[:DESCRIPTION_LENGTH_MAX],
+        "metadata": {
+            "tenant_id": str(tenant_id),
+            "invoice_id": str(command.invoice_id),
+            "line_id": str(line.line_id),
+            "command_id": str(command.command_id),
+        },
+    }
+    if line.period_from is not None and line.period_to is not None:
+        params["period"] = {
+            "start": int(line.period_from.timestamp()),
+            "end": int(line.period_to.timestamp()),
+        }
+    await api.post(
+        "invoice_item.create",
+        "/v1/invoiceitems",
+        params,
+        idempotency_key=f"{command.command_id}:{line.line_id}",
+    )
+
+
+async def _collect(api: StripeApi, command: CompleteInvoice, invoice: Json) -> None:
+    """Pay what Stripe did not collect when it finalized.
+
+    A decline is the invoice's fate, not the command's: Stripe's own retries follow.
+    """
+    due = from_stripe(invoice["amount_remaining"], invoice["currency"]).amount_minor
+    automatic = invoice["collection_method"] == "charge_automatically"
+    if invoice["status"] != "open" or invoice["attempted"] or not due or not automatic:
+        return
+    try:
+        await api.post(
+            "invoice.pay",
+            f"/v1/invoices/{command.stripe_invoice_id}/pay",
+            {},
+            idempotency_key=f"{command.command_id}:pay",
+        )
+    except StripeRefusedError as error:
+        log.info("invoice_not_collected", invoice=command.stripe_invoice_id, code=error.code)

@@ -1,0 +1,122 @@
+"""One Stripe customer per customer and account, also when many ask at once."""
+
+import asyncio
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from libs.clock import utc_now
+from libs.contracts.envelope import Mode
+from libs.contracts.stripe_sync import StripeCustomerLinked
+from libs.db.pool import Database
+from libs.directory.local import Tenant, business_now
+from libs.messaging.outbox import emit
+from services.stripe_sync import store_checkout, store_objects
+from services.stripe_sync.client import Json, StripeApi
+
+NAME_LENGTH_MAX = 256
+
+
+@dataclass
+class CustomerLinks:
+    """Creates and remembers Stripe customers.
+
+    The request is frozen in a row before the first call, so that twins in any process send the
+    same parameters under the same idempotency key and get the same customer. The lock only saves
+    twins in this process the detour.
+    """
+
+    database: Database
+    _locks: dict[tuple[UUID, Mode], asyncio.Lock] = field(default_factory=dict)
+
+    async def ensure(
+        self, api: StripeApi, account: str, tenant: Tenant, mode: Mode, *, email: str | None
+    ) -> str:
+        """The Stripe customer of the tenant itself on this account.
+
+        In test mode it lives on a test clock of its own, which starts at the tenant's business
+        time.
+
+        Raises:
+            StripeCallError: Stripe did not answer or refused.
+        """
+        lock = self._locks.setdefault((tenant.id, mode), asyncio.Lock())
+        try:
+            async with lock:
+                return await self._ensure(api, account, tenant, mode, email)
+        finally:
+            if not lock.locked():
+                self._locks.pop((tenant.id, mode), None)
+
+    async def _ensure(
+        self, api: StripeApi, account: str, tenant: Tenant, mode: Mode, email: str | None
+    ) -> str:
+        customer_id = tenant.snapshot.self_customer_id
+        clock_time = business_now(tenant, mode) if mode == "test" else None
+        async with self.database.tenant(tenant.id, mode) as tx:
+            link = await store_checkout.reserve_link(
+                tx, account, customer_id, _request(tenant, email), clock_time, utc_now()
+            )
+        if link["stripe_customer_id"] is not None:
+            known: str = link["stripe_customer_id"]
+            return known
+        request: Json = link["request"]
+        if link["clock_time"] is not None:
+            clock_id = link["stripe_test_clock_id"] or await self._create_clock(
+                api, account, tenant.id, mode, customer_id, int(link["clock_time"].timestamp())
+            )
+            request = request | {"test_clock": clock_id}
+        customer = await api.post(
+            "customer.create",
+            "/v1/customers",
+            request,
+            idempotency_key=f"customer:{account}:{customer_id}",
+        )
+        async with self.database.tenant(tenant.id, mode) as tx:
+            await store_objects.claim(tx, account, customer["id"], customer_id)
+            if await store_checkout.complete_link(tx, account, customer_id, customer["id"]):
+                fact = StripeCustomerLinked(
+                    customer_id=customer_id, account=account, stripe_customer_id=customer["id"]
+                )
+                emit(tx, fact, effective_at=business_now(tenant, mode))
+        stripe_customer_id: str = customer["id"]
+        return stripe_customer_id
+
+    async def _create_clock(
+        self,
+        api: StripeApi,
+        account: str,
+        tenant_id: UUID,
+        mode: Mode,
+        customer_id: UUID,
+        frozen_time: int,
+    ) -> str:
+        clock = await api.post(
+            "test_clock.create",
+            "/v1/test_helpers/test_clocks",
+            {"frozen_time": frozen_time, "name": f"tenant {tenant_id}"},
+            idempotency_key=f"clock:{account}:{customer_id}",
+        )
+        clock_id: str = clock["id"]
+        async with self.database.tenant(tenant_id, mode) as tx:
+            await store_checkout.set_clock(tx, account, customer_id, clock_id)
+        return clock_id
+
+
+def _request(tenant: Tenant, email: str | None) -> Json:
+    """What Stripe is told of a customer (requirement P3)."""
+    snapshot = tenant.snapshot
+    address = snapshot.billing_email or email
+    metadata = {
+        "tenant_id": str(tenant.id),
+        "tenant_type": snapshot.tenant_type,
+        "customer_id": str(snapshot.self_customer_id),
+        "name": snapshot.name[:NAME_LENGTH_MAX],
+    }
+    if address:
+        metadata["billing_email"] = address
+    request: Json = {
+        "name": snapshot.name[:NAME_LENGTH_MAX],
+        "preferred_locales": [snapshot.locale],
+        "metadata": metadata,
+    }
+    return request | ({"email": address} if address else {})

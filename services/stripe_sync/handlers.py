@@ -1,0 +1,37 @@
+"""One function per consumed event: mark or enter, never call."""
+
+from libs.contracts.billing import CompleteInvoice, PlanPublished
+from libs.contracts.envelope import Envelope, Fact
+from libs.contracts.gateway import StripeEventReceived
+from libs.contracts.tenants import ClockAdvanceRequested
+from libs.db.pool import Tx
+from libs.messaging.apply import Handler
+from services.stripe_sync import clocks, commands, marks, plans
+
+
+async def on_stripe_event(event: Envelope[StripeEventReceived], tx: Tx) -> None:
+    """Something changed at Stripe: fetch it."""
+    await marks.take_event(tx, event)
+
+
+async def on_plan_published(event: Envelope[PlanPublished], tx: Tx) -> None:
+    """A plan can be bought."""
+    await plans.take_plan(tx, event.data)
+
+
+async def on_complete_invoice(event: Envelope[CompleteInvoice], tx: Tx) -> None:
+    """Billing wants a held draft completed."""
+    await commands.take_complete_invoice(tx, event)
+
+
+async def on_clock_advance_requested(event: Envelope[ClockAdvanceRequested], tx: Tx) -> None:
+    """An operator wants a test clock moved."""
+    await clocks.take_request(tx, event)
+
+
+HANDLERS: dict[type[Fact], Handler] = {
+    StripeEventReceived: on_stripe_event,
+    PlanPublished: on_plan_published,
+    CompleteInvoice: on_complete_invoice,
+    ClockAdvanceRequested: on_clock_advance_requested,
+}

@@ -1,0 +1,76 @@
+"""What a webhook makes dirty. Nothing of the event's snapshot is believed but ids."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from libs.contracts.envelope import Envelope
+from libs.contracts.gateway import StripeEventReceived
+from libs.db.pool import Tx
+from services.stripe_sync import store_marks
+from services.stripe_sync.objects import id_of
+
+BALANCE = ("balance", "balance")
+"""Not an object of Stripe's: list the balance transactions since the last time."""
+
+MIRRORED = frozenset({"customer", "product", "price", "subscription", "invoice", "charge"})
+
+MOVES_MONEY = (
+    "application_fee.",
+    "charge.dispute.",
+    "charge.refund",
+    "payout.",
+    "refund.",
+    "topup.",
+    "transfer.",
+)
+"""Events after which the balance may have changed by more than a charge."""
+
+_REFERENCES: Mapping[str, tuple[tuple[str, str], ...]] = {
+    "checkout.session": (
+        ("customer", "customer"),
+        ("subscription", "subscription"),
+        ("invoice", "invoice"),
+    ),
+    "dispute": (("charge", "charge"),),
+    "invoice_payment": (("invoice", "invoice"),),
+    "payment_intent": (("latest_charge", "charge"),),
+    "refund": (("charge", "charge"),),
+}
+"""Objects that are not mirrored, and the fields that lead to those that are."""
+
+_ID = re.compile(r"[A-Za-z0-9_]{1,255}")
+
+
+async def take_event(tx: Tx, event: Envelope[StripeEventReceived]) -> None:
+    """Mark what the event is about."""
+    await store_marks.mark(tx, event.data.account, dirty_objects(event.data))
+
+
+def dirty_objects(event: StripeEventReceived) -> list[tuple[str, str]]:
+    """(type, id) of everything to fetch because of an event."""
+    found = []
+    if event.object_type in MIRRORED and event.object_id:
+        found.append((event.object_type, event.object_id))
+    found += _referred(_subject(event.payload), _REFERENCES.get(event.object_type or "", ()))
+    found = [(kind, object_id) for kind, object_id in found if _ID.fullmatch(object_id)]
+    if event.event_type.startswith(MOVES_MONEY):
+        found.append(BALANCE)
+    return list(dict.fromkeys(found))
+
+
+def _referred(subject: Mapping[str, Any], fields: Any) -> Iterator[tuple[str, str]]:
+    for field, kind in fields:
+        object_id = id_of(subject.get(field))
+        if object_id is not None:
+            yield kind, object_id
+
+
+def _subject(payload: str | None) -> Mapping[str, Any]:
+    """The event's object; empty where it did not travel or is odd: then the object says nothing."""
+    try:
+        subject = json.loads(payload or "{}").get("data", {}).get("object", {})
+    except (ValueError, AttributeError, RecursionError):
+        return {}
+    return subject if isinstance(subject, Mapping) else {}

@@ -1,0 +1,245 @@
+"""The worker of one Stripe account: fetch what is dirty, put it into the mirror, say what changed.
+
+Only the holder of the account's lease writes the mirror, one object at a time, so a state fetched
+earlier never overwrites a later one. Fetching happens outside any transaction; replacing, the
+difference, the outbox and taking the mark away are one.
+"""
+
+import asyncio
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import UUID
+
+import structlog
+
+from libs.clock import utc_now
+from libs.contracts.envelope import Fact, Mode
+from libs.db.pool import TRANSIENT_ERRORS, Database, Tx
+from libs.db.tenant import Scope
+from libs.directory.local import Directory, business_now
+from libs.messaging.outbox import emit
+from services.stripe_sync import fetching, store_marks, store_objects
+from services.stripe_sync.client import Json, StripeApi, StripeTransientError
+from services.stripe_sync.concurrency import all_of
+from services.stripe_sync.lease import Lease, LeaseLostError, hold, leased, renew
+from services.stripe_sync.marks import BALANCE
+from services.stripe_sync.objects import invoice_fact, invoice_time, subscription_fact
+from services.stripe_sync.owners import UnknownOwnerError, resolve
+from services.stripe_sync.payments import record_charge
+from services.stripe_sync.store_marks import Dirty
+from services.stripe_sync.store_objects import Owner
+from services.stripe_sync.transactions import list_transactions
+
+log = structlog.get_logger()
+
+BATCH_OBJECTS = 32
+AT_ONCE_MAX = 8
+RUN_SECONDS_MAX = 20.0
+PAUSE_SECONDS_MIN, PAUSE_SECONDS_MAX = 0.5, 600.0
+
+ENDS_THE_RUN: tuple[type[BaseException], ...] = (LeaseLostError, *TRANSIENT_ERRORS)
+
+
+@dataclass(frozen=True)
+class AccountWorker:
+    """One account in one mode, with what is needed to refresh its mirror."""
+
+    database: Database
+    directory: Directory
+    api: StripeApi
+    account: str
+    mode: Mode
+
+    async def run_once(self) -> int:
+        """Fetch what is due, for a bounded time; how many objects were handled."""
+        handled = 0
+        if not await self._due(1):
+            return handled
+        async with leased(self.database, f"account:{self.account}:{self.mode}") as lease:
+            ends = utc_now() + timedelta(seconds=RUN_SECONDS_MAX)
+            while lease is not None and utc_now() < ends and await renew(self.database, lease):
+                batch = await self._due(BATCH_OBJECTS)
+                if not batch:
+                    break
+                try:
+                    await self._refresh_all(lease, batch)
+                except LeaseLostError as lost:
+                    log.warning("lease_lost", detail=str(lost))
+                    break
+                handled += len(batch)
+        return handled
+
+    async def _due(self, limit: int) -> list[Dirty]:
+        async with self.database.maintenance() as tx:
+            return await store_marks.due(tx, self.account, self.mode, utc_now(), limit)
+
+    async def _refresh_all(self, lease: Lease, batch: list[Dirty]) -> None:
+        slots = asyncio.Semaphore(AT_ONCE_MAX)
+
+        async def one(dirty: Dirty) -> None:
+            async with slots:
+                await self._refresh(lease, dirty)
+
+        await all_of(map(one, batch))
+
+    async def _refresh(self, lease: Lease, dirty: Dirty) -> None:
+        """Handle one object; what cannot be done now is tried again, later each time."""
+        try:
+            if (dirty.object_type, dirty.object_id) == BALANCE:
+                await list_transactions(
+                    self.database, self.directory, self.api, self.account, self.mode
+                )
+                await self._answered(lease, dirty)
+            else:
+                await self._replace(lease, dirty)
+        except ENDS_THE_RUN:
+            raise
+        except (StripeTransientError, UnknownOwnerError, fetching.IncompleteError) as error:
+            await self._later(lease, dirty, error)
+        except Exception as error:  # noqa: BLE001 - one odd object must not hold up its account
+            log.error(  # noqa: TRY400 - the stack says nothing that the words do not
+                "stripe_object_not_mirrored",
+                account=self.account,
+                object_type=dirty.object_type,
+                object_id=dirty.object_id,
+                error=f"{type(error).__name__}: {error}",
+            )
+            await self._later(lease, dirty, error)
+
+    async def _replace(self, lease: Lease, dirty: Dirty) -> None:
+        """Fetch the latest, find its owner, then mirror, difference, facts and marks in one."""
+        kind, object_id = dirty.object_type, dirty.object_id
+        fetched = await fetching.fetch(self.api, kind, object_id)
+        owner = await resolve(
+            self.database,
+            self.directory,
+            self.account,
+            self.mode,
+            object_id,
+            fetched.raw if fetched else None,
+            hint=dirty.marks[0][0],
+            attempts=dirty.attempts,
+        )
+        now = await self._business_now(owner.tenant_id)
+        async with self.database.tenant(owner.tenant_id, self.mode) as tx:
+            await hold(tx, lease)
+            await store_objects.claim(tx, self.account, object_id, owner.customer_id)
+            if fetched is None:
+                await self._mark_deleted(tx, kind, object_id)
+            else:
+                await self._mirror(tx, kind, fetched, owner, now)
+            if fetched is None or fetched.incomplete is None:
+                await self._clear(tx, dirty)
+        if fetched is not None and fetched.incomplete is not None:
+            raise fetching.IncompleteError(fetched.incomplete)
+
+    async def _mirror(
+        self, tx: Tx, kind: str, fetched: fetching.Fetched, owner: Owner, now: datetime
+    ) -> None:
+        raw = fetched.raw
+        before = await store_objects.read_object(tx, self.account, kind, fetched.object_id)
+        version = before["version"] if before else 0
+        said = before["fact"] if before else None
+        fact = self._fact(kind, raw, owner, version + 1)
+        fact_json = fact.model_dump(mode="json", exclude={"version"}) if fact else None
+        changed = fact_json is not None and fact_json != said
+        if before is None or changed or before["raw"] != raw:
+            await store_objects.write_object(
+                tx,
+                self.account,
+                kind,
+                fetched.object_id,
+                raw=raw,
+                fact=fact_json if changed else said,
+                version=version + 1 if changed else version,
+                deleted=bool(raw.get("deleted")),
+                fetched_at=utc_now(),
+            )
+        if fact is not None and changed:
+            at = max(now, invoice_time(raw)) if kind == "invoice" else now
+            emit(tx, fact, effective_at=at)
+        if kind == "charge":
+            await record_charge(
+                tx,
+                self.account,
+                raw,
+                owner.customer_id or await self._stranger(),
+                owner,
+                invoice_id=fetched.invoice_id,
+                effective_at=now,
+            )
+        await self._mark_related(tx, fetched)
+
+    def _fact(self, kind: str, raw: Json, owner: Owner, version: int) -> Fact | None:
+        """What is said of an object; nothing of those that are no customer's of ours."""
+        if owner.customer_id is None or raw.get("deleted"):
+            return None
+        if kind == "subscription":
+            return subscription_fact(
+                raw, account=self.account, customer_id=owner.customer_id, version=version
+            )
+        if kind == "invoice":
+            return invoice_fact(
+                raw, account=self.account, customer_id=owner.customer_id, version=version
+            )
+        return None
+
+    async def _mark_related(self, tx: Tx, fetched: fetching.Fetched) -> None:
+        """Fetch the charges of an invoice too, unless they are known to their end."""
+        for charge_id in fetched.charge_ids:
+            if not await store_objects.has_complete_payment(tx, self.account, charge_id):
+                await store_marks.mark(tx, self.account, [("charge", charge_id)])
+
+    async def _mark_deleted(self, tx: Tx, kind: str, object_id: str) -> None:
+        """What Stripe no longer has stays in the mirror, marked."""
+        before = await store_objects.read_object(tx, self.account, kind, object_id)
+        if before is not None and not before["deleted"]:
+            await store_objects.write_object(
+                tx,
+                self.account,
+                kind,
+                object_id,
+                raw=before["raw"],
+                fact=before["fact"],
+                version=before["version"],
+                deleted=True,
+                fetched_at=utc_now(),
+            )
+
+    async def _stranger(self) -> UUID | None:
+        """Money on the platform's account from nobody we know is booked on the platform itself."""
+        platform = await self.directory.platform()
+        return platform.snapshot.self_customer_id if platform else None
+
+    async def _business_now(self, tenant_id: UUID) -> datetime:
+        tenant = await self.directory.by_id(tenant_id)
+        return business_now(tenant, self.mode) if tenant else utc_now()
+
+    async def _clear(self, tx: Tx, dirty: Dirty) -> None:
+        for tenant_id, generation in dirty.marks:
+            await tx.enter(Scope((tenant_id,), self.mode))
+            await store_marks.clear(
+                tx, self.account, dirty.object_type, dirty.object_id, generation
+            )
+
+    async def _answered(self, lease: Lease, dirty: Dirty) -> None:
+        async with self.database.transaction() as tx:
+            await hold(tx, lease)
+            await self._clear(tx, dirty)
+
+    async def _later(self, lease: Lease, dirty: Dirty, error: Exception) -> None:
+        pause = min(PAUSE_SECONDS_MIN * 2**dirty.attempts, PAUSE_SECONDS_MAX)
+        until = utc_now() + timedelta(seconds=pause)
+        async with self.database.transaction() as tx:
+            await hold(tx, lease)
+            for tenant_id, generation in dirty.marks:
+                await tx.enter(Scope((tenant_id,), self.mode))
+                await store_marks.postpone(
+                    tx,
+                    self.account,
+                    dirty.object_type,
+                    dirty.object_id,
+                    generation,
+                    until,
+                    str(error),
+                )

@@ -1,0 +1,96 @@
+"""SQL of dirty marks: which objects are to be fetched."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from libs.db.pool import Tx
+
+
+@dataclass(frozen=True)
+class Dirty:
+    """An object to fetch, with every mark made on it so far.
+
+    Attributes:
+        marks: (tenant the webhook came under, generation of the mark).
+        attempts: fetches that led to nothing yet.
+    """
+
+    object_type: str
+    object_id: str
+    marks: tuple[tuple[UUID, int], ...]
+    attempts: int
+
+
+async def mark(tx: Tx, account: str, objects: Iterable[tuple[str, str]]) -> None:
+    """Mark objects, or mark them anew: a fetch under way does not answer this mark."""
+    await tx.executemany(
+        """
+        insert into dirty_object (tenant_id, mode, account, object_type, object_id, generation)
+        values ($1, $2, $3, $4, $5, nextval('dirty_generation'))
+        on conflict (tenant_id, mode, account, object_type, object_id) do update set
+            generation = excluded.generation, next_try_at = '-infinity', attempts = 0
+        """,
+        [(tx.tenant_id, tx.mode, account, kind, object_id) for kind, object_id in objects],
+    )
+
+
+async def due(tx: Tx, account: str, mode: str, now: datetime, limit: int) -> list[Dirty]:
+    """Objects whose turn it is, the longest waiting first; one entry for an object."""
+    rows = await tx.fetch(
+        """
+        select object_type, object_id, array_agg(tenant_id order by generation) as tenants,
+            array_agg(generation order by generation) as generations, max(attempts) as attempts
+        from dirty_object where account = $1 and mode = $2 and next_try_at <= $3
+        group by object_type, object_id order by min(generation) limit $4
+        """,
+        account,
+        mode,
+        now,
+        limit,
+    )
+    return [
+        Dirty(
+            row["object_type"],
+            row["object_id"],
+            tuple(zip(row["tenants"], row["generations"], strict=True)),
+            row["attempts"],
+        )
+        for row in rows
+    ]
+
+
+async def clear(tx: Tx, account: str, kind: str, object_id: str, generation: int) -> None:
+    """Take the mark of the tenant in scope away, unless it was made anew meanwhile."""
+    await tx.execute(
+        "delete from dirty_object where tenant_id = $1 and mode = $2 and account = $3 "
+        "and object_type = $4 and object_id = $5 and generation = $6",
+        tx.tenant_id,
+        tx.mode,
+        account,
+        kind,
+        object_id,
+        generation,
+    )
+
+
+async def postpone(
+    tx: Tx, account: str, kind: str, object_id: str, generation: int, until: datetime, error: str
+) -> None:
+    """Try again later, unless the mark was made anew meanwhile."""
+    await tx.execute(
+        """
+        update dirty_object set next_try_at = $7, attempts = attempts + 1, last_error = $8
+        where tenant_id = $1 and mode = $2 and account = $3 and object_type = $4
+            and object_id = $5 and generation = $6
+        """,
+        tx.tenant_id,
+        tx.mode,
+        account,
+        kind,
+        object_id,
+        generation,
+        until,
+        error[:500],
+    )
