@@ -1,0 +1,80 @@
+"""A client of the public API, as any outside program would write one."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import httpx
+
+T = TypeVar("T")
+
+SETTLE_SECONDS = 60.0
+POLL_SECONDS = 0.2
+
+
+class StoryError(Exception):
+    """A step of the story did not come out as it must; the message says what was expected."""
+
+
+class Api:
+    """One caller of one Sluice: an origin and a key."""
+
+    def __init__(self, origin: str, key: str, *, tenant: str | None = None) -> None:
+        headers = {"Authorization": f"Bearer {key}"}
+        if tenant is not None:
+            headers["X-Tenant-ID"] = tenant
+        self._http = httpx.AsyncClient(base_url=origin, headers=headers, timeout=30)
+
+    async def call(self, method: str, path: str, *, expect: int | None = None, **parts: Any) -> Any:
+        """The answer's JSON.
+
+        Raises:
+            StoryError: the status is not the expected one (by default any 2xx).
+        """
+        answer = await self._http.request(method, path, **parts)
+        well = answer.status_code == expect if expect else answer.is_success
+        if not well:
+            raise StoryError(f"{method} {path} answered {answer.status_code}: {answer.text[:400]}")
+        return answer.json() if answer.content else None
+
+    async def get(self, path: str, **query: Any) -> Any:
+        """GET; the answer's JSON."""
+        return await self.call("GET", path, params=query or None)
+
+    async def post(self, path: str, body: Any, *, expect: int | None = None) -> Any:
+        """POST; the answer's JSON. A 503 with Retry-After is tried again for a while."""
+        deadline = time.monotonic() + SETTLE_SECONDS
+        while True:
+            try:
+                return await self.call("POST", path, json=body, expect=expect)
+            except StoryError as error:
+                if " answered 503" not in str(error) or time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(1)
+
+    async def status_of(self, method: str, path: str, **parts: Any) -> int:
+        """Only the status of an answer."""
+        return (await self._http.request(method, path, **parts)).status_code
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+
+async def eventually(
+    what: str, probe: Callable[[], Awaitable[T | None]], *, seconds: float = SETTLE_SECONDS
+) -> T:
+    """Ask until the answer is there.
+
+    Raises:
+        StoryError: it is not there in time.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        found = await probe()
+        if found:
+            return found
+        if time.monotonic() > deadline:
+            raise StoryError(f"{what} did not happen within {seconds:.0f} s")
+        await asyncio.sleep(POLL_SECONDS)
