@@ -147,12 +147,23 @@ class PlanBody(_Part):
             raise ValueError(
                 "with collection `sluice` a plan has no prices for now; use collection `stripe`"
             )
+        if self.collection == "stripe" and self._bare:
+            raise ValueError(
+                "with collection `stripe` a plan has a flat price (it may be 0) or names an "
+                "existing Stripe price in `stripe_price_id`"
+            )
         if self.collection == "stripe" and not _stripe_counts_alike(self.currency):
             raise ValueError(
                 "Stripe cannot charge every amount of this currency; choose one with at most two "
                 "decimals"
             )
         return self
+
+    @property
+    def _bare(self) -> bool:
+        """Whether Stripe would have nothing to subscribe to."""
+        flat = any(isinstance(price, FlatPriceBody) for price in self.prices)
+        return not flat and self.stripe_price_id is None
 
     @property
     def meters(self) -> frozenset[str]:

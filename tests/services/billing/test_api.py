@@ -164,27 +164,30 @@ async def test_the_same_content_is_the_same_version_and_other_content_a_new_one(
 METERED = PRO["prices"][1]
 
 
+FLAT = PRO["prices"][0]
+
+
 def tiers(*ends: Any) -> dict[str, Any]:
     return METERED | {"tiers": [{"up_to": end, "unit_amount_minor": "1"} for end in ends]}
 
 
 IMPOSSIBLE: list[dict[str, Any]] = [
-    {"prices": [tiers("10", "10", None)]},
-    {"prices": [tiers("20", "10", None)]},
-    {"prices": [tiers("0", None)]},
-    {"prices": [tiers("10")]},
-    {"prices": [tiers(None, None)]},
-    {"prices": [tiers()]},
-    {"prices": [tiers(10, None)]},
-    {"prices": [tiers("1e3", None)]},
-    {"prices": [tiers("-5", None)]},
-    {"prices": [tiers("NaN", None)]},
-    {"prices": [tiers("\u0661\u0660", None)]},
-    {"prices": [tiers("9" * 16, None)]},
-    {"prices": [METERED | {"included": 1000}]},
-    {"prices": [METERED | {"included": 0.5}]},
-    {"prices": [METERED, METERED]},
-    {"prices": [METERED | {"surprise": 1}]},
+    {"prices": [FLAT, tiers("10", "10", None)]},
+    {"prices": [FLAT, tiers("20", "10", None)]},
+    {"prices": [FLAT, tiers("0", None)]},
+    {"prices": [FLAT, tiers("10")]},
+    {"prices": [FLAT, tiers(None, None)]},
+    {"prices": [FLAT, tiers()]},
+    {"prices": [FLAT, tiers(10, None)]},
+    {"prices": [FLAT, tiers("1e3", None)]},
+    {"prices": [FLAT, tiers("-5", None)]},
+    {"prices": [FLAT, tiers("NaN", None)]},
+    {"prices": [FLAT, tiers("\u0661\u0660", None)]},
+    {"prices": [FLAT, tiers("9" * 16, None)]},
+    {"prices": [FLAT, METERED | {"included": 1000}]},
+    {"prices": [FLAT, METERED | {"included": 0.5}]},
+    {"prices": [FLAT, METERED, METERED]},
+    {"prices": [FLAT, METERED | {"surprise": 1}]},
     {"prices": [{"kind": "flat", "amount_minor": -1}]},
     {"prices": [{"kind": "flat", "amount_minor": 1.5}]},
     {"prices": [{"kind": "flat", "amount_minor": "49"}]},
@@ -195,6 +198,7 @@ IMPOSSIBLE: list[dict[str, Any]] = [
     {"currency": "KWD"},
     {"interval": "week"},
     {"collection": "sluice"},
+    {"prices": [METERED]},
     {"key": "free"},
     {"key": "Pro Plan"},
     {"key": "../pro"},
@@ -218,10 +222,10 @@ async def test_a_plan_that_cannot_be_is_refused(api: Api) -> None:
 
 
 async def test_a_meter_must_exist(api: Api) -> None:
-    unknown = PRO | {"prices": [METERED | {"meter": "gigaflops"}]}
+    unknown = PRO | {"prices": [FLAT, METERED | {"meter": "gigaflops"}]}
     answer = await api.post("/api/v1/plans", api.operator, unknown)
     assert (answer.status_code, answer.json()["code"]) == (422, "unknown_meter")
-    assert answer.json()["fields"][0]["field"] == "body.prices.0.meter"
+    assert answer.json()["fields"][0]["field"] == "body.prices.1.meter"
     limited = PRO | {"limits": [{"meter": "gigaflops", "amount": "5", "kind": "hard"}]}
     answer = await api.post("/api/v1/plans", api.operator, limited)
     assert (answer.status_code, answer.json()["code"]) == (422, "unknown_meter")

@@ -22,6 +22,7 @@ from libs.contracts.stripe_sync import StripeCommandFailed
 from libs.db.pool import Database
 from libs.testing.databases import TestDatabase
 from libs.testing.memory_log import MemoryLog
+from services.billing import jobs
 
 USAGE = [{"api_calls": ["2600"], "storage": ["10"]}]
 # 1600 billable: 1000 at 0.5 and 600 at 0.25; 10 at 3.
@@ -67,6 +68,26 @@ async def test_a_tenant_begins_as_its_own_customer_on_free(
     assert subscription.data.period_from is None
     free = [event for event in log.events(PlanPublished) if event.data.key == "free"]
     assert [event.data.prices for event in free] == [()]
+
+
+async def test_the_free_plan_exists_once_per_mode_and_may_get_limits(
+    billing: Database, log: MemoryLog
+) -> None:
+    for _ in range(2):
+        await jobs.ensure_free_plans(billing)
+    limited = {"limits": [{"meter": "api_calls", "amount": "100", "kind": "hard"}]}
+    free = {"key": "free", "name": "Free", "interval": "month", "currency": "EUR"}
+    newer = await publish_plan(billing, free | {"collection": "sluice"} | limited)
+    story = await begin(billing, log)
+    await story.deliver("tenants")
+    told = [event for event in log.events(PlanPublished) if event.data.key == "free"]
+    assert [(event.mode, event.data.version) for event in told] == [
+        ("test", 1),
+        ("live", 1),
+        ("test", 2),
+    ]
+    (subscription,) = story.told(SubscriptionChanged)
+    assert subscription.data.plan_version_id == newer.plan_version_id
 
 
 async def test_buying_a_plan_moves_the_same_subscription(billing: Database, log: MemoryLog) -> None:
@@ -181,7 +202,8 @@ async def test_late_usage_is_corrected_on_the_next_invoice(
 async def test_a_correction_downwards_stays_due_where_the_invoice_is_too_small(
     billing: Database, log: MemoryLog
 ) -> None:
-    meters_only = PRO | {"prices": PRO["prices"][1:]}
+    no_fee = {"kind": "flat", "amount_minor": 0}
+    meters_only = PRO | {"prices": [no_fee, *PRO["prices"][1:]]}
     usage = [
         {"api_calls": ["2600", "0"], "storage": ["100000", "0"]},
         {"storage": ["1"]},
