@@ -7,10 +7,14 @@ from typing import Any, TypeVar
 
 import httpx
 
+from libs.ids import new_id
+
 T = TypeVar("T")
 
 SETTLE_SECONDS = 60.0
 POLL_SECONDS = 0.2
+AWAY = frozenset({502, 503, 504})
+"""Statuses of a service that is away for the moment."""
 
 
 class StoryError(Exception):
@@ -27,15 +31,29 @@ class Api:
         self._http = httpx.AsyncClient(base_url=origin, headers=headers, timeout=30)
 
     async def call(self, method: str, path: str, *, expect: int | None = None, **parts: Any) -> Any:
-        """The answer's JSON.
+        """The answer's JSON, asked for again while the service is away or says so.
+
+        A POST carries an Idempotency-Key, so asking again has no second effect.
 
         Raises:
             StoryError: the status is not the expected one (by default any 2xx).
         """
-        answer = await self._http.request(method, path, **parts)
+        headers = {"Idempotency-Key": str(new_id())} if method == "POST" else {}
+        deadline = time.monotonic() + SETTLE_SECONDS
+        while True:
+            try:
+                answer = await self._http.request(method, path, headers=headers, **parts)
+                trouble = f"{answer.status_code}: {answer.text[:400]}"
+                if answer.status_code not in AWAY:
+                    break
+            except httpx.TransportError as error:
+                trouble = type(error).__name__
+            if time.monotonic() > deadline:
+                raise StoryError(f"{method} {path} answered {trouble}")
+            await asyncio.sleep(0.5)
         well = answer.status_code == expect if expect else answer.is_success
         if not well:
-            raise StoryError(f"{method} {path} answered {answer.status_code}: {answer.text[:400]}")
+            raise StoryError(f"{method} {path} answered {trouble}")
         return answer.json() if answer.content else None
 
     async def get(self, path: str, **query: Any) -> Any:
@@ -43,19 +61,20 @@ class Api:
         return await self.call("GET", path, params=query or None)
 
     async def post(self, path: str, body: Any, *, expect: int | None = None) -> Any:
-        """POST; the answer's JSON. A 503 with Retry-After is tried again for a while."""
-        deadline = time.monotonic() + SETTLE_SECONDS
-        while True:
-            try:
-                return await self.call("POST", path, json=body, expect=expect)
-            except StoryError as error:
-                if " answered 503" not in str(error) or time.monotonic() > deadline:
-                    raise
-                await asyncio.sleep(1)
+        """POST; the answer's JSON."""
+        return await self.call("POST", path, json=body, expect=expect)
 
     async def status_of(self, method: str, path: str, **parts: Any) -> int:
-        """Only the status of an answer."""
-        return (await self._http.request(method, path, **parts)).status_code
+        """Only the status of an answer, once there is one."""
+
+        async def answered() -> int | None:
+            try:
+                answer = await self._http.request(method, path, **parts)
+            except httpx.TransportError:
+                return None
+            return None if answer.status_code in AWAY else answer.status_code
+
+        return await eventually(f"an answer of {path}", answered)
 
     async def close(self) -> None:
         """Close the connections."""

@@ -156,7 +156,7 @@ class Story:
     async def advance_clock(self, to: datetime) -> datetime:
         """Move the tenant's business clock, and Stripe's with it; where it stands then."""
         path = f"/api/v1/tenants/{self.tenant_id}/clock"
-        await self.operator.call("POST", path, json={"advance_to": format_time(to)}, expect=202)
+        await self.operator.post(path, {"advance_to": format_time(to)}, expect=202)
 
         async def ready() -> dict[str, Any] | None:
             clock: dict[str, Any] = await self.operator.get(path)
