@@ -111,6 +111,23 @@ def add_key(sandbox: Sandbox, account: Obj, kind: str, key: str | None = None) -
     return key
 
 
+def revoke_key(sandbox: Sandbox, key: str) -> bool:
+    """Make a key worthless; return whether it was worth anything.
+
+    Raises:
+        ValueError: no account has this key.
+    """
+    for account_id, account in sandbox.store.everywhere("account"):
+        for entry in account["_sim"]["keys"]:
+            if entry["key"] == key:
+                worked = not entry["revoked"]
+                entry["revoked"] = True
+                sandbox.store.save(account_id, account)
+                index_keys(sandbox)
+                return worked
+    raise ValueError("no account has this key")
+
+
 def index_keys(sandbox: Sandbox) -> None:
     """Rebuild the look-up of keys from the accounts."""
     sandbox.keys = {
@@ -149,7 +166,8 @@ def _ensure_endpoint(scope: Scope, endpoint_id: str, secret: str, *, connect: bo
     if endpoint is None:
         endpoint = build_endpoint(scope, endpoint_id, url, ["*"], connect=connect)
     endpoint["url"] = url
-    endpoint["_sim"]["secrets"] = [{"secret": secret, "expires_at": None}]
+    if all(entry["secret"] != secret for entry in endpoint["_sim"]["secrets"]):
+        endpoint["_sim"]["secrets"] = [{"secret": secret, "expires_at": None}]
     scope.save(endpoint)
 
 
@@ -173,6 +191,17 @@ def build_endpoint(
             "_sim": {"secrets": [], "connect": connect},
         }
     )
+
+
+def roll_secret(scope: Scope, endpoint: Obj, secret: str, seconds: int) -> None:
+    """Give an endpoint a new secret; the old ones sign too until they expire."""
+    expires_at = scope.wall_now() + seconds
+    old = [
+        {**entry, "expires_at": min(entry["expires_at"] or expires_at, expires_at)}
+        for entry in endpoint["_sim"]["secrets"]
+    ]
+    endpoint["_sim"]["secrets"] = [{"secret": secret, "expires_at": None}, *old]
+    scope.save(endpoint)
 
 
 def connect_to(scope: Scope, platform: str, permission: str = "read_write") -> None:

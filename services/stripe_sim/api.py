@@ -83,7 +83,7 @@ class Api:
     async def _answer(self, request: Request, request_id: str) -> Response:
         account = self._authenticate(request)
         self._limit_rate(account)
-        raw = await _read(request)
+        raw = await read_request(request)
         if raw is None:
             return _json(
                 413, errors.invalid("Request body too large.").body(request_id), request_id
@@ -188,7 +188,7 @@ class Api:
         Raises:
             ApiError: no key, an unknown, live or revoked one, or no access to the account named.
         """
-        key = _key_of(request)
+        key = key_of(request)
         if not key:
             raise errors.no_key()
         if key.startswith(LIVE_PREFIXES):
@@ -227,7 +227,8 @@ class Api:
             raise errors.too_many_requests()
 
 
-def _key_of(request: Request) -> str:
+def key_of(request: Request) -> str:
+    """Return the API key of a request, from Bearer or Basic credentials; empty where none is."""
     scheme, _, value = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":
         return value.strip()
@@ -238,7 +239,7 @@ def _key_of(request: Request) -> str:
     return ""
 
 
-async def _read(request: Request) -> dict[str, Any] | None:
+async def read_request(request: Request) -> dict[str, Any] | None:
     """Return the nested parameters of query and body, or None where the body is too large."""
     body = bytearray()
     async for chunk in request.stream():

@@ -19,7 +19,10 @@ from services.stripe_sim.faults import FaultBoard
 from services.stripe_sim.jobs import ClockRunner, keep_time
 from services.stripe_sim.routes import register
 from services.stripe_sim.routes.control import Control, ControlError, refuse
+from services.stripe_sim.routes.oauth import OAuth
 from services.stripe_sim.routes.pages import Pages
+from services.stripe_sim.routes.portal import PortalPages
+from services.stripe_sim.routes.simulate import Simulate
 from services.stripe_sim.sandbox import Sandbox
 from services.stripe_sim.settings import Settings, SettingsError, read_settings
 from services.stripe_sim.store import Store
@@ -56,12 +59,15 @@ def build(settings: Settings | None = None) -> Starlette:
     accounts.ensure_platform(sandbox)
     sender = Sender(sandbox)
     clock_runner = ClockRunner(sandbox)
-    api = Api(sandbox)
+    api, pages = Api(sandbox), Pages(sandbox)
     app = Starlette(
         routes=[
             Route("/v1/{path:path}", api.answer, methods=METHODS),
             *Control(sandbox, sender).routes(),
-            *Pages(sandbox).routes(),
+            *Simulate(sandbox).routes(),
+            *pages.routes(),
+            *PortalPages(sandbox, pages).routes(),
+            *OAuth(sandbox, pages).routes(),
             Route("/healthz", _up),
             Route("/readyz", _up),
         ],

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from services.stripe_sim.events import emit
 from services.stripe_sim.periods import DAY_SECONDS
 from services.stripe_sim.sandbox import Scope
 from services.stripe_sim.store import Obj
@@ -34,6 +35,7 @@ def record(
     fees: list[dict[str, Any]] | None = None,
     description: str | None = None,
     immediately: bool = False,
+    category: str | None = None,
 ) -> Obj:
     """Record a movement; `amount` is signed, its net is the amount less the fees.
 
@@ -56,7 +58,7 @@ def record(
             "fee": fee,
             "fee_details": fees or [],
             "net": amount - fee,
-            "reporting_category": _CATEGORIES.get(kind, kind),
+            "reporting_category": category or _CATEGORIES.get(kind, kind),
             "source": source,
             "status": "pending" if waits else "available",
             "type": kind,
@@ -83,6 +85,17 @@ def release(scope: Scope) -> None:
         if transaction["available_on"] <= now:
             transaction["status"] = "available"
             scope.save(transaction)
+
+
+def release_all(scope: Scope) -> int:
+    """Make everything that is pending available at once; return how many movements that was."""
+    waiting = scope.all("balance_transaction", status="pending")
+    for transaction in waiting:
+        transaction |= {"status": "available", "available_on": scope.wall_now()}
+        scope.save(transaction)
+    if waiting:
+        emit(scope, "balance.available", current(scope))
+    return len(waiting)
 
 
 def current(scope: Scope) -> Obj:

@@ -157,7 +157,7 @@ def _application_fee(scope: Scope, charge: Obj) -> dict[str, Any]:
             "account": scope.account,
             "amount": amount,
             "amount_refunded": 0,
-            "application": application_id(platform_id),
+            "application": scope.sandbox.settings.client_id,
             "balance_transaction": transaction["id"],
             "charge": charge["id"],
             "created": scope.wall_now(),
@@ -171,14 +171,9 @@ def _application_fee(scope: Scope, charge: Obj) -> dict[str, Any]:
     )
     emit(platform, "application_fee.created", fee)
     charge["application_fee"] = fee_id
-    charge["application"] = application_id(platform_id)
+    charge["application"] = scope.sandbox.settings.client_id
     detail = balance.fee_detail(amount, currency, "application_fee", "Application fee")
-    return {**detail, "application": application_id(platform_id)}
-
-
-def application_id(platform_id: str) -> str:
-    """Return the id of a platform's Connect application, as OAuth's `client_id` names it."""
-    return "ca_" + platform_id.removeprefix("acct_")
+    return {**detail, "application": scope.sandbox.settings.client_id}
 
 
 @on_request("charge", "refunds")

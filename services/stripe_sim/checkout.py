@@ -61,7 +61,7 @@ def build(scope: Scope, fields: dict[str, Any], lines: list[dict[str, Any]]) -> 
         ],
         "expires_at": fields.get("expires_at") or now + DAY_SECONDS,
         "invoice": None,
-        "invoice_creation": {"enabled": False} if mode == "payment" else None,
+        "invoice_creation": _invoice_creation() if mode == "payment" else None,
         "livemode": False,
         "locale": fields.get("locale"),
         "metadata": fields.get("metadata") or {},
@@ -113,6 +113,12 @@ def build(scope: Scope, fields: dict[str, Any], lines: list[dict[str, Any]]) -> 
     return scope.save(session)
 
 
+def _invoice_creation() -> dict[str, Any]:
+    names = ("account_tax_ids", "custom_fields", "description", "footer", "issuer")
+    data: dict[str, Any] = {**dict.fromkeys(names), "metadata": {}, "rendering_options": None}
+    return {"enabled": False, "invoice_data": data}
+
+
 def _kept(data: dict[str, Any]) -> dict[str, Any]:
     """Return subscription data as it can be stored: decimals as text."""
     rate = data.get("application_fee_percent")
@@ -146,7 +152,7 @@ def _check_lines(mode: str, lines: list[dict[str, Any]]) -> None:
 def amounts_of(scope: Scope, session: Obj) -> list[dict[str, Any]]:
     """Return (subtotal, discount, taxes) of each line, as the payment will come to."""
     lines = session["_sim"]["lines"]
-    subtotals = [_line_amount(scope.get("price", each["price"]), each) for each in lines]
+    subtotals = [line_amount(scope.get("price", each["price"]), each) for each in lines]
     off = [0] * len(lines)
     for wish in session["_sim"]["discounts"]:
         coupon = scope.get("coupon", wish["coupon"])
@@ -163,7 +169,8 @@ def amounts_of(scope: Scope, session: Obj) -> list[dict[str, Any]]:
     return found
 
 
-def _line_amount(price: Obj, line: dict[str, Any]) -> int:
+def line_amount(price: Obj, line: dict[str, Any]) -> int:
+    """Return what a line costs now; what is metered costs nothing yet."""
     if (price["recurring"] or {}).get("usage_type") == "metered":
         return 0
     return subscriptions.price_amount(price, line["quantity"])

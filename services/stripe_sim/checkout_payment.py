@@ -8,6 +8,7 @@ from services.stripe_sim import (
     customers,
     discounts,
     payment_intents,
+    payment_links,
     payment_methods,
     renewals,
 )
@@ -62,6 +63,7 @@ def pay(
         "email": email or (details or {}).get("email"),
     }
     scope.save(session)
+    payment_links.count_completion(scope, session["payment_link"])
     emit(scope, "checkout.session.completed", session)
     return session
 

@@ -74,11 +74,20 @@ def after_attempt(scope: Scope, intent: Obj) -> None:
     if intent["status"] == "succeeded":
         invoices.mark_paid(scope, invoice)
         invoice_settled(scope, invoice)
+    elif intent["status"] == "processing":
+        payment_pending(scope, invoice)
     elif intent["status"] == "requires_payment_method":
         payment_failed(scope, invoice)
     elif intent["status"] == "requires_action":
         emit(scope, "invoice.payment_action_required", invoice)
         payment_failed(scope, invoice)
+
+
+def payment_pending(scope: Scope, invoice: Obj) -> None:
+    """Let a subscription begin while its first, slow payment is still on its way."""
+    subscription = scope.find("subscription", invoices.subscription_of(invoice))
+    if subscription is not None and subscription["status"] == "incomplete":
+        subscriptions.set_status(scope, subscription, "active")
 
 
 def invoice_settled(scope: Scope, invoice: Obj) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 
-from services.stripe_sim import balance, checkout, clocks
+from services.stripe_sim import balance, checkout, clocks, slow_payments
 from services.stripe_sim.api import ANSWERS_KEPT_SECONDS
 from services.stripe_sim.sandbox import Sandbox
 
@@ -87,6 +87,8 @@ def run_once(sandbox: Sandbox) -> int:
         for session in scope.all(checkout.KIND, status="open"):
             if session["expires_at"] <= now:
                 checkout.expire(scope, session)
+        for intent, succeeds in slow_payments.due(scope, now):
+            slow_payments.settle(scope, intent, succeeds=succeeds)
         balance.release(scope)
         sandbox.store.commit()
     sandbox.store.prune_answers(now - ANSWERS_KEPT_SECONDS)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from services.stripe_sim import cards, charges, payment_methods
+from services.stripe_sim import cards, charges, disputes, payment_methods
 from services.stripe_sim.errors import ApiError, invalid
 from services.stripe_sim.events import emit
 from services.stripe_sim.money import CHARGE_MINOR_MIN, CURRENCIES
@@ -166,6 +166,9 @@ def _succeed(scope: Scope, intent: Obj, method: Obj) -> None:
     scope.save(intent)
     emit(scope, "charge.succeeded", charge)
     emit(scope, "payment_intent.succeeded", intent)
+    card = payment_methods.card_of(method)
+    if card is not None and card.disputed_as is not None:
+        disputes.build(scope, charge, card.disputed_as)
 
 
 def _receipt_number(scope: Scope) -> str:

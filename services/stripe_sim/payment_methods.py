@@ -18,9 +18,6 @@ _EMPTY_ADDRESS = {
     "state": None,
 }
 
-SEPA_FAILS_LAST4 = "3202"
-"""The German test account …3202 fails after processing; every other one succeeds."""
-
 
 @dataclass(frozen=True)
 class Verdict:

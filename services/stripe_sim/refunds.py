@@ -15,6 +15,12 @@ def create(scope: Scope, charge: Obj, fields: dict[str, Any]) -> Obj:
     Raises:
         ApiError: the charge was not paid, or less is left of it than the amount.
     """
+    if charge["disputed"]:
+        raise ApiError(
+            400,
+            f"Charge {charge['id']} has been charged back; cannot issue a refund.",
+            code="charge_disputed",
+        )
     left = charge["amount_captured"] - charge["amount_refunded"]
     if not charge["paid"] or not charge["captured"] or charge["status"] != "succeeded":
         raise invalid(f"Charge {charge['id']} has not been captured.", "charge")

@@ -39,11 +39,16 @@ class Sandbox:
     """Called with (account, clock) for every clock that begins to move."""
     keys: dict[str, tuple[str, str]] = field(default_factory=dict)
     """API key -> (account id, kind of key); rebuilt from the accounts at start."""
+    platform: str = ""
+    """The id of the platform's own account: derived from its first secret key, then kept."""
 
     def __post_init__(self) -> None:
         seed = self.settings.seed or self.store.setting("seed", secrets.token_hex(16))
         self.store.set_setting("seed", seed)
         self._seed = seed.encode()
+        digest = hashlib.sha256(self.settings.secret_key.encode()).digest()
+        self.platform = self.store.setting("platform", "acct_1" + letters(digest, 15))
+        self.store.set_setting("platform", self.platform)
         self._counter = int(self.store.setting("counter", "0"))
         self.store.commit()
 
@@ -57,12 +62,6 @@ class Sandbox:
     def wall_now(self) -> int:
         """Return the real time in Unix seconds."""
         return int(time.time())
-
-    @property
-    def platform(self) -> str:
-        """The id of the platform's own account, derived from its secret key."""
-        digest = hashlib.sha256(self.settings.secret_key.encode()).digest()
-        return "acct_1" + letters(digest, 15)
 
     def find_anywhere(self, kind: str, object_id: str) -> tuple["Scope", Obj] | None:
         """Return an object of any account, for the hosted pages: its id is the secret."""

@@ -32,6 +32,8 @@ class Settings:
     seed: str | None = None
     retry_delay_seconds_min: float = 0.25
     retry_delay_seconds_max: float = 10.0
+    client_id: str = "ca_platform_sandbox"
+    slow_payment_seconds: int = 30
     delivery_timeout_seconds: float = 10.0
     deliveries_at_once_max: int = 4
     rate_limit_per_second: int = 0
@@ -61,6 +63,8 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
         connect_webhook_secret=env.get("STRIPE_CONNECT_WEBHOOK_SECRET") or secret,
         state_path=Path(state) if state else None,
         seed=env.get("STRIPE_SIM_SEED") or None,
+        client_id=env.get("STRIPE_CLIENT_ID") or Settings.client_id,
+        slow_payment_seconds=_whole_number(env, "STRIPE_SIM_SLOW_PAYMENT_SECONDS", 30),
         rate_limit_per_second=_whole_number(env, "STRIPE_SIM_RATE_LIMIT_PER_SECOND", 0),
     )
 

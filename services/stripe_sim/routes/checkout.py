@@ -44,7 +44,7 @@ _SUBSCRIPTION_DATA: Schema = {
     "trial_settings": ANY,
 }
 
-_PAYMENT_INTENT_DATA: Schema = {
+PAYMENT_INTENT_DATA: Schema = {
     "application_fee_amount": int,
     "capture_method": ("automatic", "automatic_async", "manual"),
     "description": str,
@@ -77,7 +77,7 @@ _CREATE: Schema = {
     "locale": str,
     "metadata": METADATA,
     "mode": Required(("payment", "setup", "subscription")),
-    "payment_intent_data": _PAYMENT_INTENT_DATA,
+    "payment_intent_data": PAYMENT_INTENT_DATA,
     "payment_method_collection": ("always", "if_required"),
     "payment_method_options": ANY,
     "payment_method_types": [str],

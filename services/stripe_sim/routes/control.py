@@ -64,8 +64,6 @@ class Control:
             Route("/_sim/faults/{fault}", self.clear_faults, methods=["DELETE"]),
             Route("/_sim/reset", self.reset, methods=["POST"]),
             Route("/_sim/status", self.status, methods=["GET"]),
-            Route("/_sim/accounts", self.create_account, methods=["POST"]),
-            Route("/_sim/accounts", self.list_accounts, methods=["GET"]),
         ]
 
     async def pay_checkout(self, request: Request) -> Response:
@@ -78,7 +76,7 @@ class Control:
         authenticate = body.get("authenticate")
         try:
             checkout_payment.pay(
-                scope, session, card, email=_text(body, "email"), name=_text(body, "name")
+                scope, session, card, email=text(body, "email"), name=text(body, "name")
             )
             if session["status"] == "open" and isinstance(authenticate, bool):
                 checkout_payment.pay(scope, session, None, authenticated=authenticate)
@@ -137,7 +135,7 @@ class Control:
         """Delete everything but the platform's own account and keys, and switch all faults off."""
         self.sender.clear()
         self.sandbox.faults.clear()
-        self.sandbox.store.wipe(keep_settings=("seed", "counter"))
+        self.sandbox.store.wipe(keep_settings=("seed", "counter", "platform"))
         accounts.ensure_platform(self.sandbox)
         return JSONResponse({"reset": True})
 
@@ -146,51 +144,20 @@ class Control:
         return JSONResponse(
             {
                 "platform": self.sandbox.platform,
+                "client_id": self.sandbox.settings.client_id,
                 "accounts": len(self.sandbox.store.accounts()),
                 "webhooks_waiting": self.sender.waiting(),
                 "faults": len(self.sandbox.faults.all()),
             }
         )
 
-    async def create_account(self, request: Request) -> Response:
-        """Create an account with keys of its own, as a company of its own has them at Stripe."""
-        body = await body_of(request)
-        account_id = self.sandbox.new_id("acct_1", 15)
-        fields = {name: _text(body, name) for name in ("name", "email", "country")}
-        currency = _text(body, "default_currency")
-        account = accounts.build(self.sandbox, account_id, {**fields, "default_currency": currency})
-        try:
-            secret = accounts.add_key(
-                self.sandbox, account, accounts.SECRET, _text(body, "secret_key")
-            )
-            publishable = accounts.add_key(self.sandbox, account, accounts.PUBLISHABLE)
-        except ValueError as error:
-            self.sandbox.store.rollback()
-            accounts.index_keys(self.sandbox)
-            raise ControlError(400, str(error)) from None
-        self.sandbox.store.commit()
-        return JSONResponse(
-            {"id": account_id, "secret_key": secret, "publishable_key": publishable}, 201
-        )
 
-    async def list_accounts(self, _request: Request) -> Response:
-        """List all accounts with their keys: they are worth nothing outside the sandbox."""
-        return JSONResponse(
-            {
-                "items": [
-                    {
-                        "id": account_id,
-                        "name": account["settings"]["dashboard"]["display_name"],
-                        "platforms": list(account["_sim"]["platforms"]),
-                        "keys": account["_sim"]["keys"],
-                    }
-                    for account_id, account in self.sandbox.store.everywhere("account")
-                ]
-            }
-        )
+def text(body: dict[str, Any], name: str) -> str | None:
+    """Return a string of a control request, or None where it is absent or empty.
 
-
-def _text(body: dict[str, Any], name: str) -> str | None:
+    Raises:
+        ControlError: it is no string, or too long.
+    """
     value = body.get(name)
     if value is not None and (not isinstance(value, str) or len(value) > 500):
         raise ControlError(400, f"{name} must be a string of at most 500 characters")

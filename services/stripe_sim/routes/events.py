@@ -1,7 +1,6 @@
 """/v1/events and /v1/webhook_endpoints."""
 
 from services.stripe_sim import accounts
-from services.stripe_sim.charges import application_id
 from services.stripe_sim.errors import invalid
 from services.stripe_sim.events import was_delivered
 from services.stripe_sim.params import (
@@ -84,7 +83,7 @@ def create_webhook_endpoint(scope: Scope, params: Params) -> Obj:
     secret = scope.new_id("whsec_", 32)
     endpoint_obj |= {
         "api_version": params.get("api_version"),
-        "application": application_id(scope.account) if params.get("connect") else None,
+        "application": scope.sandbox.settings.client_id if params.get("connect") else None,
         "description": params.get("description"),
         "metadata": merge_metadata({}, params.get("metadata", {})),
     }

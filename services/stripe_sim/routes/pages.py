@@ -24,7 +24,7 @@ from services.stripe_sim.store import Obj
 ACKNOWLEDGED_SECONDS_MAX = 3.0
 """How long the checkout page waits for the webhook of its completion before it redirects."""
 
-_HEADERS = {
+HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'",
     "X-Frame-Options": "DENY",
@@ -54,7 +54,7 @@ class Pages:
     def show(self, template: str, status: int = 200, **values: Any) -> Response:
         """Render a page."""
         text = self._templates.get_template(template).render(**values)
-        return HTMLResponse(text, status, _HEADERS)
+        return HTMLResponse(text, status, HEADERS)
 
     def missing(self) -> Response:
         """Say that there is nothing here."""
@@ -108,7 +108,7 @@ class Pages:
     def _finished(self, session: Obj) -> Response:
         url = checkout.success_url(session)
         if session["status"] == "complete" and url:
-            return RedirectResponse(url, 303, _HEADERS)
+            return RedirectResponse(url, 303, HEADERS)
         text = "Thank you." if session["status"] == "complete" else "This page has expired."
         return self.show("message.html", title="Checkout", text=text)
 
@@ -147,7 +147,7 @@ class Pages:
             return RedirectResponse(
                 f"{url}{mark}payment_intent={intent['id']}&redirect_status={intent['status']}",
                 303,
-                _HEADERS,
+                HEADERS,
             )
         paid = intent["status"] in ("succeeded", "requires_capture", "processing")
         text = "The payment was confirmed." if paid else "The payment was not confirmed."
@@ -166,7 +166,7 @@ class Pages:
             intent = payment_intent_of(scope, invoice)
             if error is None and intent and intent["status"] == "requires_action":
                 return RedirectResponse(
-                    intent["next_action"]["redirect_to_url"]["url"], 303, _HEADERS
+                    intent["next_action"]["redirect_to_url"]["url"], 303, HEADERS
                 )
         return self.show(
             "invoice.html",

@@ -1,6 +1,6 @@
 """/v1/payment_intents."""
 
-from services.stripe_sim import collection, customers, payment_intents, payment_methods
+from services.stripe_sim import collection, connect, customers, payment_intents, payment_methods
 from services.stripe_sim.errors import ApiError, invalid
 from services.stripe_sim.params import (
     ADDRESS,
@@ -77,6 +77,14 @@ def create_payment_intent(scope: Scope, params: Params) -> Obj:
     if params.get("customer"):
         customers.living(scope, params["customer"], "customer")
     payment_intents.check_amount(params["amount"], params["currency"].lower())
+    connect.require_chargeable(scope)
+    if params.get("application_fee_amount") and not scope.own_account["_sim"]["platforms"]:
+        raise invalid(
+            "Can only apply an application_fee when the request is made on behalf of another "
+            "account (using an OAuth key, the Stripe-Account header, or the destination "
+            "parameter).",
+            "application_fee_amount",
+        )
     if (params.get("application_fee_amount") or 0) > params["amount"]:
         raise invalid(
             "The application fee cannot be larger than the amount.", "application_fee_amount"

@@ -1,5 +1,6 @@
 """The SDK's own type annotations as the schema of what the sandbox answers."""
 
+import inspect
 import types
 import typing
 from decimal import Decimal
@@ -22,7 +23,7 @@ def _annotations(cls: type) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for each in reversed(cls.__mro__):
         if issubclass(each, StripeObject) and each is not StripeObject:
-            found |= each.__dict__.get("__annotations__", {})
+            found |= inspect.get_annotations(each)
     return {name: kind for name, kind in found.items() if get_origin(kind) is not ClassVar}
 
 
@@ -59,20 +60,23 @@ def _of_value(value: Any, kind: Any, where: str) -> list[str]:
 
 def _as(value: Any, kind: Any, where: str) -> list[str]:
     origin = get_origin(kind)
+    if origin is None:
+        return _as_plain(value, kind, where)
     if origin is Literal:
         return [] if value in get_args(kind) else [f"{where}: {value!r} is none of {kind}"]
     if origin is typing.Union:
         return _of_value(value, kind, where)
     if origin is list:
-        if not isinstance(value, list):
-            return [f"{where}: no list"]
-        (inner,) = get_args(kind)
-        return [c for n, each in enumerate(value) for c in _of_value(each, inner, f"{where}[{n}]")]
-    if origin is not None and issubclass(origin, stripe.ListObject):
+        return _as_list(value, get_args(kind)[0], where)
+    if issubclass(origin, stripe.ListObject):
         return _as_list_object(value, get_args(kind)[0], where)
-    if origin is not None and issubclass(origin, UntypedStripeObject):
-        return [] if isinstance(value, dict) else [f"{where}: no hash"]
-    return _as_plain(value, kind, where)
+    return [] if isinstance(value, dict) else [f"{where}: no hash"]
+
+
+def _as_list(value: Any, inner: Any, where: str) -> list[str]:
+    if not isinstance(value, list):
+        return [f"{where}: no list"]
+    return [c for n, each in enumerate(value) for c in _of_value(each, inner, f"{where}[{n}]")]
 
 
 def _as_list_object(value: Any, inner: Any, where: str) -> list[str]:
@@ -90,12 +94,9 @@ def _as_plain(value: Any, kind: Any, where: str) -> list[str]:
         if not isinstance(value, dict):
             return [f"{where}: no object"]
         return complaints(value, where) if "object" in value else [f"{where}: untyped object"]
-    if kind is Decimal:
-        return [] if isinstance(value, str) else [f"{where}: a decimal is sent as a string"]
-    if kind is float:
-        return [] if type(value) in (int, float) else [f"{where}: no number"]
     if isinstance(kind, type) and issubclass(kind, StripeObject):
         if not isinstance(value, dict):
             return [f"{where}: no hash"]
         return _of_object(value, kind, where)
-    return [] if type(value) is kind else [f"{where}: {value!r} is not {kind}"]
+    expected = {Decimal: (str,), float: (int, float)}.get(kind, (kind,))
+    return [] if type(value) in expected else [f"{where}: {value!r} is not {kind}"]
