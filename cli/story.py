@@ -5,7 +5,7 @@ The demo prints them; the flow and chaos tests play the same steps.
 """
 
 import random
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -52,6 +52,19 @@ class Story:
     def __post_init__(self) -> None:
         """Open the operator's client."""
         self.operator = Api(self.origin, self.environment["SLUICE_OPERATOR_KEY"])
+
+    def steps(self) -> list[Callable[[], Awaitable[Facts]]]:
+        """The whole story, in order."""
+        return [
+            self.create_plan,
+            self.sign_up,
+            self.check_out,
+            self.use,
+            self.grant_credit,
+            self.close_period,
+            self.check_ledger,
+            self.look_from_outside,
+        ]
 
     @property
     def origin(self) -> str:

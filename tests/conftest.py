@@ -1,17 +1,36 @@
 """Fixtures of all tests: one throw-away Postgres (and Kafka) per run, a database per test."""
 
 import os
+import random
 import shutil
 from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
 
 import pytest
 
+from cli.story import Story
+from cli.terms import draw
 from deploy.local.scratch import RunningKafka, RunningPostgres, start_kafka, start_postgres
+from deploy.local.stack import Stack
 from libs.testing.databases import TestDatabase, clone, make_template
 from libs.testing.memory_log import MemoryLog
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+STORY_OF_PAGES = 1
+
+
+def story_seed() -> int:
+    """The seed of this run's stories; SLUICE_TEST_SEED repeats one."""
+    seed = int(os.environ.get("SLUICE_TEST_SEED") or random.SystemRandom().randrange(10**6))
+    print(f"story seed: SLUICE_TEST_SEED={seed}")
+    return seed
+
+
+def free_port_base() -> int:
+    """Where this run's stack has its ports, away from the laptop's and from other runs."""
+    return 21_000 + (os.getpid() % 300) * 100
 
 
 @pytest.fixture(scope="session")
@@ -51,6 +70,25 @@ async def database(template: str) -> AsyncGenerator[TestDatabase, None]:
     """A migrated database of this test's own."""
     async with clone(template) as fresh:
         yield fresh
+
+
+@pytest.fixture(scope="session")
+def stack(scratch: Path) -> Generator[Stack, None, None]:
+    """The whole system as it runs on a laptop, on ports and data of its own."""
+    running = Stack(scratch / "stack", port_base=free_port_base())
+    running.up()
+    yield running
+    running.down()
+
+
+@pytest.fixture(scope="session")
+async def played_story(stack: Stack) -> Story:
+    """A stack on which the story has been played to its end."""
+    story = Story(stack.environment(), draw(story_seed()), number=STORY_OF_PAGES)
+    for step in story.steps():
+        await step()
+    await story.close()
+    return story
 
 
 @pytest.fixture
