@@ -15,6 +15,7 @@ from libs.ids import new_id
 from services.stripe_sync import store_checkout, store_objects, store_plans
 from services.stripe_sync.client import Json, StripeApi
 from services.stripe_sync.customers import CustomerLinks
+from services.stripe_sync.once import Writer
 from services.stripe_sync.plans import ensure_prices, wait_for_plan
 from services.stripe_sync.store_plans import PlanVersion
 
@@ -130,11 +131,12 @@ async def open_session(
 async def _create(
     database: Database, api: StripeApi, buyer: Buyer, checkout_id: UUID, request: Json
 ) -> Session:
-    created = await api.post(
+    writer = Writer(database, api, buyer.tenant.id, buyer.mode)
+    created = await writer.post(
         "checkout_session.create",
         "/v1/checkout/sessions",
         request,
-        idempotency_key=f"checkout:{checkout_id}",
+        key=f"checkout:{checkout_id}",
     )
     async with database.tenant(buyer.tenant.id, buyer.mode) as tx:
         await store_checkout.complete_session(tx, checkout_id, created["id"], created["url"])

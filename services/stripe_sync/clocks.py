@@ -23,6 +23,7 @@ from services.stripe_sync.client import Identities, Json, StripeApi, StripeCallE
 from services.stripe_sync.concurrency import all_of
 from services.stripe_sync.lease import leased
 from services.stripe_sync.objects import is_managed, period_of
+from services.stripe_sync.once import Writer
 
 log = structlog.get_logger()
 
@@ -107,11 +108,12 @@ class ClockWorker:
             await self._refetch(row, drafts)
             return "the cycle invoice is a draft"
         hop = await _next_hop(api, customer, shown, target)
-        await api.post(
+        writer = Writer(self.database, api, row["tenant_id"], row["mode"])
+        await writer.post(
             "test_clock.advance",
             f"{path}/advance",
             {"frozen_time": int(hop.timestamp())},
-            idempotency_key=f"{row['advance_id']}:{int(hop.timestamp())}",
+            key=f"{row['advance_id']}:{int(hop.timestamp())}",
         )
         return "the clock moves"
 

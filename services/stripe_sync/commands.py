@@ -7,7 +7,6 @@ also after Stripe has forgotten the idempotency keys.
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import timedelta
-from uuid import UUID
 
 import structlog
 
@@ -22,13 +21,13 @@ from services.stripe_sync import fetching, store_marks, store_work
 from services.stripe_sync.client import (
     Identities,
     Json,
-    StripeApi,
     StripeCallError,
     StripeRefusedError,
 )
 from services.stripe_sync.concurrency import all_of
 from services.stripe_sync.lease import leased
 from services.stripe_sync.objects import id_of, line_id_of
+from services.stripe_sync.once import Writer
 
 log = structlog.get_logger()
 
@@ -83,7 +82,9 @@ class CommandWorker:
             return
         command = CompleteInvoice.model_validate(row["payload"])
         try:
-            await complete_invoice(api, row["tenant_id"], command)
+            await complete_invoice(
+                Writer(self.database, api, row["tenant_id"], row["mode"]), command
+            )
         except (StripeRefusedError, MoneyError) as error:
             await self._fail(row, command, error)
         except StripeCallError as error:
@@ -122,7 +123,7 @@ async def _refetch(tx: Tx, command: CompleteInvoice) -> None:
     await store_marks.mark(tx, PLATFORM_ACCOUNT, [("invoice", command.stripe_invoice_id)])
 
 
-async def complete_invoice(api: StripeApi, tenant_id: UUID, command: CompleteInvoice) -> None:
+async def complete_invoice(writer: Writer, command: CompleteInvoice) -> None:
     """Add the lines that are missing, finalize, and have Stripe collect.
 
     Raises:
@@ -130,29 +131,29 @@ async def complete_invoice(api: StripeApi, tenant_id: UUID, command: CompleteInv
         StripeCallError: not now.
     """
     path = f"/v1/invoices/{command.stripe_invoice_id}"
-    invoice = await api.get("invoice.retrieve", path)
-    await fetching.complete_lines(api, invoice)
+    invoice = await writer.api.get("invoice.retrieve", path)
+    await fetching.complete_lines(writer.api, invoice)
     there = {line_id_of(line) for line in invoice["lines"]["data"]}
     missing = [line for line in command.lines if line.line_id not in there]
     if invoice["status"] == "draft":
         for line in missing:
-            await _add_line(api, tenant_id, command, invoice, line)
-        invoice = await api.post(
+            await _add_line(writer, command, invoice, line)
+        invoice = await writer.post(
             "invoice.finalize",
             f"{path}/finalize",
             {"auto_advance": True},
-            idempotency_key=f"{command.command_id}:finalize",
+            key=f"{command.command_id}:finalize",
         )
     elif missing:
         raise StripeRefusedError(
             "invoice_not_draft",
             f"the invoice is {invoice['status']} and {len(missing)} lines are not on it",
         )
-    await _collect(api, command, invoice)
+    await _collect(writer, command, invoice)
 
 
 async def _add_line(
-    api: StripeApi, tenant_id: UUID, command: CompleteInvoice, invoice: Json, line: CommandLine
+    writer: Writer, command: CompleteInvoice, invoice: Json, line: CommandLine
 ) -> None:
     params: Json = {
         "customer": id_of(invoice["customer"]),
@@ -161,7 +162,7 @@ async def _add_line(
         "currency": command.currency.lower(),
         "description": line.description[:DESCRIPTION_LENGTH_MAX],
         "metadata": {
-            "tenant_id": str(tenant_id),
+            "tenant_id": str(writer.tenant_id),
             "invoice_id": str(command.invoice_id),
             "line_id": str(line.line_id),
             "command_id": str(command.command_id),
@@ -172,15 +173,15 @@ async def _add_line(
             "start": int(line.period_from.timestamp()),
             "end": int(line.period_to.timestamp()),
         }
-    await api.post(
+    await writer.post(
         "invoice_item.create",
         "/v1/invoiceitems",
         params,
-        idempotency_key=f"{command.command_id}:{line.line_id}",
+        key=f"{command.command_id}:{line.line_id}",
     )
 
 
-async def _collect(api: StripeApi, command: CompleteInvoice, invoice: Json) -> None:
+async def _collect(writer: Writer, command: CompleteInvoice, invoice: Json) -> None:
     """Pay what Stripe did not collect when it finalized.
 
     A decline is the invoice's fate, not the command's: Stripe's own retries follow.
@@ -190,11 +191,11 @@ async def _collect(api: StripeApi, command: CompleteInvoice, invoice: Json) -> N
     if invoice["status"] != "open" or invoice["attempted"] or not due or not automatic:
         return
     try:
-        await api.post(
+        await writer.post(
             "invoice.pay",
             f"/v1/invoices/{command.stripe_invoice_id}/pay",
             {},
-            idempotency_key=f"{command.command_id}:pay",
+            key=f"{command.command_id}:pay",
         )
     except StripeRefusedError as error:
         log.info("invoice_not_collected", invoice=command.stripe_invoice_id, code=error.code)

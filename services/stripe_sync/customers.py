@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass, field
+from functools import partial
 from uuid import UUID
 
 from libs.clock import utc_now
@@ -12,8 +13,10 @@ from libs.directory.local import Tenant, business_now
 from libs.messaging.outbox import emit
 from services.stripe_sync import store_checkout, store_objects
 from services.stripe_sync.client import Json, StripeApi
+from services.stripe_sync.once import Writer
 
 NAME_LENGTH_MAX = 256
+LOOK_PAGES_MAX = 50
 
 
 @dataclass
@@ -60,16 +63,18 @@ class CustomerLinks:
             known: str = link["stripe_customer_id"]
             return known
         request: Json = link["request"]
+        writer = Writer(self.database, api, tenant.id, mode)
         if link["clock_time"] is not None:
             clock_id = link["stripe_test_clock_id"] or await self._create_clock(
-                api, account, tenant.id, mode, customer_id, int(link["clock_time"].timestamp())
+                writer, account, customer_id, int(link["clock_time"].timestamp())
             )
             request = request | {"test_clock": clock_id}
-        customer = await api.post(
+        customer = await writer.post(
             "customer.create",
             "/v1/customers",
             request,
-            idempotency_key=f"customer:{account}:{customer_id}",
+            key=f"customer:{account}:{customer_id}",
+            look=partial(_look, api, request),
         )
         async with self.database.tenant(tenant.id, mode) as tx:
             await store_objects.claim(tx, account, customer["id"], customer_id)
@@ -82,24 +87,26 @@ class CustomerLinks:
         return stripe_customer_id
 
     async def _create_clock(
-        self,
-        api: StripeApi,
-        account: str,
-        tenant_id: UUID,
-        mode: Mode,
-        customer_id: UUID,
-        frozen_time: int,
+        self, writer: Writer, account: str, customer_id: UUID, frozen_time: int
     ) -> str:
-        clock = await api.post(
+        clock = await writer.post(
             "test_clock.create",
             "/v1/test_helpers/test_clocks",
-            {"frozen_time": frozen_time, "name": f"tenant {tenant_id}"},
-            idempotency_key=f"clock:{account}:{customer_id}",
+            {"frozen_time": frozen_time, "name": f"tenant {writer.tenant_id}"},
+            key=f"clock:{account}:{customer_id}",
         )
         clock_id: str = clock["id"]
-        async with self.database.tenant(tenant_id, mode) as tx:
+        async with self.database.tenant(writer.tenant_id, writer.mode) as tx:
             await store_checkout.set_clock(tx, account, customer_id, clock_id)
         return clock_id
+
+
+async def _look(api: StripeApi, request: Json) -> Json | None:
+    """The customer that an earlier try created although Stripe answered with an error."""
+    query: Json = {name: request[name] for name in ("test_clock", "email") if name in request}
+    found = await api.list_all("customer.list", "/v1/customers", query, pages_max=LOOK_PAGES_MAX)
+    wanted = request["metadata"]["customer_id"]
+    return next((each for each in found if each["metadata"].get("customer_id") == wanted), None)
 
 
 def _request(tenant: Tenant, email: str | None) -> Json:

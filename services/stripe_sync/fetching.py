@@ -44,15 +44,18 @@ class Fetched:
     incomplete: str | None = None
 
 
-async def fetch(api: StripeApi, kind: str, object_id: str) -> Fetched | None:
+async def fetch(api: StripeApi, kind: str, object_id: str, *, attempts: int = 0) -> Fetched | None:
     """The object now; None where Stripe has none.
+
+    Args:
+        attempts: tries so far, so that a failed hold is not answered with its failure again.
 
     Raises:
         StripeCallError: see its kinds.
     """
     try:
         if kind == "invoice":
-            return await _invoice(api, object_id)
+            return await _invoice(api, object_id, attempts)
         if kind == "charge":
             return await _charge(api, object_id)
         return Fetched(object_id, await api.get(f"{kind}.retrieve", _PATHS[kind] + object_id))
@@ -60,19 +63,19 @@ async def fetch(api: StripeApi, kind: str, object_id: str) -> Fetched | None:
         return None
 
 
-async def _invoice(api: StripeApi, invoice_id: str) -> Fetched:
+async def _invoice(api: StripeApi, invoice_id: str, attempts: int) -> Fetched:
     path = _PATHS["invoice"] + invoice_id
     raw = await api.get(
         "invoice.retrieve", path, {"expand": ["payments.data.payment.payment_intent"]}
     )
     charges = tuple(dict.fromkeys(_charges_of(raw.pop("payments", None))))
     if wants_holding(raw):
-        raw = await _hold(api, raw)
+        raw = await _hold(api, raw, attempts)
     await complete_lines(api, raw)
     return Fetched(invoice_id, raw, charge_ids=charges)
 
 
-async def _hold(api: StripeApi, raw: Json) -> Json:
+async def _hold(api: StripeApi, raw: Json, attempts: int) -> Json:
     """Keep a draft from going out before its usage stands on it.
 
     Where Stripe finalized it a moment before, it is left as it is.
@@ -80,7 +83,10 @@ async def _hold(api: StripeApi, raw: Json) -> Json:
     path = _PATHS["invoice"] + raw["id"]
     try:
         return await api.post(
-            "invoice.hold", path, {"auto_advance": False}, idempotency_key=f"hold:{raw['id']}"
+            "invoice.hold",
+            path,
+            {"auto_advance": False},
+            idempotency_key=f"hold:{raw['id']}:{attempts}",
         )
     except StripeRefusedError as error:
         log.error("stripe_draft_not_held", invoice=raw["id"], code=error.code)  # noqa: TRY400

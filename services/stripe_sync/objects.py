@@ -81,6 +81,21 @@ def is_managed(raw: Json) -> bool:
     return named(raw, "plan_version_id") is not None and named(raw, "tenant_id") is not None
 
 
+_SILENT_FIELDS = {
+    "customer": ("next_invoice_sequence",),
+    "invoice": ("webhooks_delivered_at",),
+}
+"""Fields that move without an event."""
+
+
+def mirrored(kind: str, raw: Json) -> dict[str, Any]:
+    """An object as the mirror keeps it: looking again without an event finds no difference."""
+    kept = {name: value for name, value in raw.items() if name not in _SILENT_FIELDS.get(kind, ())}
+    if kind == "charge":
+        kept["balance_transaction"] = id_of(kept["balance_transaction"])
+    return kept
+
+
 def subscription_fact(
     raw: Json, *, account: str, customer_id: UUID, version: int
 ) -> StripeSubscriptionChanged:

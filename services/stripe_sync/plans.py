@@ -10,6 +10,7 @@ from libs.db.pool import Database, Tx
 from libs.money import Money, to_stripe
 from services.stripe_sync import store_plans
 from services.stripe_sync.client import Json, StripeApi
+from services.stripe_sync.once import Writer
 from services.stripe_sync.store_plans import PlanVersion
 
 WAIT_SECONDS = 2.0
@@ -58,13 +59,14 @@ async def _ensure_price(
         "plan_key": plan.key,
         "plan_version_id": str(plan.plan_version_id),
     }
-    product = await api.post(
+    writer = Writer(database, api, PLATFORM_TENANT_ID, mode)
+    product = await writer.post(
         "product.create",
         "/v1/products",
         {"name": plan.name, "metadata": metadata},
-        idempotency_key=f"product:{price_id}",
+        key=f"product:{price_id}",
     )
-    created = await api.post(
+    created = await writer.post(
         "price.create",
         "/v1/prices",
         {
@@ -74,7 +76,7 @@ async def _ensure_price(
             "recurring": {"interval": plan.interval},
             "metadata": metadata | {"price_id": str(price_id)},
         },
-        idempotency_key=f"price:{price_id}",
+        key=f"price:{price_id}",
     )
     async with database.tenant(PLATFORM_TENANT_ID, mode) as tx:
         await store_plans.insert_price(

@@ -23,7 +23,12 @@ from services.stripe_sync.client import Json, StripeApi, StripeTransientError
 from services.stripe_sync.concurrency import all_of
 from services.stripe_sync.lease import Lease, LeaseLostError, hold, leased, renew
 from services.stripe_sync.marks import BALANCE
-from services.stripe_sync.objects import invoice_fact, invoice_time, subscription_fact
+from services.stripe_sync.objects import (
+    invoice_fact,
+    invoice_time,
+    mirrored,
+    subscription_fact,
+)
 from services.stripe_sync.owners import UnknownOwnerError, resolve
 from services.stripe_sync.payments import record_charge
 from services.stripe_sync.store_marks import Dirty
@@ -109,7 +114,7 @@ class AccountWorker:
     async def _replace(self, lease: Lease, dirty: Dirty) -> None:
         """Fetch the latest, find its owner, then mirror, difference, facts and marks in one."""
         kind, object_id = dirty.object_type, dirty.object_id
-        fetched = await fetching.fetch(self.api, kind, object_id)
+        fetched = await fetching.fetch(self.api, kind, object_id, attempts=dirty.attempts)
         owner = await resolve(
             self.database,
             self.directory,
@@ -143,13 +148,14 @@ class AccountWorker:
         fact = self._fact(kind, raw, owner, version + 1)
         fact_json = fact.model_dump(mode="json", exclude={"version"}) if fact else None
         changed = fact_json is not None and fact_json != said
-        if before is None or changed or before["raw"] != raw:
+        kept = mirrored(kind, raw)
+        if before is None or changed or before["raw"] != kept:
             await store_objects.write_object(
                 tx,
                 self.account,
                 kind,
                 fetched.object_id,
-                raw=raw,
+                raw=kept,
                 fact=fact_json if changed else said,
                 version=version + 1 if changed else version,
                 deleted=bool(raw.get("deleted")),

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -84,10 +85,6 @@ class Sandbox:
         answer = self.client.get(path, headers=headers, params=params)
         assert answer.status_code == 200, answer.text
         return answer.json()
-
-    def requests_with_effects(self, key: str) -> int:
-        """How many objects there are: a call with an effect would add or change one."""
-        return len(self.events(key))
 
     def events(self, key: str) -> list[dict[str, Any]]:
         """All events of the account, oldest first."""
@@ -185,11 +182,14 @@ class World:
         )
         await self.log.settle()
 
-    async def enrol(self, slug: str, *, operator: bool = False) -> Tenant:
+    async def enrol(
+        self, slug: str, *, operator: bool = False, like: Tenant | None = None
+    ) -> Tenant:
         """A tenant with a key, known to the directory."""
         key = apikeys.generate("test")
         tenant_id = PLATFORM_TENANT_ID if operator else new_id()
-        tenant = Tenant(tenant_id, slug, key.key, new_id())
+        tenant = like or Tenant(tenant_id, slug, key.key, new_id())
+        tenant_id = tenant.id
         record = ApiKeyRecord(
             key_id=new_id(),
             prefix=key.prefix,
@@ -332,20 +332,10 @@ class World:
         return sums
 
 
-@pytest.fixture
-async def world(
-    database: TestDatabase, log: MemoryLog, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
-) -> AsyncGenerator[World, None]:
-    """A fresh world: database, log and Stripe account."""
-    for name, value in {
-        "SLUICE_STRIPE_SYNC_PORT": "19061",
-        "SLUICE_STRIPE_SYNC_POSTGRES": database.dsn("stripe_sync"),
-        "SLUICE_KAFKA": "127.0.0.1:1",
-        "SLUICE_KEY_PEPPER": base64.b64encode(PEPPER).decode(),
-        "STRIPE_SECRET_KEY": "sk_test_sync",
-        "SLUICE_STRIPE_API_BASE": sandbox.url,
-    }.items():
-        monkeypatch.setenv(name, value)
+@asynccontextmanager
+async def make_world(database: TestDatabase, log: MemoryLog, sandbox: Sandbox) -> Any:
+    """stripe_sync over a database, without its consumers, relay and timed jobs."""
+    os.environ["SLUICE_STRIPE_SYNC_POSTGRES"] = database.dsn("stripe_sync")
     settings = Settings()
     async with (
         database.open("stripe_sync") as opened,
@@ -366,8 +356,33 @@ async def world(
         app.state.links = CustomerLinks(opened)
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://sync") as http:
-            world = World(opened, database, log, sandbox, identities, app, http, "sk_test_sync")
-            await world.enrol("platform", operator=True)
-            await world.enrol("acme")
-            await world.enrol("globex")
-            yield world
+            yield World(opened, database, log, sandbox, identities, app, http, "sk_test_sync")
+
+
+@pytest.fixture
+def environment(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment of a stripe_sync process."""
+    for name, value in {
+        "SLUICE_STRIPE_SYNC_PORT": "19061",
+        "SLUICE_STRIPE_SYNC_POSTGRES": "postgresql://set-by-make_world/",
+        "SLUICE_KAFKA": "127.0.0.1:1",
+        "SLUICE_KEY_PEPPER": base64.b64encode(PEPPER).decode(),
+        "STRIPE_SECRET_KEY": "sk_test_sync",
+        "SLUICE_STRIPE_API_BASE": sandbox.url,
+    }.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+async def world(
+    database: TestDatabase,
+    log: MemoryLog,
+    sandbox: Sandbox,
+    environment: None,  # noqa: ARG001 - read by the settings
+) -> AsyncGenerator[World, None]:
+    """A fresh world: database, log and Stripe account."""
+    async with make_world(database, log, sandbox) as world:
+        await world.enrol("platform", operator=True)
+        await world.enrol("acme")
+        await world.enrol("globex")
+        yield world

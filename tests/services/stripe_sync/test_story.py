@@ -1,9 +1,9 @@
 """The story: a plan is bought, paid, renewed under a clock with usage on it; all facts leave once."""
 
+import json
 from datetime import timedelta
-from typing import Any
 
-from libs.clock import from_unix, utc_now
+from libs.clock import utc_now
 from libs.contracts.billing import CommandLine, CompleteInvoice
 from libs.contracts.stripe_sync import (
     BalanceTransactionRecorded,
@@ -62,8 +62,6 @@ async def test_metadata_stands_on_every_object(world: World) -> None:
     version_id = await world.plan()
     await world.subscribe(acme)
     raw = {row["object_type"]: row["raw"] for row in await world.rows("stripe_object")}
-    import json
-
     customer, subscription = (json.loads(raw[kind]) for kind in ("customer", "subscription"))
     assert customer["metadata"]["tenant_id"] == str(acme.id)
     assert customer["metadata"]["billing_email"] == "billing@acme.example"
@@ -169,7 +167,3 @@ async def test_replay_changes_nothing_and_calls_nothing(world: World) -> None:
         await world.settle()
         assert await world.checksum() == before
         assert len(world.sandbox.events(world.key)) == at_stripe
-
-
-def shown(at: Any) -> Any:
-    return from_unix(int(at.timestamp()))

@@ -1,0 +1,56 @@
+"""Calls with an effect: at most once, also where Stripe's answer was an error of its own.
+
+Stripe keeps a 500 under the idempotency key and repeats it for a day. Such a key is burnt: it is
+remembered as such, and the next try uses another one, after a look whether the first had its effect
+after all. A call that got no answer keeps its key, for then Stripe can still tell.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from uuid import UUID
+
+from libs.contracts.envelope import Mode
+from libs.db.pool import Database
+from services.stripe_sync import store_keys
+from services.stripe_sync.client import Json, StripeApi, StripeTransientError
+
+Look = Callable[[], Awaitable[Json | None]]
+"""Finds the object at Stripe that an earlier try may have created."""
+
+
+@dataclass(frozen=True)
+class Writer:
+    """Writes to one Stripe account on behalf of one tenant."""
+
+    database: Database
+    api: StripeApi
+    tenant_id: UUID
+    mode: Mode
+
+    async def post(
+        self, operation: str, path: str, params: Json, *, key: str, look: Look | None = None
+    ) -> Json:
+        """Write under a deterministic key.
+
+        Args:
+            key: stands for this effect for ever.
+            look: where doing it twice would harm and the caller has not looked already.
+
+        Raises:
+            StripeCallError: see its kinds.
+        """
+        async with self.database.tenant(self.tenant_id, self.mode) as tx:
+            burnt = await store_keys.times_burnt(tx, key)
+        if burnt and look is not None:
+            found = await look()
+            if found is not None:
+                return found
+        try:
+            return await self.api.post(
+                operation, path, params, idempotency_key=f"{key}:{burnt}" if burnt else key
+            )
+        except StripeTransientError as error:
+            if error.status is not None and error.status >= 500:
+                async with self.database.tenant(self.tenant_id, self.mode) as tx:
+                    await store_keys.burn(tx, key, burnt)
+            raise

@@ -1,0 +1,194 @@
+"""Checkout over HTTP: one customer, one page per key, clear refusals; payments are the tenant's own."""
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from libs.clock import utc_now
+from libs.contracts.billing import GraduatedPrice, Tier
+from libs.contracts.stripe_sync import (
+    PaymentFailed,
+    StripeCustomerLinked,
+    StripeSubscriptionChanged,
+)
+from libs.ids import new_id
+from tests.services.stripe_sync.conftest import World
+
+
+async def test_ten_at_once_make_one_customer(world: World) -> None:
+    await world.plan()
+    acme = world.tenants["acme"]
+    answers = await asyncio.gather(*(world.checkout(acme) for _ in range(10)))
+    assert {answer.status_code for answer in answers} == {201}
+    assert len({answer.json()["session_id"] for answer in answers}) == 10
+    created = [e for e in world.sandbox.events(world.key) if e["type"] == "customer.created"]
+    assert len(created) == 1
+    await world.log.settle()
+    assert len(world.log.events(StripeCustomerLinked)) == 1
+    kinds = [event["type"] for event in world.sandbox.events(world.key)]
+    assert kinds.count("product.created") == kinds.count("price.created") == 1
+
+
+async def test_the_same_key_opens_the_same_page(world: World) -> None:
+    await world.plan()
+    acme = world.tenants["acme"]
+    key = {"idempotency-key": "order-1"}
+    twins = await asyncio.gather(*(world.checkout(acme, key) for _ in range(5)))
+    later = await world.checkout(acme, key)
+    assert len({answer.text for answer in (*twins, later)}) == 1
+    assert later.headers["idempotent-replayed"] == "true"
+    other = await world.checkout(acme, key, success_url="https://acme.example/thanks")
+    assert (other.status_code, other.json()["code"]) == (409, "idempotency_key_reused")
+
+
+async def test_a_subscribed_tenant_is_not_billed_twice(world: World) -> None:
+    await world.plan()
+    await world.subscribe(world.tenants["acme"])
+    again = await world.checkout(world.tenants["acme"])
+    assert (again.status_code, again.json()["code"]) == (409, "already_subscribed")
+
+
+async def test_a_plan_on_its_way_is_waited_for(world: World) -> None:
+    asking = asyncio.create_task(world.checkout(world.tenants["acme"]))
+    await asyncio.sleep(0.3)
+    await world.plan()
+    assert (await asking).status_code == 201
+
+
+async def test_plans_that_no_page_sells(world: World) -> None:
+    acme = world.tenants["acme"]
+    await world.plan("free", prices=(), collection="sluice")
+    metered = GraduatedPrice(
+        price_id=new_id(), meter="calls", included=0, tiers=(Tier(up_to=None, unit_amount_minor=1),)
+    )
+    await world.plan("metered", prices=(metered,))
+    await world.plan("yearly", interval="year")
+    for plan, body, status, code in (
+        ("nosuch", {}, 404, "plan_not_found"),
+        ("free", {}, 422, "plan_not_sold_here"),
+        ("metered", {}, 422, "plan_not_sold_here"),
+        ("yearly", {"billing_interval": "month"}, 422, "plan_not_sold_here"),
+    ):
+        answer = await world.checkout(acme, plan=plan, **body)
+        assert (answer.status_code, answer.json()["code"]) == (status, code)
+    assert (await world.checkout(acme, plan="yearly", billing_interval="year")).status_code == 201
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"success_url": "javascript:alert(1)"},
+        {"success_url": "https://a.example/\r\nset-cookie: x"},
+        {"success_url": "https://" + "a" * 3000},
+        {"cancel_url": "https://user@evil.example/"},
+        {"customer_email": "nobody"},
+        {"customer_email": "a@b.example\nbcc: c@d.example"},
+        {"plan": "a\x00b"},
+        {"plan": "x" * 101},
+        {"plan": 7},
+        {"billing_interval": "week"},
+        {"mode": "live"},
+    ],
+)
+async def test_bad_bodies(world: World, body: dict[str, Any]) -> None:
+    answer = await world.checkout(world.tenants["acme"], **body)
+    assert answer.status_code == 422
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+async def test_whose_checkout(world: World) -> None:
+    await world.plan()
+    acme, globex, operator = (world.tenants[name] for name in ("acme", "globex", "platform"))
+    assert (await world.checkout(acme, tenant_id=str(globex.id))).status_code == 403
+    assert (await world.checkout(operator, tenant_id="globex")).status_code == 201
+    await world.log.settle()
+    (linked,) = world.log.events(StripeCustomerLinked)
+    assert linked.tenant_id == globex.id
+    assert (await world.http.post("/api/v1/billing/checkout", json={})).status_code == 401
+
+
+async def test_payments_are_the_tenants_own(world: World) -> None:
+    await world.plan()
+    acme, globex, operator = (world.tenants[name] for name in ("acme", "globex", "platform"))
+    await world.subscribe(acme)
+    (item,) = (await world.get(acme, "/api/v1/payments")).json()["items"]
+    assert (await world.get(globex, "/api/v1/payments")).json()["items"] == []
+    assert (await world.get(globex, f"/api/v1/payments/{item['id']}")).status_code == 404
+    assert (await world.get(acme, "/api/v1/payments/pay_x")).status_code == 404
+    assert (await world.get(operator, "/api/v1/payments")).json()["items"] == [item]
+    async with world.database.tenant(globex.id, "test") as tx:
+        for table in ("payment", "stripe_object", "balance_transaction", "object_owner"):
+            assert await tx.fetchval(f"select count(*) from {table}") == 0
+
+
+async def test_stripe_away_says_come_back_and_does_nothing_twice(world: World) -> None:
+    await world.plan()
+    acme = world.tenants["acme"]
+    world.sandbox.fault(kind="error", status=500, path="/v1/checkout/sessions", count=20)
+    key = {"idempotency-key": "order-1"}
+    answer = await world.checkout(acme, key)
+    assert answer.status_code == 503, answer.text
+    assert int(answer.headers["retry-after"]) > 0
+    world.sandbox.mend()
+    assert (await world.checkout(acme, key)).status_code == 201
+    created = [e for e in world.sandbox.events(world.key) if e["type"] == "customer.created"]
+    assert len(created) == 1
+
+
+async def test_without_a_key_nothing_is_sold(world: World) -> None:
+    world.app.state.identities = type(world.identities)({})
+    answer = await world.checkout(world.tenants["acme"])
+    assert (answer.status_code, answer.json()["code"]) == (409, "stripe_not_configured")
+
+
+async def test_the_clock_of_the_customer_starts_at_business_time(world: World) -> None:
+    await world.plan()
+    await world.checkout(world.tenants["acme"])
+    (link,) = await world.rows("customer_link")
+    path = f"/v1/test_helpers/test_clocks/{link['stripe_test_clock_id']}"
+    shown = world.sandbox.get(path, world.key)["frozen_time"]
+    assert abs(shown - utc_now().timestamp()) < timedelta(minutes=1).total_seconds()
+
+
+async def test_a_declined_renewal_is_a_failed_payment(world: World) -> None:
+    await world.plan()
+    acme = world.tenants["acme"]
+    await world.subscribe(acme, "4000000000000341")
+    subscription = world.log.events(StripeSubscriptionChanged)[-1]
+    (link,) = await world.rows("customer_link")
+    clock = f"/v1/test_helpers/test_clocks/{link['stripe_test_clock_id']}"
+    shown = world.sandbox.get(clock, world.key)["frozen_time"]
+    draft = await world.api.post(
+        "invoice.create",
+        "/v1/invoices",
+        {
+            "customer": link["stripe_customer_id"],
+            "subscription": subscription.data.stripe_subscription_id,
+            "auto_advance": False,
+        },
+        idempotency_key=f"x{shown}",
+    )
+    await world.api.post(
+        "invoice_item.create",
+        "/v1/invoiceitems",
+        {
+            "customer": link["stripe_customer_id"],
+            "invoice": draft["id"],
+            "amount": 700,
+            "currency": "eur",
+        },
+        idempotency_key=f"y{shown}",
+    )
+    await world.api.post(
+        "invoice.finalize",
+        f"/v1/invoices/{draft['id']}/finalize",
+        {"auto_advance": True},
+        idempotency_key=f"z{shown}",
+    )
+    await world.take_webhooks()
+    failed = world.log.events(PaymentFailed)
+    assert [event.data.amount_minor for event in failed] == [700]
+    assert failed[0].data.stripe_invoice_id == draft["id"]
+    assert failed[0].tenant_id == acme.id
