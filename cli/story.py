@@ -121,7 +121,7 @@ class Story:
     async def subscription(self, plan: str, status: str = "active") -> dict[str, Any] | None:
         """The tenant's subscription, once it is on this plan with this status."""
         for item in (await self.tenant.get("/api/v1/subscriptions"))["items"]:
-            if item["plan_key"] == plan and item["status"] == status:
+            if item["plan"] == plan and item["status"] == status:
                 found: dict[str, Any] = item
                 return found
         return None
@@ -137,7 +137,7 @@ class Story:
         first = await eventually("the first invoice's payment", lambda: self.paid_invoice(1))
         if first["total_minor"] != self.terms.fee_minor:
             raise StoryError(f"the first invoice is {first['total_minor']}, not the monthly fee")
-        self.period = (parse_time(pro["period_start"]), parse_time(pro["period_end"]))
+        self.period = (parse_time(pro["period_from"]), parse_time(pro["period_to"]))
         status = await self.tenant.get(f"/api/v1/tenants/{self.tenant_id}/status")
         return {
             "checkout": session["url"],
