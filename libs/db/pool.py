@@ -5,8 +5,8 @@ does. Work that must be the last of a transaction (the outbox) registers with `b
 """
 
 import json
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -34,6 +34,21 @@ TRANSIENT_ERRORS: tuple[type[BaseException], ...] = (
 )
 """Failures that the same work may survive when tried again: connection, lock, time-out,
 serialization, the server going away."""
+
+
+class WrongArgumentsError(TypeError):
+    """A query was called with arguments that do not fit it: a mistake in the code, never retried."""
+
+
+@contextmanager
+def _arguments_told_apart() -> Generator[None, None, None]:
+    """Tell a wrong number of arguments from a lost connection: asyncpg has one class for both."""
+    try:
+        yield
+    except asyncpg.InterfaceError as error:
+        if "argument" in str(error):
+            raise WrongArgumentsError(str(error)) from error
+        raise
 
 
 @dataclass(frozen=True)
@@ -79,26 +94,31 @@ class Tx:
 
     async def execute(self, sql: str, *args: Any) -> int:
         """Run a statement; the number of rows it touched."""
-        status: str = await self.connection.execute(sql, *args)
+        with _arguments_told_apart():
+            status: str = await self.connection.execute(sql, *args)
         last = status.rpartition(" ")[2]
         return int(last) if last.isdigit() else 0
 
     async def executemany(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
         """Run a statement once per row, in one round trip."""
-        await self.connection.executemany(sql, rows)
+        with _arguments_told_apart():
+            await self.connection.executemany(sql, rows)
 
     async def fetch(self, sql: str, *args: Any) -> list[Row]:
         """All rows of a query."""
-        rows: list[Row] = await self.connection.fetch(sql, *args)
+        with _arguments_told_apart():
+            rows: list[Row] = await self.connection.fetch(sql, *args)
         return rows
 
     async def fetchrow(self, sql: str, *args: Any) -> Row | None:
         """The first row of a query, or None."""
-        return await self.connection.fetchrow(sql, *args)
+        with _arguments_told_apart():
+            return await self.connection.fetchrow(sql, *args)
 
     async def fetchval(self, sql: str, *args: Any) -> Any:
         """The first column of the first row, or None."""
-        return await self.connection.fetchval(sql, *args)
+        with _arguments_told_apart():
+            return await self.connection.fetchval(sql, *args)
 
 
 class UnsafeRoleError(RuntimeError):

@@ -261,3 +261,16 @@ async def test_the_directory_applies_only_a_higher_version(
     async with ledger.transaction() as tx:
         found = await tx.fetchval("select find_tenant('slug', 'acme')")
     assert found["snapshot"]["name"] == "third"
+
+
+async def test_a_query_with_wrong_arguments_is_a_permanent_failure(
+    ledger: Database, log: MemoryLog
+) -> None:
+    async def broken(event: Envelope[Any], tx: Tx) -> None:
+        await tx.execute("select $1::text", str(event.id), "one too many")
+
+    log.add(ledger, {CreditGranted: broken}, parks=False)
+    log.publish(credit(ACME))
+    await log.settle()
+    async with ledger.maintenance() as tx:
+        assert await tx.fetchval("select reason from dead_letter") == "WrongArgumentsError"
