@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from services.stripe_sim.sandbox import Sandbox, Scope
+from services.stripe_sim.sandbox import Key, Sandbox, Scope
 from services.stripe_sim.store import Obj
 
 SECRET, PUBLISHABLE, RESTRICTED = "secret", "publishable", "restricted"
@@ -94,8 +94,16 @@ def _settings(name: str) -> dict[str, Any]:
     }
 
 
-def add_key(sandbox: Sandbox, account: Obj, kind: str, key: str | None = None) -> str:
+def add_key(
+    sandbox: Sandbox,
+    account: Obj,
+    kind: str,
+    key: str | None = None,
+    permissions: list[str] | None = None,
+) -> str:
     """Give an account a key of this kind and return it.
+
+    `permissions` limits a restricted key, such as `customers:read`; None: everything.
 
     Raises:
         ValueError: the key is taken or does not look like a test key of its kind.
@@ -105,9 +113,11 @@ def add_key(sandbox: Sandbox, account: Obj, kind: str, key: str | None = None) -
         raise ValueError(f"a {kind} key begins with {_PREFIX[kind]} and has 12 to 255 characters")
     if key in sandbox.keys:
         raise ValueError("this key belongs to an account already")
-    account["_sim"]["keys"].append({"key": key, "kind": kind, "revoked": False})
+    account["_sim"]["keys"].append(
+        {"key": key, "kind": kind, "revoked": False, "permissions": permissions}
+    )
     sandbox.store.save(account["id"], account)
-    sandbox.keys[key] = (account["id"], kind)
+    index_keys(sandbox)
     return key
 
 
@@ -131,7 +141,9 @@ def revoke_key(sandbox: Sandbox, key: str) -> bool:
 def index_keys(sandbox: Sandbox) -> None:
     """Rebuild the look-up of keys from the accounts."""
     sandbox.keys = {
-        entry["key"]: (account_id, "revoked" if entry["revoked"] else entry["kind"])
+        entry["key"]: Key(
+            account_id, "revoked" if entry["revoked"] else entry["kind"], entry["permissions"]
+        )
         for account_id, account in sandbox.store.everywhere("account")
         for entry in account["_sim"]["keys"]
     }

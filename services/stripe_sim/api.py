@@ -193,12 +193,13 @@ class Api:
             raise errors.no_key()
         if key.startswith(LIVE_PREFIXES):
             raise ApiError(401, "The sandbox takes test keys only, never a live one.")
-        owner, kind = self.sandbox.keys.get(key, (None, ""))
-        if owner is None:
+        entry = self.sandbox.keys.get(key)
+        if entry is None:
             raise errors.bad_key(key)
-        if kind == "revoked":
+        owner = entry.account
+        if entry.kind == "revoked":
             raise errors.expired_key(key)
-        if kind == accounts.PUBLISHABLE:
+        if entry.kind == accounts.PUBLISHABLE:
             raise ApiError(
                 401,
                 "This API call cannot be made with a publishable API key. Please use a secret API "
@@ -206,6 +207,8 @@ class Api:
                 "https://dashboard.stripe.com/account/apikeys.",
                 code="secret_key_required",
             )
+        if entry.permissions is not None:
+            _require_permission(request, key, entry.permissions)
         wanted = request.headers.get("stripe-account") or owner
         if wanted != owner:
             account = self.sandbox.store.get(wanted, "account", wanted)
@@ -225,6 +228,19 @@ class Api:
         self._calls_this_second[account] = calls
         if calls > limit:
             raise errors.too_many_requests()
+
+
+def _require_permission(request: Request, key: str, permissions: list[str]) -> None:
+    """Refuse what a restricted key may not do: `<noun>:read` or `<noun>:write` (which reads too).
+
+    Raises:
+        ApiError: the permission is missing.
+    """
+    noun = request.url.path.split("/")[2]
+    allowed = {f"{noun}:write"} | ({f"{noun}:read"} if request.method == "GET" else set())
+    if not allowed & set(permissions):
+        verb = "read" if request.method == "GET" else "write"
+        raise errors.no_permission(key, f"{noun}_{verb}")
 
 
 def key_of(request: Request) -> str:

@@ -9,9 +9,11 @@ from collections.abc import AsyncGenerator, Generator
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from services.stripe_sim import accounts
 from services.stripe_sim.api import Api
@@ -28,7 +30,6 @@ from services.stripe_sim.settings import Settings, SettingsError, read_settings
 from services.stripe_sim.store import Store
 from services.stripe_sim.webhooks import Sender
 
-HOST = "127.0.0.1"
 METHODS = ["GET", "POST", "DELETE"]
 
 
@@ -72,10 +73,29 @@ def build(settings: Settings | None = None) -> Starlette:
             Route("/readyz", _up),
         ],
         exception_handlers={ControlError: refuse, Exception: undo},
+        middleware=[Middleware(OwnOriginOnly, own_origin=settings.public_url)],
         lifespan=lifespan,
     )
     app.state.sandbox = sandbox
     return app
+
+
+class OwnOriginOnly:
+    """Keeps web pages of other origins away from the control API, which asks for no key."""
+
+    def __init__(self, app: ASGIApp, own_origin: str) -> None:
+        self.app = app
+        self.own_origin = own_origin.encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse control requests that a browser sends for another page."""
+        if scope["type"] == "http" and scope["path"].startswith("/_sim"):
+            origin = dict(scope["headers"]).get(b"origin")
+            if origin not in (None, self.own_origin):
+                refusal = PlainTextResponse("Not for pages of other origins.\n", 403)
+                await refusal(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
 
 
 async def _up(_request: Request) -> Response:
@@ -93,7 +113,7 @@ def main() -> int:
         return 2
     config = uvicorn.Config(
         build(settings),
-        host=HOST,
+        host=settings.host,
         port=settings.port,
         log_level="warning",
         timeout_graceful_shutdown=10,

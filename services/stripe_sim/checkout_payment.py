@@ -23,11 +23,12 @@ def pay(
     session: Obj,
     card_number: str | None,
     *,
+    iban: str | None = None,
     email: str | None = None,
     name: str | None = None,
     authenticated: bool | None = None,
 ) -> Obj:
-    """Pay an open session with a test card; afterwards it is complete.
+    """Pay an open session with a test card or an IBAN; afterwards it is complete.
 
     A card that wants the payer's bank first leaves it open with the card remembered: call again
     with `authenticated` set and without a card.
@@ -36,7 +37,7 @@ def pay(
         ApiError: it is not open, the card is unknown or declined; then nothing has changed.
     """
     checkout.require_open(scope, session)
-    method = _method(scope, session, card_number, email, name)
+    method = _method(scope, session, card_number, iban, {"email": email, "name": name})
     card = payment_methods.card_of(method)
     if authenticated is False:
         session["_sim"]["method"] = None
@@ -69,19 +70,23 @@ def pay(
 
 
 def _method(
-    scope: Scope, session: Obj, card_number: str | None, email: str | None, name: str | None
+    scope: Scope,
+    session: Obj,
+    card_number: str | None,
+    iban: str | None,
+    details: dict[str, str | None],
 ) -> Obj:
+    if iban is not None:
+        if "sepa_debit" not in session["payment_method_types"]:
+            raise invalid("This session takes no SEPA debits.", "iban")
+        wish = {"type": "sepa_debit", "sepa_debit": {"iban": iban}, "billing_details": details}
+        return payment_methods.build(scope, wish)
     if card_number is None:
         if session["_sim"]["method"] is None:
             raise invalid("Missing required param: card.", "card", "parameter_missing")
         return scope.get("payment_method", session["_sim"]["method"])
-    if not session["_sim"]["lines"] and session["mode"] != "setup":
-        raise invalid("Nothing is sold in this session.")
-    details = {"email": email, "name": name}
-    return payment_methods.build(
-        scope,
-        {"type": "card", "card": {"number": card_number}, "billing_details": details},
-    )
+    wish = {"type": "card", "card": {"number": card_number}, "billing_details": details}
+    return payment_methods.build(scope, wish)
 
 
 def _refuse_declined(card: cards.Card | None) -> None:
@@ -137,8 +142,12 @@ def _pay_subscription(
     session |= {
         "subscription": subscription["id"],
         "invoice": subscription["latest_invoice"],
-        "payment_status": "paid",
+        "payment_status": _first_payment_status(scope, subscription["latest_invoice"]),
     }
+
+
+def _first_payment_status(scope: Scope, invoice_id: str) -> str:
+    return "paid" if scope.get("invoice", invoice_id)["status"] == "paid" else "unpaid"
 
 
 def _pay_once(

@@ -44,6 +44,8 @@ def collect(
         return None
     method = method or default_method(scope, invoice)
     intent = invoices.open_intent(scope, invoice)
+    if intent["status"] == "processing":
+        return invalid("A payment of this invoice is being processed.", code="invoice_not_editable")
     invoice |= {"attempted": True, "attempt_count": invoice["attempt_count"] + 1}
     scope.save(invoice)
     if method is None:

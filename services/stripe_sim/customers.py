@@ -139,6 +139,12 @@ def living(scope: Scope, customer_id: str, param: str = "id") -> Obj:
     return customer
 
 
+@on_request("customer", "tax_ids")
+def _tax_ids(scope: Scope, customer: Obj) -> Obj:
+    found = scope.all("tax_id", customer=customer["id"])
+    return page(scope, found, {}, f"/v1/customers/{customer['id']}/tax_ids")
+
+
 @on_request("customer", "subscriptions")
 def _subscriptions(scope: Scope, customer: Obj) -> Obj:
     found = [

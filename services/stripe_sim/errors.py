@@ -109,6 +109,17 @@ def no_access(key: str, account: str) -> ApiError:
     )
 
 
+def no_permission(key: str, permission: str) -> ApiError:
+    """Return the 403 for what a restricted key may not do."""
+    return ApiError(
+        403,
+        f"The provided key '{key[:8]}****{key[-4:]}' does not have the required permissions for "
+        f"this endpoint. Having the 'rak_{permission}' permission would allow this request to "
+        "continue.",
+        code="more_permissions_required",
+    )
+
+
 def idempotency_mismatch(key: str) -> ApiError:
     """Return the 400 for a used idempotency key that came with other parameters."""
     return ApiError(

@@ -3,7 +3,7 @@
 from decimal import Decimal
 from typing import Any
 
-from services.stripe_sim import discounts, invoice_totals, money, payment_intents
+from services.stripe_sim import customer_balance, discounts, invoice_totals, money, payment_intents
 from services.stripe_sim.errors import ApiError, invalid
 from services.stripe_sim.events import emit
 from services.stripe_sim.periods import DAY_SECONDS, HOUR_SECONDS
@@ -220,11 +220,10 @@ def _apply_balance(scope: Scope, invoice: Obj, customer: Obj) -> None:
     invoice["starting_balance"] = customer["balance"]
     invoice["ending_balance"] = min(combined, 0)
     invoice["amount_due"] = invoice["amount_remaining"] = max(combined, 0)
-    if customer["balance"] != invoice["ending_balance"]:
-        previous = {"balance": customer["balance"]}
-        customer["balance"] = invoice["ending_balance"]
-        scope.save(customer)
-        emit(scope, "customer.updated", customer, previous)
+    used = invoice["ending_balance"] - customer["balance"]
+    if used:
+        facts = {"currency": invoice["currency"], "invoice": invoice["id"]}
+        customer_balance.change(scope, customer, used, "applied_to_invoice", facts)
 
 
 def _request_payment(scope: Scope, invoice: Obj) -> None:

@@ -7,6 +7,7 @@ from services.stripe_sim import (
     discounts,
     invoice_items,
     invoices,
+    meters,
     payment_methods,
     subscriptions,
 )
@@ -143,6 +144,8 @@ def renew(scope: Scope, subscription: Obj) -> None:
         scope, subscription, "subscription_cycle", auto_advance=collecting, period=(start, end)
     )
     subscriptions.bill_period(scope, invoice, subscription, end, next_end)
+    if not was_trial:
+        meters.bill(scope, invoice, subscription, start, end)
     _take_pending(scope, invoice, subscription)
     scope.save(subscription)
     emit(scope, "customer.subscription.updated", subscription, previous)

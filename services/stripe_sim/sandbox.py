@@ -6,7 +6,7 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from services.stripe_sim.errors import no_such
 from services.stripe_sim.faults import FaultBoard
@@ -26,6 +26,14 @@ def letters(digest: bytes, length: int) -> str:
     return "".join(spelled)
 
 
+class Key(NamedTuple):
+    """An API key: whose it is, its kind (or `revoked`), and what a restricted one may do."""
+
+    account: str
+    kind: str
+    permissions: list[str] | None
+
+
 @dataclass
 class Sandbox:
     """All accounts, the switches for faults, and what wakes the webhook sender."""
@@ -37,8 +45,8 @@ class Sandbox:
     """Called with (account, event, endpoint) for every webhook to send."""
     wake_clocks: Callable[[str, str], None] = field(default=lambda *_: None)
     """Called with (account, clock) for every clock that begins to move."""
-    keys: dict[str, tuple[str, str]] = field(default_factory=dict)
-    """API key -> (account id, kind of key); rebuilt from the accounts at start."""
+    keys: dict[str, Key] = field(default_factory=dict)
+    """Every API key there is; rebuilt from the accounts at start."""
     platform: str = ""
     """The id of the platform's own account: derived from its first secret key, then kept."""
 

@@ -11,6 +11,10 @@ API_VERSION = "2026-10-28.endive"
 DEFAULT_SECRET_KEY = "sk_test_platform_sandbox"  # noqa: S105 - a well-known key of a fake
 DEFAULT_WEBHOOK_SECRET = "whsec_platform_sandbox"  # noqa: S105 - likewise
 
+LOOPBACK = "127.0.0.1"
+ALL_INTERFACES = "0.0.0.0"  # noqa: S104 - inside a container only, see `_host`
+CONTAINER_MARKS = ("/.dockerenv", "/run/.containerenv")
+
 LIVE_PREFIXES = ("sk_live_", "rk_live_", "pk_live_")
 
 
@@ -23,6 +27,7 @@ class Settings:
     """Everything that can be set from outside; see README.md for the variables."""
 
     port: int = 8110
+    host: str = LOOPBACK
     public_url: str = "http://127.0.0.1:8110"
     secret_key: str = DEFAULT_SECRET_KEY
     webhook_url: str | None = None
@@ -56,6 +61,7 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
     state = env.get("STRIPE_SIM_STATE")
     return Settings(
         port=port,
+        host=_host(env),
         public_url=(env.get("STRIPE_SIM_URL") or f"http://127.0.0.1:{port}").rstrip("/"),
         secret_key=secret_key,
         webhook_url=_webhook_url(env),
@@ -67,6 +73,20 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
         slow_payment_seconds=_whole_number(env, "STRIPE_SIM_SLOW_PAYMENT_SECONDS", 30),
         rate_limit_per_second=_whole_number(env, "STRIPE_SIM_RATE_LIMIT_PER_SECOND", 0),
     )
+
+
+def _host(env: Mapping[str, str]) -> str:
+    """Return the address to listen on: loopback, or everything inside a container's own network."""
+    wish = env.get("STRIPE_SIM_LISTEN") or "loopback"
+    if wish == "loopback":
+        return LOOPBACK
+    inside = "KUBERNETES_SERVICE_HOST" in env or any(map(os.path.exists, CONTAINER_MARKS))
+    if wish != "container" or not inside:
+        raise SettingsError(
+            "STRIPE_SIM_LISTEN must be loopback, or container inside a container: the sandbox "
+            "guards nothing and must not be reachable from a network"
+        )
+    return ALL_INTERFACES
 
 
 def _webhook_url(env: Mapping[str, str]) -> str | None:

@@ -76,7 +76,12 @@ class Control:
         authenticate = body.get("authenticate")
         try:
             checkout_payment.pay(
-                scope, session, card, email=text(body, "email"), name=text(body, "name")
+                scope,
+                session,
+                card,
+                iban=text(body, "iban"),
+                email=text(body, "email"),
+                name=text(body, "name"),
             )
             if session["status"] == "open" and isinstance(authenticate, bool):
                 checkout_payment.pay(scope, session, None, authenticated=authenticate)

@@ -109,8 +109,8 @@ class OAuth:
 
     def _require_platform(self, values: dict[str, Any], request: Request) -> None:
         key = values.get("client_secret") or key_of(request)
-        owner, kind = self.sandbox.keys.get(str(key), ("", ""))
-        if owner != self.sandbox.platform or kind != accounts.SECRET:
+        entry = self.sandbox.keys.get(str(key))
+        if entry is None or entry.account != self.sandbox.platform or entry.kind != accounts.SECRET:
             raise OAuthError("invalid_client", "Invalid API key provided", 401)
 
     async def onboard(self, request: Request) -> Response:

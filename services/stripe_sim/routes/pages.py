@@ -16,6 +16,7 @@ from services.stripe_sim import (
     money,
     payment_intents,
     payment_methods,
+    setup_intents,
 )
 from services.stripe_sim.errors import ApiError
 from services.stripe_sim.sandbox import Sandbox, Scope
@@ -80,7 +81,8 @@ class Pages:
                 checkout_payment.pay(
                     scope,
                     session,
-                    str(form.get("card_number", "")),
+                    str(form.get("card_number") or "") or None,
+                    iban=str(form.get("iban") or "") or None,
                     email=str(form.get("email") or "") or None,
                     name=str(form.get("name") or "") or None,
                 )
@@ -127,10 +129,16 @@ class Pages:
     async def authenticate(self, request: Request) -> Response:
         """Show the bank's challenge of a payment, and take the payer's answer."""
         scope = self.sandbox.scope(request.path_params["account"])
-        intent = scope.find("payment_intent", request.path_params["intent"])
+        intent_id = request.path_params["intent"]
+        kind = "setup_intent" if intent_id.startswith("seti_") else "payment_intent"
+        intent = scope.find(kind, intent_id)
         if intent is None:
             return self.missing()
-        amount = money.shown(intent["amount"], intent["currency"])
+        amount = (
+            money.shown(intent["amount"], intent["currency"])
+            if kind == "payment_intent"
+            else "Save this card"
+        )
         if intent["status"] != "requires_action":
             return self._answered(intent)
         if request.method == "GET":
@@ -145,7 +153,7 @@ class Pages:
             url = intent["_sim"]["return_url"]
             mark = "&" if "?" in url else "?"
             return RedirectResponse(
-                f"{url}{mark}payment_intent={intent['id']}&redirect_status={intent['status']}",
+                f"{url}{mark}{intent['object']}={intent['id']}&redirect_status={intent['status']}",
                 303,
                 HEADERS,
             )
@@ -208,6 +216,13 @@ def payment_intent_of(scope: Scope, invoice: Obj) -> Obj | None:
 
 def answer_challenge(scope: Scope, intent: Obj, *, passed: bool) -> None:
     """Carry out the payer's answer to the bank's challenge."""
+    if intent["object"] == "setup_intent":
+        if passed:
+            method = scope.get("payment_method", intent["payment_method"])
+            setup_intents.confirm(scope, intent, method, authenticated=True)
+        else:
+            setup_intents.refuse(scope, intent)
+        return
     if passed:
         method = scope.get("payment_method", intent["payment_method"])
         payment_intents.attempt(scope, intent, method, payer_present=True, authenticated=True)

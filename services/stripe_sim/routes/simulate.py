@@ -127,15 +127,23 @@ class Simulate:
         return self._do(work)
 
     async def add_key(self, request: Request) -> Response:
-        """Give an account one more key of a `kind`: secret, publishable or restricted."""
+        """Give an account one more key of a `kind`; `permissions` limit a restricted one."""
         scope, body = self._account(request), await body_of(request)
         kind = body.get("kind", accounts.SECRET)
         if kind not in (accounts.SECRET, accounts.PUBLISHABLE, accounts.RESTRICTED):
             raise ControlError(400, "kind must be secret, publishable or restricted")
-        wanted = text(body, "key")
-        return self._do(
-            lambda: {"key": accounts.add_key(self.sandbox, scope.own_account, kind, wanted)}, 201
-        )
+        permissions = body.get("permissions")
+        if permissions is not None and not (
+            isinstance(permissions, list) and all(isinstance(each, str) for each in permissions)
+        ):
+            raise ControlError(400, 'permissions must be a list such as ["customers:read"]')
+
+        def work() -> dict[str, str]:
+            account, wanted = scope.own_account, text(body, "key")
+            key = accounts.add_key(self.sandbox, account, kind, wanted, permissions)
+            return {"key": key}
+
+        return self._do(work, 201)
 
     async def revoke_key(self, request: Request) -> Response:
         """Revoke the key `{"key": …}`: calls with it are answered 401 from now on."""
