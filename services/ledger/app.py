@@ -1,0 +1,48 @@
+"""The ledger service's composition root."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from libs.db.pool import open_database
+from libs.directory.consume import consumers_of
+from libs.directory.local import Directory
+from libs.messaging.broker import Runtime
+from libs.observability.health import Health
+from libs.settings import load
+from libs.web.auth import Gate
+from libs.web.serve import create_app, serve
+from services.ledger import routes
+from services.ledger.handlers import HANDLERS
+from services.ledger.settings import Settings
+
+
+def build() -> FastAPI:
+    """The application, from settings to routes."""
+    settings = load(Settings)
+    health = Health()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
+        database = await open_database(settings.postgres_dsn, settings.service)
+        directory = Directory(database)
+        app.state.database, app.state.directory = database, directory
+        app.state.gate = Gate(database, directory, settings.key_pepper_bytes)
+        runtime = Runtime(database, settings.kafka, health)
+        runtime.add_consumers(consumers_of(database, settings.kafka, HANDLERS, parks=True))
+        runtime.add_relay()
+        async with runtime.running():
+            yield
+
+    return create_app(
+        "Ledger",
+        health=health,
+        routers=[routes.router],
+        lifespan=lifespan,
+        description="Journal entries, balances and the trial balance, in double entry.",
+    )
+
+
+if __name__ == "__main__":
+    serve(build, load(Settings))

@@ -1,0 +1,119 @@
+"""The chart of accounts: what may be booked on, of which type, with which normal side.
+
+A code begins with its type, so that lists sort as a balance sheet reads. Each Stripe account has a
+clearing account of its own, which stands at what Stripe holds of it: available and pending.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+AccountType = Literal["asset", "liability", "equity", "revenue", "expense"]
+Side = Literal["debit", "credit"]
+
+_NORMAL_SIDES: dict[AccountType, Side] = {
+    "asset": "debit",
+    "expense": "debit",
+    "liability": "credit",
+    "equity": "credit",
+    "revenue": "credit",
+}
+
+
+class UnknownAccountError(ValueError):
+    """Not an account of the chart."""
+
+
+@dataclass(frozen=True)
+class Account:
+    """An account of the chart.
+
+    Attributes:
+        code: its name in every book, e.g. `asset:receivable`.
+        normal_side: the side that increases it.
+        purpose: what it holds, for readers of the books.
+    """
+
+    code: str
+    type: AccountType
+    normal_side: Side
+    purpose: str
+
+
+def _account(
+    account_type: AccountType, name: str, purpose: str, *, contra: bool = False
+) -> Account:
+    side = _NORMAL_SIDES[account_type]
+    other: Side = "credit" if side == "debit" else "debit"
+    return Account(f"{account_type}:{name}", account_type, other if contra else side, purpose)
+
+
+RECEIVABLE = _account("asset", "receivable", "Invoiced and not yet paid.")
+BANK = _account("asset", "bank", "Paid out by Stripe to the bank, or brought in from there.")
+CUSTOMER_CREDITS = _account(
+    "liability", "customer_credits", "Credit that customers hold and later invoices use up."
+)
+UNAPPLIED_PAYMENTS = _account(
+    "liability", "unapplied_payments", "Money received that pays no invoice yet."
+)
+TAX_PAYABLE = _account("liability", "tax_payable", "Tax invoiced, owed to tax offices.")
+SUSPENSE = _account(
+    "liability", "suspense", "Money that Stripe reports and no rule knows; must return to zero."
+)
+REVENUE_FLAT = _account("revenue", "flat", "Fees per period.")
+REVENUE_USAGE = _account("revenue", "usage", "Metered usage.")
+REVENUE_PRORATION = _account("revenue", "proration", "Parts of periods after a change of plan.")
+REVENUE_APPLICATION_FEES = _account(
+    "revenue", "application_fees", "The platform's share of payments on connected accounts."
+)
+REFUNDS = _account("revenue", "refunds", "Given back to payers: reduces revenue.", contra=True)
+STRIPE_FEES = _account("expense", "stripe_fees", "What Stripe charges.")
+DISPUTES = _account("expense", "disputes", "Withdrawn by payers' banks, less what came back.")
+CREDITS_GRANTED = _account("expense", "credits_granted", "Credit given away.")
+
+FIXED: tuple[Account, ...] = (
+    RECEIVABLE,
+    BANK,
+    CUSTOMER_CREDITS,
+    UNAPPLIED_PAYMENTS,
+    TAX_PAYABLE,
+    SUSPENSE,
+    REVENUE_FLAT,
+    REVENUE_USAGE,
+    REVENUE_PRORATION,
+    REVENUE_APPLICATION_FEES,
+    REFUNDS,
+    STRIPE_FEES,
+    DISPUTES,
+    CREDITS_GRANTED,
+)
+"""The accounts of every book; clearing accounts come with the Stripe accounts."""
+
+_BY_CODE = {account.code: account for account in FIXED}
+_CLEARING = "stripe_clearing:"
+_STRIPE_ACCOUNT = re.compile(r"[A-Za-z0-9_]{1,100}")
+
+
+def clearing(stripe_account: str) -> Account:
+    """The clearing account of a Stripe account (`acct_…`, or `platform`).
+
+    Raises:
+        UnknownAccountError: that is no Stripe account's id.
+    """
+    if _STRIPE_ACCOUNT.fullmatch(stripe_account) is None:
+        raise UnknownAccountError("a Stripe account's id holds letters, digits and underscores")
+    return _account("asset", _CLEARING + stripe_account, "What Stripe holds of this account.")
+
+
+def named(code: str) -> Account:
+    """The account of this code.
+
+    Raises:
+        UnknownAccountError: the chart has no such account.
+    """
+    if code in _BY_CODE:
+        return _BY_CODE[code]
+    prefix = f"asset:{_CLEARING}"
+    if code.startswith(prefix):
+        return clearing(code.removeprefix(prefix))
+    raise UnknownAccountError(f"the chart of accounts has no {code[:100]!r}")

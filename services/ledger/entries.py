@@ -1,0 +1,91 @@
+"""A journal entry before it is booked: balanced postings that one money fact leads to."""
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from libs.contracts.ledger import Book
+from services.ledger.chart import Account, Side
+
+
+class UnbalancedError(ValueError):
+    """Debits and credits of an entry differ."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A posting to make: one side of an account, in minor units, always positive."""
+
+    account: Account
+    side: Side
+    amount_minor: int
+    currency: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a rule makes of a money fact.
+
+    Attributes:
+        source_key: the money fact itself, unique per tenant, mode and book: never an event's id.
+        rule, rule_version: which rule made it; the entry keeps them for ever.
+    """
+
+    book: Book
+    source_key: str
+    rule: str
+    lines: tuple[Line, ...]
+    rule_version: int = 1
+
+    def __post_init__(self) -> None:
+        """Check that the entry balances.
+
+        Raises:
+            UnbalancedError: in some currency it does not.
+        """
+        sums: dict[str, int] = defaultdict(int)
+        for line in self.lines:
+            if line.amount_minor <= 0:
+                raise UnbalancedError(f"{self.source_key}: a posting must be positive")
+            sums[line.currency] += line.amount_minor if line.side == "debit" else -line.amount_minor
+        for currency, difference in sums.items():
+            if difference:
+                raise UnbalancedError(
+                    f"{self.source_key}: {difference} {currency} more debit than credit"
+                )
+
+    @property
+    def content_hash(self) -> bytes:
+        """SHA-256 of the canonical JSON of what is booked.
+
+        Times and event ids are not in it: the same fact told again by another event is the same.
+        """
+        lines = sorted(
+            [line.account.code, line.side, line.amount_minor, line.currency] for line in self.lines
+        )
+        content = {"book": self.book, "postings": lines, "source_key": self.source_key}
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return hashlib.sha256(text.encode()).digest()
+
+
+def debit(account: Account, amount_minor: int, currency: str) -> Line:
+    """A debit; a negative amount is a credit, zero is no posting (see `entry`)."""
+    side: Side = "debit" if amount_minor >= 0 else "credit"
+    return Line(account, side, abs(amount_minor), currency)
+
+
+def credit(account: Account, amount_minor: int, currency: str) -> Line:
+    """A credit; a negative amount is a debit."""
+    return debit(account, -amount_minor, currency)
+
+
+def entry(book: Book, source_key: str, rule: str, lines: Iterable[Line]) -> Entry | None:
+    """The entry these postings make; None where no money moves.
+
+    Raises:
+        UnbalancedError: debits and credits differ.
+    """
+    moved = tuple(line for line in lines if line.amount_minor)
+    return Entry(book, source_key, rule, moved) if moved else None

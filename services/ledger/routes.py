@@ -1,0 +1,202 @@
+"""`/api/v1/ledger`: trial balance, accounts and journal entries."""
+
+from datetime import datetime
+from typing import Annotated, Literal
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, Query, Request
+from pydantic import BaseModel, Field
+
+from libs.contracts.ledger import Book
+from libs.db.pool import Row
+from libs.ids import public_id
+from libs.money import Currency
+from libs.web.auth import OPERATOR, Access, Gate, Requires
+from libs.web.pagination import Page, PageRequest, page_request
+from libs.web.problems import Forbidden, problem_responses
+from services.ledger import books
+from services.ledger.books import Reader
+from services.ledger.chart import AccountType, Side
+
+router = APIRouter(tags=["ledger"], responses=problem_responses(Forbidden))
+
+TEXT = r"^[^\x00]*$"
+
+
+class TrialBalanceRow(BaseModel):
+    """All that was ever debited to and credited to an account, in one currency."""
+
+    account: str
+    type: AccountType
+    currency: str
+    debit_minor: int
+    credit_minor: int
+
+
+class TrialBalanceTotal(BaseModel):
+    """The sums of one currency; debits equal credits."""
+
+    currency: str
+    debit_minor: int
+    credit_minor: int
+
+
+class TrialBalance(BaseModel):
+    """Every account of a book with its debits and credits."""
+
+    book: Book
+    mode: Literal["test", "live"]
+    rows: list[TrialBalanceRow]
+    totals: list[TrialBalanceTotal]
+
+
+class AccountBalance(BaseModel):
+    """An account and what stands on it; positive on its normal side."""
+
+    account: str
+    type: AccountType
+    normal_side: Side
+    currency: str
+    balance_minor: int
+
+
+class AccountList(BaseModel):
+    """The accounts of a book that were ever posted on."""
+
+    items: list[AccountBalance]
+    next_cursor: None = None
+
+
+class PostingAnswer(BaseModel):
+    """One side of an account; `account_seq` counts the postings of the account and currency."""
+
+    account: str
+    side: Side
+    amount_minor: int
+    currency: str
+    account_seq: int
+    balance_after_minor: int = Field(description="Debits less credits, this posting included.")
+
+
+class EntryAnswer(BaseModel):
+    """A journal entry: what was booked for one money fact, which `source_key` names."""
+
+    id: str
+    tenant_id: UUID
+    book: Book
+    source_key: str
+    effective_at: datetime
+    booked_at: datetime
+    causation_id: UUID = Field(description="The event that told of the fact.")
+    rule: str
+    rule_version: int
+    postings: list[PostingAnswer]
+
+
+async def reading(
+    request: Request,
+    access: Annotated[Access, Depends(Requires("ledger:read"))],
+    book: Annotated[
+        Book | None,
+        Query(description="Operators read `platform` by default, everybody else `tenant`."),
+    ] = None,
+) -> Reader:
+    """Whose book is read; `platform` is for the platform's staff alone.
+
+    Raises:
+        Forbidden: somebody else asked for the platform's book.
+    """
+    if book == "platform" and not access.caller.operator:
+        gate: Gate = request.app.state.gate
+        access = await gate.admit(request, OPERATOR)
+    if book is None:
+        book = "platform" if access.caller.operator else "tenant"
+    tenant_id = None if access.whole_platform else access.tenant_id
+    return Reader(request.app.state.database, tenant_id, access.mode, book)
+
+
+Reading = Annotated[Reader, Depends(reading)]
+CurrencyQuery = Annotated[Currency | None, Query()]
+
+
+@router.get("/api/v1/ledger/trial-balance")
+async def get_trial_balance(reader: Reading, currency: CurrencyQuery = None) -> TrialBalance:
+    """The trial balance of a book; an operator who names no tenant gets the whole book."""
+    rows = [
+        TrialBalanceRow(
+            account=row["account"],
+            type=row["type"],
+            currency=row["currency"],
+            debit_minor=int(row["debit_minor"]),
+            credit_minor=int(row["credit_minor"]),
+        )
+        for row in await books.balances(reader, currency)
+    ]
+    totals = [
+        TrialBalanceTotal(
+            currency=code,
+            debit_minor=sum(row.debit_minor for row in rows if row.currency == code),
+            credit_minor=sum(row.credit_minor for row in rows if row.currency == code),
+        )
+        for code in sorted({row.currency for row in rows})
+    ]
+    return TrialBalance(book=reader.book, mode=reader.mode, rows=rows, totals=totals)
+
+
+@router.get("/api/v1/ledger/accounts")
+async def list_accounts(reader: Reading, currency: CurrencyQuery = None) -> AccountList:
+    """What stands on each account of a book."""
+    return AccountList(
+        items=[_account(row) for row in await books.balances(reader, currency)],
+    )
+
+
+@router.get("/api/v1/ledger/entries")
+async def list_entries(
+    reader: Reading,
+    page: Annotated[PageRequest, Depends(page_request)],
+    account: Annotated[
+        str | None, Query(max_length=200, pattern=TEXT, description="e.g. `asset:receivable`")
+    ] = None,
+    source_key: Annotated[str | None, Query(max_length=500, pattern=TEXT)] = None,
+) -> Page[EntryAnswer]:
+    """Journal entries with their postings, newest first."""
+    position = page.after(UUID)
+    found = await books.entries(
+        reader,
+        account=account,
+        source_key=source_key,
+        before=position[0] if position else None,
+        limit=page.limit + 1,
+    )
+    return Page[EntryAnswer].of(found, page.limit, lambda pair: (pair[0]["id"],), _entry)
+
+
+def _account(row: Row) -> AccountBalance:
+    net = int(row["debit_minor"] - row["credit_minor"])
+    return AccountBalance(
+        account=row["account"],
+        type=row["type"],
+        normal_side=row["normal_side"],
+        currency=row["currency"],
+        balance_minor=net if row["normal_side"] == "debit" else -net,
+    )
+
+
+def _entry(pair: tuple[Row, list[Row]]) -> EntryAnswer:
+    row, postings = pair
+    return EntryAnswer(
+        id=public_id("entry", row["id"]),
+        tenant_id=row["tenant_id"],
+        book=row["book"],
+        source_key=row["source_key"],
+        effective_at=row["effective_at"],
+        booked_at=row["booked_at"],
+        causation_id=row["causation_id"],
+        rule=row["rule"],
+        rule_version=row["rule_version"],
+        postings=[
+            PostingAnswer(**{name: line[name] for name in PostingAnswer.model_fields})
+            for line in postings
+        ],
+    )

@@ -1,0 +1,171 @@
+"""SQL of the books."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+import asyncpg
+
+from libs.db.pool import Row, Tx
+from libs.db.tenant import Mode
+from services.ledger.chart import Account
+from services.ledger.entries import Entry
+
+CONFLICT_SQLSTATE = "SL002"
+
+
+class SourceKeyConflictError(ValueError):
+    """A source key is booked already with other content."""
+
+
+@dataclass(frozen=True)
+class Booking:
+    """An entry and the id it gets if it is booked now."""
+
+    id: UUID
+    entry: Entry
+
+
+async def open_accounts(tx: Tx, book: str, accounts: Sequence[Account]) -> None:
+    """Enter accounts that the book does not have yet."""
+    await tx.execute(
+        """
+        insert into account (tenant_id, mode, book, code, type, normal_side)
+        select $1, $2, $3, c, t, s from unnest($4::text[], $5::text[], $6::text[]) as u(c, t, s)
+        on conflict do nothing
+        """,
+        tx.tenant_id,
+        tx.mode,
+        book,
+        [account.code for account in accounts],
+        [account.type for account in accounts],
+        [account.normal_side for account in accounts],
+    )
+
+
+async def post_entries(
+    tx: Tx,
+    bookings: Sequence[Booking],
+    effective_at: datetime,
+    booked_at: datetime,
+    causation_id: UUID,
+) -> set[UUID]:
+    """Book entries in one call; the ids of those whose source key was new.
+
+    Raises:
+        SourceKeyConflictError: a source key is booked with other content.
+    """
+    count = len(bookings)
+    entries = [booking.entry for booking in bookings]
+    lines = [(booking.id, line) for booking in bookings for line in booking.entry.lines]
+    try:
+        rows = await tx.fetch(
+            "select post_entries($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, "
+            "$11, $12, $13, $14, $15) as id",
+            [tx.tenant_id] * count,
+            [entry.book for entry in entries],
+            [booking.id for booking in bookings],
+            [entry.source_key for entry in entries],
+            [entry.content_hash for entry in entries],
+            [effective_at] * count,
+            [booked_at] * count,
+            [causation_id] * count,
+            [entry.rule for entry in entries],
+            [entry.rule_version for entry in entries],
+            [entry_id for entry_id, _ in lines],
+            [line.account.code for _, line in lines],
+            [line.side for _, line in lines],
+            [line.amount_minor for _, line in lines],
+            [line.currency for _, line in lines],
+        )
+    except asyncpg.PostgresError as error:
+        if error.sqlstate == CONFLICT_SQLSTATE:
+            raise SourceKeyConflictError(str(error)) from None
+        raise
+    return {row["id"] for row in rows}
+
+
+async def sum_balances(
+    tx: Tx, mode: Mode, book: str, *, tenant_id: UUID | None, currency: str | None
+) -> list[Row]:
+    """Debits and credits of a book by account and currency.
+
+    Args:
+        tenant_id: None adds up the whole book over all tenants that are in sight.
+    """
+    return await tx.fetch(
+        """
+        select b.account, a.type, a.normal_side, b.currency,
+               sum(b.debit_minor) as debit_minor, sum(b.credit_minor) as credit_minor
+        from account_balance b
+        join account a on a.tenant_id = b.tenant_id and a.mode = b.mode and a.book = b.book
+            and a.code = b.account
+        where ($1::uuid is null or b.tenant_id = $1) and b.mode = $2 and b.book = $3
+            and ($4::text is null or b.currency = $4)
+        group by 1, 2, 3, 4 order by 1, 4
+        """,
+        tenant_id,
+        mode,
+        book,
+        currency,
+    )
+
+
+async def list_entries(
+    tx: Tx,
+    mode: Mode,
+    book: str,
+    *,
+    tenant_id: UUID | None,
+    account: str | None,
+    source_key: str | None,
+    before: UUID | None,
+    limit: int,
+) -> list[Row]:
+    """Entries of a book, newest first.
+
+    Args:
+        tenant_id: None lists those of all tenants that are in sight.
+        account: only entries with a posting on this account.
+        before: only entries older than this one.
+    """
+    return await tx.fetch(
+        """
+        select tenant_id, book, id, source_key, effective_at, booked_at, causation_id, rule,
+               rule_version
+        from journal_entry e
+        where ($1::uuid is null or tenant_id = $1) and mode = $2 and book = $3
+            and ($4::text is null or exists (
+                select from posting p where p.tenant_id = e.tenant_id and p.mode = e.mode
+                and p.book = e.book and p.entry_id = e.id and p.account = $4))
+            and ($5::text is null or source_key = $5)
+            and ($6::uuid is null or id < $6)
+        order by id desc limit $7
+        """,
+        tenant_id,
+        mode,
+        book,
+        account,
+        source_key,
+        before,
+        limit,
+    )
+
+
+async def postings_of(tx: Tx, mode: Mode, book: str, entries: Sequence[Row]) -> list[Row]:
+    """The postings of these entries, each entry's in their order."""
+    return await tx.fetch(
+        """
+        select p.entry_id, p.account, p.side, p.amount_minor, p.currency, p.account_seq,
+               p.balance_after_minor
+        from unnest($1::uuid[], $2::uuid[]) as u(tenant_id, entry_id)
+        join posting p on p.tenant_id = u.tenant_id and p.mode = $3 and p.book = $4
+            and p.entry_id = u.entry_id
+        order by p.entry_id, p.line
+        """,
+        [row["tenant_id"] for row in entries],
+        [row["id"] for row in entries],
+        mode,
+        book,
+    )

@@ -1,0 +1,18 @@
+"""The ledger on a database of its own, attached to a log in memory."""
+
+from collections.abc import AsyncGenerator
+
+import pytest
+
+from libs.db.pool import Database
+from libs.testing.databases import TestDatabase
+from libs.testing.memory_log import MemoryLog
+from services.ledger.handlers import HANDLERS
+
+
+@pytest.fixture
+async def ledger(database: TestDatabase, log: MemoryLog) -> AsyncGenerator[Database, None]:
+    """The service's database, as its own role, consuming from the log."""
+    async with database.open("ledger") as opened:
+        log.add(opened, HANDLERS, parks=True)
+        yield opened
