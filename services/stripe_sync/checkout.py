@@ -32,6 +32,10 @@ class AlreadySubscribedError(Exception):
     """A second subscription would bill the tenant twice."""
 
 
+class NeverBoughtError(Exception):
+    """The tenant has no customer at Stripe, so there is nothing to see to."""
+
+
 @dataclass(frozen=True)
 class Wish:
     """What a caller wants to buy, and where the payer goes afterwards."""
@@ -141,6 +145,31 @@ async def _create(
     async with database.tenant(buyer.tenant.id, buyer.mode) as tx:
         await store_checkout.complete_session(tx, checkout_id, created["id"], created["url"])
     return Session(created["url"], created["id"])
+
+
+async def open_portal(
+    database: Database, api: StripeApi, tenant: Tenant, mode: Mode, return_url: str
+) -> str:
+    """The address of Stripe's portal for the tenant's own customer.
+
+    Raises:
+        NeverBoughtError: there is no such customer.
+        StripeCallError: Stripe did not answer or refused.
+    """
+    async with database.tenant(tenant.id, mode) as tx:
+        link = await store_checkout.find_link(
+            tx, PLATFORM_ACCOUNT, tenant.snapshot.self_customer_id
+        )
+    if link is None or link["stripe_customer_id"] is None:
+        raise NeverBoughtError
+    session = await api.post(
+        "portal_session.create",
+        "/v1/billing_portal/sessions",
+        {"customer": link["stripe_customer_id"], "return_url": return_url},
+        idempotency_key=f"portal:{new_id()}",
+    )
+    url: str = session["url"]
+    return url
 
 
 def _metadata(buyer: Buyer, plan: PlanVersion) -> dict[str, str]:

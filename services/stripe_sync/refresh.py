@@ -128,10 +128,10 @@ class AccountWorker:
         now = await self._business_now(owner.tenant_id)
         async with self.database.tenant(owner.tenant_id, self.mode) as tx:
             await hold(tx, lease)
-            await store_objects.claim(tx, self.account, object_id, owner.customer_id)
             if fetched is None:
                 await self._mark_deleted(tx, kind, object_id)
             else:
+                await store_objects.claim(tx, self.account, object_id, owner.customer_id)
                 await self._mirror(tx, kind, fetched, owner, now)
             if fetched is None or fetched.incomplete is None:
                 await self._clear(tx, dirty)

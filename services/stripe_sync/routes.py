@@ -1,4 +1,4 @@
-"""HTTP of stripe_sync: checkout and payments."""
+"""HTTP of stripe_sync: checkout, portal and payments."""
 
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
@@ -18,7 +18,7 @@ from libs.web.idempotency import idempotency_key, remember, request_hash, reserv
 from libs.web.pagination import Page, PageRequest, page_request
 from libs.web.problems import Conflict, InvalidFields, NotFound, Unavailable, problem_responses
 from services.stripe_sync import checkout, store_objects
-from services.stripe_sync.client import StripeCallError, StripeRefusedError
+from services.stripe_sync.client import StripeApi, StripeCallError, StripeRefusedError
 
 router = APIRouter()
 
@@ -49,6 +49,21 @@ class CheckoutBody(BaseModel):
 
     url: str
     session_id: str = Field(description="Stripe's id of the session, `cs_…`.")
+
+
+class PortalRequest(BaseModel):
+    """Whose portal, and where it leads back to."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    tenant_id: Annotated[str, Field(max_length=100, pattern=r"^[^\x00]*$")] | None = None
+    return_url: WebAddress | None = None
+
+
+class PortalBody(BaseModel):
+    """Stripe's page on which the tenant sees to its cards, invoices and subscription."""
+
+    url: str
 
 
 class Amount(BaseModel):
@@ -113,16 +128,60 @@ async def start_checkout(
     return JSONResponse(answer, 201)
 
 
-async def _open_session(
-    request: Request, body: CheckoutRequest, access: Access, key: str | None
-) -> CheckoutBody:
+@router.post(
+    "/api/v1/billing/portal",
+    status_code=201,
+    responses=problem_responses(Conflict, Unavailable),
+)
+async def open_portal(
+    request: Request,
+    body: PortalRequest,
+    access: Annotated[Access, Depends(Requires("billing:manage"))],
+) -> PortalBody:
+    """Open Stripe's customer portal for the tenant; the link holds for minutes, once opened."""
     state = request.app.state
-    api = state.identities.of(PLATFORM_ACCOUNT, access.mode)
+    access = await state.gate.for_tenant(request, access, body.tenant_id)
+    api = _api(request, access)
+    try:
+        url = await checkout.open_portal(
+            state.database,
+            api,
+            access.tenant,
+            access.mode,
+            body.return_url or f"{state.settings.origin_url}/invoices",
+        )
+    except checkout.NeverBoughtError:
+        raise Conflict(
+            "The tenant has not bought anything yet. Begin with `POST /api/v1/billing/checkout`.",
+            code="no_stripe_customer",
+        ) from None
+    except StripeRefusedError as error:
+        raise Conflict(
+            "Stripe refused to open the portal. Check its settings in Stripe's dashboard.",
+            code="stripe_refused",
+            extra={"stripe_code": error.code},
+        ) from None
+    except StripeCallError:
+        raise Unavailable("Stripe does not answer right now. Try again shortly.") from None
+    return PortalBody(url=url)
+
+
+def _api(request: Request, access: Access) -> StripeApi:
+    """The platform's identity in the caller's mode."""
+    api: StripeApi | None = request.app.state.identities.of(PLATFORM_ACCOUNT, access.mode)
     if api is None:
         raise Conflict(
             f"No Stripe key for mode {access.mode} is configured. Set STRIPE_SECRET_KEY.",
             code="stripe_not_configured",
         )
+    return api
+
+
+async def _open_session(
+    request: Request, body: CheckoutRequest, access: Access, key: str | None
+) -> CheckoutBody:
+    state = request.app.state
+    api = _api(request, access)
     origin = state.settings.origin_url
     wish = checkout.Wish(
         plan=body.plan,

@@ -192,3 +192,20 @@ async def test_a_declined_renewal_is_a_failed_payment(world: World) -> None:
     assert [event.data.amount_minor for event in failed] == [700]
     assert failed[0].data.stripe_invoice_id == draft["id"]
     assert failed[0].tenant_id == acme.id
+
+
+async def test_the_portal_opens_for_those_who_bought(world: World) -> None:
+    acme = world.tenants["acme"]
+    headers = {"authorization": f"Bearer {acme.key}"}
+    early = await world.http.post("/api/v1/billing/portal", json={}, headers=headers)
+    assert (early.status_code, early.json()["code"]) == (409, "no_stripe_customer")
+    await world.plan()
+    await world.subscribe(acme)
+    body = {"return_url": "https://acme.example/account"}
+    answer = await world.http.post("/api/v1/billing/portal", json=body, headers=headers)
+    assert answer.status_code == 201, answer.text
+    assert answer.json()["url"].startswith(world.sandbox.url)
+    odd = await world.http.post(
+        "/api/v1/billing/portal", json={"return_url": "file:///etc"}, headers=headers
+    )
+    assert odd.status_code == 422
