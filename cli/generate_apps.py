@@ -18,6 +18,7 @@ from fastapi.dependencies.models import Dependant
 from fastapi.routing import RouteContext, iter_route_contexts
 from starlette.routing import Mount
 
+from libs.crypto import apikeys
 from libs.web import health_routes
 from libs.web.auth import Requires
 
@@ -164,7 +165,7 @@ def _dummy_environment(services: Iterable[str]) -> Generator[None, None, None]:
         "SLUICE_STRIPE_API_BASE": f"http://{nowhere}",
         "STRIPE_SECRET_KEY": "sk_test_dummy",
         "STRIPE_WEBHOOK_SECRET": "whsec_dummy",
-        "SLUICE_OPERATOR_KEY": "sk_test_dummy",
+        "SLUICE_OPERATOR_KEY": apikeys.generate("test").key,
         "SLUICE_OPERATOR_EMAIL": "operator@example.com",
         "SLUICE_OPERATOR_PASSWORD": "dummy password",
     }
