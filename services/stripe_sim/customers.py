@@ -35,7 +35,10 @@ def build(scope: Scope, fields: dict[str, Any]) -> Obj:
     clock_id = fields.get("test_clock")
     if clock_id is not None:
         scope.get("test_helpers.test_clock", clock_id, "test_clock")
-        if len(scope.all("customer", test_clock=clock_id)) >= CUSTOMERS_MAX:
+        alive = [
+            each for each in scope.all("customer", test_clock=clock_id) if not each.get("deleted")
+        ]
+        if len(alive) >= CUSTOMERS_MAX:
             raise invalid(f"A test clock can have at most {CUSTOMERS_MAX} customers.", "test_clock")
     customer_id = scope.new_id("cus_", 14)
     customer: Obj = {
@@ -119,12 +122,11 @@ def delete(scope: Scope, customer: Obj) -> Obj:
     for subscription in scope.all("subscription", customer=customer["id"]):
         if subscription["status"] in subscriptions.ALIVE:
             subscriptions.cancel(scope, subscription, "cancellation_requested", {})
+    for method in scope.all("payment_method", customer=customer["id"]):
+        payment_methods.detach(scope, method)
     emit(scope, "customer.deleted", customer)
-    stub = {"id": customer["id"], "object": "customer", "deleted": True}
-    scope.save(
-        {**stub, "created": customer["created"], "email": None, "test_clock": None, "_sim": {}}
-    )
-    return stub
+    customer["deleted"] = True
+    return scope.save(customer)
 
 
 def living(scope: Scope, customer_id: str, param: str = "id") -> Obj:

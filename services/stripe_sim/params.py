@@ -2,7 +2,7 @@
 
 A schema is a dictionary of parameter name to type: `str`, `int`, `bool`, `Decimal`, a tuple of
 strings (one of these), a dictionary (nested parameters), a list of one type (an array), `METADATA`,
-`CREATED` (a time or a range of times), `ANY` (taken as it is), or `Required(type)`.
+`CREATED` (a time or a range of times), `ANY` (a hash or an array, taken as it is), or `Required(type)`.
 """
 
 from dataclasses import dataclass
@@ -89,6 +89,8 @@ def _value(raw: Any, kind: Any, path: str) -> Any:
     if raw == "":
         return [] if isinstance(kind, list) else None
     if kind is ANY:
+        if isinstance(raw, str):
+            raise invalid("Invalid object", path)
         return raw
     if isinstance(kind, dict | list):
         return _nested(raw, kind, path)
@@ -104,6 +106,8 @@ def _nested(raw: Any, kind: Any, path: str) -> Any:
         return _fields(raw, kind, path)
     if not isinstance(raw, list):
         raise invalid("Invalid array", path)
+    if "" in raw:
+        raise invalid("Invalid array: an entry is empty", path, "parameter_invalid_empty")
     return [_value(item, kind[0], f"{path}[{place}]") for place, item in enumerate(raw)]
 
 

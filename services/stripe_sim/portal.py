@@ -57,7 +57,7 @@ def build_configuration(scope: Scope, fields: dict[str, Any], *, is_default: boo
 def _features(wish: dict[str, Any]) -> dict[str, Any]:
     def on(name: str) -> bool:
         feature = wish.get(name)
-        return feature.get("enabled") != "false" if isinstance(feature, dict) else not wish
+        return feature.get("enabled") is not False if feature else not wish
 
     cancel = wish.get("subscription_cancel") or {}
     return {

@@ -60,6 +60,8 @@ def _tree(paths: list[str]) -> Tree:
 def _render(scope: Scope, obj: Obj, tree: Tree, path: str) -> Obj:
     if obj.get("object") in ("list", "search_result"):
         return _list(scope, obj, tree, path)
+    if obj.get("deleted"):
+        return {name: obj[name] for name in ("id", "object", "deleted") if name in obj}
     if obj.get("object") == "event":
         shown = {name: value for name, value in obj.items() if name != "_sim"}
         shown["data"] = json.loads(obj["_sim"]["data"])

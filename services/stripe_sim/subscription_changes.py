@@ -13,6 +13,8 @@ from services.stripe_sim.periods import next_boundary
 from services.stripe_sim.sandbox import Scope
 from services.stripe_sim.store import Obj
 
+TRIAL_SECONDS_MAX = 2 * 366 * 86_400
+
 PRORATIONS = ("always_invoice", "create_prorations", "none")
 
 _PLAIN = (
@@ -131,9 +133,9 @@ def _change_trial(subscription: Obj, trial_end: str, now: int) -> bool:
             return False
         subscription |= {"status": "active", "trial_end": now}
         return True
-    if not trial_end.isdigit() or int(trial_end) <= now:
-        raise invalid("The `trial_end` must be in the future.", "trial_end")
-    end = int(trial_end)
+    end = int(trial_end) if trial_end.isascii() and trial_end.isdigit() else 0
+    if not now < end < now + TRIAL_SECONDS_MAX:
+        raise invalid("The `trial_end` must be in the future, by two years at most.", "trial_end")
     subscription |= {
         "status": "trialing",
         "trial_end": end,

@@ -105,7 +105,8 @@ def _trial_end(fields: dict[str, Any], now: int) -> int | None:
     if fields.get("trial_end") == "now":
         return None
     if fields.get("trial_end"):
-        end = int(fields["trial_end"])
+        text = str(fields["trial_end"])
+        end = int(text) if text.isascii() and text.isdigit() and len(text) < 12 else 0
         if end <= now:
             raise invalid("The `trial_end` must be in the future.", "trial_end")
         return end

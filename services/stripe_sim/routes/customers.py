@@ -47,10 +47,7 @@ def create_customer(scope: Scope, params: Params) -> Obj:
 @endpoint("GET", "/v1/customers/{}")
 def retrieve_customer(scope: Scope, _params: Params, customer_id: str) -> Obj:
     """Return a customer; of a deleted one only that it is deleted."""
-    customer = scope.get("customer", customer_id)
-    if customer.get("deleted"):
-        return {"id": customer_id, "object": "customer", "deleted": True}
-    return customer
+    return scope.get("customer", customer_id)
 
 
 @endpoint("POST", "/v1/customers/{}", _WRITE)

@@ -121,7 +121,7 @@ def create_invoice(scope: Scope, params: Params) -> Obj:
         "preview_mode": ("next", "recurring"),
         "subscription": str,
         "subscription_details": {
-            "billing_cycle_anchor": ANY,
+            "billing_cycle_anchor": {"type": Required(("now", "unchanged"))},
             "cancel_at": int,
             "cancel_at_period_end": bool,
             "default_tax_rates": [str],
@@ -142,6 +142,12 @@ def preview_invoice(scope: Scope, params: Params) -> Obj:
         raise invalid("Missing required param: customer.", "customer", "parameter_missing")
     customer = customers.living(scope, customer_id, "customer")
     details = params.get("subscription_details") or {}
+    if subscription is None:
+        items = [
+            {name: value for name, value in item.items() if name not in ("id", "deleted")}
+            for item in details.get("items") or []
+        ]
+        details = {**details, "items": items}
     fields = resolved(scope, details)
     if isinstance(fields.get("billing_cycle_anchor"), str) and subscription is None:
         fields.pop("billing_cycle_anchor")

@@ -130,6 +130,12 @@ def create_portal_session(scope: Scope, params: Params) -> Obj:
     return portal.build_session(scope, customer, params)
 
 
+_FEATURE: Schema = {
+    "allowed_updates": [str],
+    "enabled": bool,
+    "payment_method_configuration": str,
+}
+
 _CONFIGURATION: Schema = {
     "business_profile": {
         "headline": str,
@@ -137,7 +143,19 @@ _CONFIGURATION: Schema = {
         "terms_of_service_url": str,
     },
     "default_return_url": str,
-    "features": ANY,
+    "features": {
+        "customer_update": _FEATURE,
+        "invoice_history": _FEATURE,
+        "payment_method_update": _FEATURE,
+        "subscription_cancel": {
+            "cancellation_reason": ANY,
+            "enabled": bool,
+            "mode": ("at_period_end", "immediately"),
+            "proration_behavior": ("always_invoice", "create_prorations", "none"),
+        },
+        "subscription_pause": ANY,
+        "subscription_update": ANY,
+    },
     "login_page": ANY,
     "metadata": METADATA,
     "name": str,

@@ -38,7 +38,8 @@ def delete_test_clock(scope: Scope, _params: Params, clock_id: str) -> Obj:
     """Delete a clock with its customers."""
     clock = scope.get(clocks.KIND, clock_id)
     for customer in scope.all("customer", test_clock=clock_id):
-        customers.delete(scope, customer)
+        if not customer.get("deleted"):
+            customers.delete(scope, customer)
     scope.sandbox.store.remove(scope.account, clock)
     emit(scope, "test_helpers.test_clock.deleted", clock)
     return {"id": clock_id, "object": clocks.KIND, "deleted": True}
