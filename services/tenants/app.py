@@ -1,0 +1,69 @@
+"""The tenants service's composition root."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from functools import partial
+
+from fastapi import FastAPI
+
+from libs.db.pool import open_database
+from libs.directory.consume import consumers_of
+from libs.directory.local import Directory
+from libs.messaging.broker import Runtime
+from libs.observability.health import Health
+from libs.settings import load
+from libs.web.auth import Gate
+from libs.web.serve import create_app, serve
+from services.tenants import (
+    jobs,
+    routes_audit,
+    routes_clock,
+    routes_keys,
+    routes_sessions,
+    routes_tenants,
+)
+from services.tenants.handlers import HANDLERS
+from services.tenants.settings import Settings
+
+
+def build() -> FastAPI:
+    """The application, from settings to routes."""
+    settings = load(Settings)
+    health = Health()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
+        database = await open_database(settings.postgres_dsn, settings.service)
+        directory = Directory(database)
+        app.state.settings = settings
+        app.state.database, app.state.directory = database, directory
+        app.state.gate = Gate(database, directory, settings.key_pepper_bytes)
+        runtime = Runtime(database, settings.kafka, health)
+        runtime.add_consumers(consumers_of(database, settings.kafka, HANDLERS, parks=False))
+        runtime.add_relay()
+        runtime.add_job(
+            "ensure_reserved",
+            partial(jobs.ensure_reserved, database, settings),
+            every_seconds=5,
+        )
+        runtime.add_job("prune", partial(jobs.prune, database), every_seconds=30)
+        async with runtime.running():
+            yield
+
+    return create_app(
+        "Tenants",
+        health=health,
+        routers=[
+            routes_tenants.router,
+            routes_keys.router,
+            routes_clock.router,
+            routes_sessions.router,
+            routes_audit.router,
+        ],
+        lifespan=lifespan,
+        description="Tenants, API keys, sessions, the business clock and the audit log.",
+    )
+
+
+if __name__ == "__main__":
+    serve(build, load(Settings))

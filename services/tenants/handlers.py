@@ -1,0 +1,62 @@
+"""One function per consumed event: (event, tx) -> one domain call."""
+
+from libs.contracts.audit import ConfigurationChanged, SecurityEventRaised
+from libs.contracts.billing import SubscriptionChanged
+from libs.contracts.envelope import Envelope, Fact
+from libs.contracts.stripe_sync import (
+    StripeClockAdvanced,
+    StripeCommandFailed,
+    StripeCustomerLinked,
+    StripeSubscriptionChanged,
+)
+from libs.db.pool import Tx
+from libs.messaging.apply import Handler
+from services.tenants import audit, clock, tenancy
+
+
+async def on_subscription_changed(event: Envelope[SubscriptionChanged], tx: Tx) -> None:
+    """Plan and status follow the tenant's own subscription."""
+    await tenancy.follow_subscription(tx, event.data, event.occurred_at)
+
+
+async def on_stripe_customer_linked(event: Envelope[StripeCustomerLinked], tx: Tx) -> None:
+    """Webhooks about this Stripe customer concern the tenant."""
+    await tenancy.link_customer(tx, event.data, event.occurred_at)
+
+
+async def on_stripe_subscription_changed(
+    event: Envelope[StripeSubscriptionChanged], tx: Tx
+) -> None:
+    """Webhooks about this Stripe subscription concern the tenant."""
+    await tenancy.link_subscription(tx, event.data, event.occurred_at)
+
+
+async def on_stripe_clock_advanced(event: Envelope[StripeClockAdvanced], tx: Tx) -> None:
+    """The business clock follows the hop."""
+    await clock.follow(tx, event.data, event.occurred_at)
+
+
+async def on_stripe_command_failed(event: Envelope[StripeCommandFailed], tx: Tx) -> None:
+    """A move of the clock that Stripe refused is over."""
+    await clock.give_up(tx, event.data, event.occurred_at)
+
+
+async def on_security_event_raised(event: Envelope[SecurityEventRaised], tx: Tx) -> None:
+    """Keep it in the audit log."""
+    await audit.record(tx, event)
+
+
+async def on_configuration_changed(event: Envelope[ConfigurationChanged], tx: Tx) -> None:
+    """Keep it in the audit log."""
+    await audit.record(tx, event)
+
+
+HANDLERS: dict[type[Fact], Handler] = {
+    SubscriptionChanged: on_subscription_changed,
+    StripeCustomerLinked: on_stripe_customer_linked,
+    StripeSubscriptionChanged: on_stripe_subscription_changed,
+    StripeClockAdvanced: on_stripe_clock_advanced,
+    StripeCommandFailed: on_stripe_command_failed,
+    SecurityEventRaised: on_security_event_raised,
+    ConfigurationChanged: on_configuration_changed,
+}

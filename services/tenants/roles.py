@@ -1,0 +1,30 @@
+"""What each role may do: the one table of it (requirement T2).
+
+Manage billing: owner, admin, billing_admin. View billing and usage: all four. Manage members and
+keys: owner, admin. An API key carries scopes of the same names.
+"""
+
+from collections.abc import Mapping
+from typing import Literal
+
+Role = Literal["owner", "admin", "billing_admin", "member"]
+
+SCOPES: Mapping[str, str] = {
+    "usage:write": "send usage",
+    "usage:read": "see usage and limits",
+    "billing:read": "see plans, subscriptions, invoices and credits",
+    "billing:manage": "buy, change and cancel; connect Stripe; includes every view of billing",
+    "ledger:read": "see the tenant's own books",
+    "members:manage": "manage members and API keys; read the audit log",
+    "tenants:read": "see the tenant's own record",
+}
+"""Every permission there is, and what it lets one do."""
+
+PERMISSIONS: Mapping[Role, frozenset[str]] = {
+    "owner": frozenset(SCOPES),
+    "admin": frozenset(SCOPES),
+    "billing_admin": frozenset(
+        {"usage:read", "billing:read", "billing:manage", "ledger:read", "tenants:read"}
+    ),
+    "member": frozenset({"usage:read", "billing:read", "tenants:read"}),
+}

@@ -1,0 +1,263 @@
+"""`/api/v1/tenants`: sign up, read, list, and the gate that product code asks."""
+
+from datetime import datetime
+from typing import Annotated, Literal
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import JSONResponse
+from pydantic import AfterValidator, BaseModel, Field, StringConstraints
+
+from libs.clock import utc_now
+from libs.contracts.tenants import TenantStatus, TenantType
+from libs.db.pool import Database, Row, Tx
+from libs.db.tenant import Scope
+from libs.ids import parse_public_id, public_id
+from libs.money import Currency
+from libs.web.auth import ANYONE_SIGNED_IN, OPERATOR, Access, Caller, Requires
+from libs.web.idempotency import answer_once
+from libs.web.pagination import Page, PageRequest, page_request
+from libs.web.problems import Conflict, Forbidden, NotFound, problem_responses
+from services.tenants import people, slugs, tenancy
+from services.tenants.answers import stamp
+from services.tenants.bodies import Name, StrictBody, TenantPath
+from services.tenants.people import EmailAddress
+
+router = APIRouter(tags=["tenants"])
+
+SignedIn = Annotated[Access, Depends(Requires(ANYONE_SIGNED_IN))]
+Reader = Annotated[Access, Depends(Requires("tenants:read"))]
+PageWanted = Annotated[PageRequest, Depends(page_request)]
+
+Locale = Annotated[
+    str,
+    StringConstraints(max_length=35, pattern=r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*$"),
+    Field(description="A BCP 47 language tag.", examples=["en", "de-CH"]),
+]
+
+
+class TenantSettings(StrictBody):
+    """What may be set from the start."""
+
+    billing_email: EmailAddress | None = None
+
+
+class NewTenantBody(StrictBody):
+    """A tenant to sign up; only `name` is required."""
+
+    name: Name
+    type: TenantType = "organization"
+    slug: Annotated[str, AfterValidator(slugs.check), Field(max_length=100)] | None = Field(
+        default=None, description="Derived from the name, and made unique, where absent."
+    )
+    owner_email: EmailAddress | None = Field(
+        default=None, description="For operators; a signed-in user is the owner of what it makes."
+    )
+    currency: Currency | None = None
+    locale: Locale = "en"
+    settings: TenantSettings = TenantSettings()
+
+
+class TenantBody(BaseModel):
+    """A tenant. The Stripe objects are those of the caller's mode."""
+
+    id: UUID
+    slug: str
+    name: str
+    type: TenantType
+    status: TenantStatus
+    plan_key: str | None
+    currency: str
+    locale: str
+    settings: TenantSettings
+    self_customer_id: str
+    stripe_customer_id: str | None
+    stripe_subscription_id: str | None
+    stripe_account_id: str | None = Field(description="The tenant's own account at Stripe.")
+    stripe_onboarding_status: Literal["NOT_CONNECTED", "PENDING", "CONNECTED", "REVOKED"]
+    stripe_account_type: Literal["CONNECT_STANDARD", "CONNECT_EXPRESS", "RAW_KEYS"] | None
+    version: int = Field(description="Of the tenant's record in every service's directory.")
+    created_by: str
+    created_at: datetime
+    updated_at: datetime
+
+
+class TenantStatusBody(BaseModel):
+    """Whether the product should serve the tenant, and on which plan."""
+
+    tenant_id: UUID
+    status: TenantStatus
+    plan_key: str | None
+
+
+@router.post(
+    "/api/v1/tenants",
+    status_code=201,
+    response_model=TenantBody,
+    responses=problem_responses(Forbidden, Conflict),
+)
+async def create_tenant(request: Request, body: NewTenantBody, access: SignedIn) -> JSONResponse:
+    """Sign a tenant up: owner, self customer, free plan and accounts follow by themselves."""
+    database: Database = request.app.state.database
+    new = _new_tenant(body, access.caller, request.app.state.settings.default_currency)
+
+    async def work(tx: Tx) -> TenantBody:
+        if new.owner_user_id is not None and body.owner_email is not None:
+            await _refuse_other_owner(tx, new.owner_user_id, body.owner_email)
+        tenant_id = await tenancy.sign_up(tx, new, utc_now())
+        return _body(await _read(tx, tenant_id, access.mode))
+
+    try:
+        answer = await answer_once(request, access, database, body, work)
+    except tenancy.SlugTakenError:
+        raise Conflict("Another tenant has this slug. Choose another.", code="slug_taken") from None
+    except tenancy.TooManyTenantsError:
+        raise Conflict(
+            f"One user is a member of at most {tenancy.TENANTS_PER_USER_MAX} tenants. "
+            "Ask an operator for more.",
+            code="too_many_tenants",
+        ) from None
+    await stamp(answer, database, _id_of(answer))
+    return answer
+
+
+@router.post("/api/tenants", status_code=201, response_model=TenantBody)
+async def create_tenant_alias(
+    request: Request, body: NewTenantBody, access: SignedIn
+) -> JSONResponse:
+    """The same as `POST /api/v1/tenants`."""
+    return await create_tenant(request, body, access)
+
+
+@router.get("/api/v1/tenants")
+async def list_tenants(request: Request, access: Reader, page: PageWanted) -> Page[TenantBody]:
+    """The caller's tenants, oldest first; an operator who names none sees all of them."""
+    database: Database = request.app.state.database
+    position = page.after(datetime, UUID)
+    after = (position[0], position[1]) if position else None
+    if access.whole_platform:
+        async with database.maintenance() as tx:
+            rows = await tenancy.list_all(tx, access.mode, after, page.limit + 1)
+    else:
+        async with database.tenant(access.tenant_id, None) as tx:
+            await tx.enter(Scope(await _own_tenants(tx, access), None))
+            rows = await tenancy.list_all(tx, access.mode, after, page.limit + 1)
+    return Page[TenantBody].of(
+        rows, page.limit, lambda row: (row["created_at"], row["tenant_id"]), _body
+    )
+
+
+@router.get("/api/tenants")
+async def list_tenants_alias(
+    request: Request, access: Reader, page: PageWanted
+) -> Page[TenantBody]:
+    """The same as `GET /api/v1/tenants`."""
+    return await list_tenants(request, access, page)
+
+
+@router.get("/api/v1/tenants/{tenant}", responses=problem_responses(NotFound))
+async def get_tenant(
+    request: Request,
+    access: Reader,
+    tenant: TenantPath,  # noqa: ARG001 - the gate reads it
+) -> TenantBody:
+    """One tenant, by id or slug."""
+    database: Database = request.app.state.database
+    async with database.tenant(access.tenant_id, None) as tx:
+        return _body(await _read(tx, access.tenant_id, access.mode))
+
+
+@router.get("/api/tenants/{tenant}", responses=problem_responses(NotFound))
+async def get_tenant_alias(request: Request, access: Reader, tenant: TenantPath) -> TenantBody:
+    """The same as `GET /api/v1/tenants/{tenant}`."""
+    return await get_tenant(request, access, tenant)
+
+
+@router.get("/api/v1/tenants/{tenant}/status", responses=problem_responses(NotFound))
+async def get_tenant_status(
+    access: SignedIn,
+    tenant: TenantPath,  # noqa: ARG001 - the gate reads it
+) -> TenantStatusBody:
+    """The gate of product code: one cheap call, answered from memory, at most two seconds old."""
+    snapshot = access.tenant.snapshot
+    return TenantStatusBody(
+        tenant_id=access.tenant_id, status=snapshot.status, plan_key=snapshot.plan_key
+    )
+
+
+def _new_tenant(body: NewTenantBody, caller: Caller, currency: str) -> tenancy.NewTenant:
+    """The tenant asked for, and whose it will be.
+
+    Raises:
+        Forbidden: an API key that is not an operator's cannot make tenants.
+    """
+    owner_user_id = None
+    if not caller.operator:
+        if caller.role is None:
+            raise Forbidden(OPERATOR, "Tenants are made by operators, or by a signed-in user.")
+        owner_user_id = parse_public_id("user", caller.actor)
+    return tenancy.NewTenant(
+        name=body.name,
+        tenant_type=body.type,
+        currency=body.currency or currency,
+        locale=body.locale,
+        created_by=caller.actor,
+        slug=body.slug,
+        billing_email=body.settings.billing_email,
+        owner_user_id=owner_user_id,
+        owner_email=body.owner_email,
+    )
+
+
+async def _refuse_other_owner(tx: Tx, user_id: UUID, email: str) -> None:
+    known = await people.find_email(tx, user_id)
+    if known != email:
+        raise Forbidden(
+            OPERATOR, "Only operators make tenants for others. Leave `owner_email` out."
+        )
+
+
+async def _own_tenants(tx: Tx, access: Access) -> tuple[UUID, ...]:
+    """The tenant the request is for; a person who names none has all of its own."""
+    if access.named or access.caller.role is None:
+        return (access.tenant_id,)
+    user_id = parse_public_id("user", access.caller.actor)
+    return tuple(each.tenant_id for each in await people.memberships(tx, user_id))
+
+
+async def _read(tx: Tx, tenant_id: UUID, mode: str) -> Row:
+    here = tx.scope
+    await tx.enter(Scope((tenant_id,), None))
+    row = await tenancy.find(tx, mode)
+    await tx.enter(here)
+    if row is None:
+        raise NotFound
+    return row
+
+
+def _id_of(answer: JSONResponse) -> UUID:
+    return TenantBody.model_validate_json(bytes(answer.body)).id
+
+
+def _body(row: Row) -> TenantBody:
+    return TenantBody(
+        id=row["tenant_id"],
+        slug=row["slug"],
+        name=row["name"],
+        type=row["type"],
+        status=row["status"],
+        plan_key=row["plan_key"],
+        currency=row["currency"],
+        locale=row["locale"],
+        settings=TenantSettings(billing_email=row["billing_email"]),
+        self_customer_id=public_id("customer", row["self_customer_id"]),
+        stripe_customer_id=row["stripe_customer_id"],
+        stripe_subscription_id=row["stripe_subscription_id"],
+        stripe_account_id=None,
+        stripe_onboarding_status="NOT_CONNECTED",
+        stripe_account_type=None,
+        version=row["version"],
+        created_by=row["created_by"],
+        created_at=row["created_at"],
+        updated_at=row["updated_at"],
+    )

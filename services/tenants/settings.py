@@ -1,0 +1,98 @@
+"""Settings of the tenants service."""
+
+from typing import Annotated, ClassVar
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, SecretStr, StringConstraints
+
+from libs.crypto import apikeys
+from libs.crypto.errors import KeyringError
+from libs.crypto.keyring import Keyring
+from libs.money import Currency
+from libs.settings import ServiceSettings
+from services.tenants.people import EmailAddress
+
+SESSION_COOKIE = "sluice_session"
+
+
+def _check_master_keys(value: SecretStr) -> SecretStr:
+    try:
+        Keyring.parse(value.get_secret_value())
+    except KeyringError as error:
+        raise ValueError(str(error)) from None
+    return value
+
+
+def _check_operator_key(value: SecretStr) -> SecretStr:
+    key = apikeys.parse(value.get_secret_value())
+    if key is None or key.mode != "test":
+        raise ValueError("must be a complete API key of mode test: slk_test_…")
+    return value
+
+
+class Settings(ServiceSettings):
+    """Master keys, the first operator, sessions."""
+
+    service: ClassVar[str] = "tenants"
+
+    master_keys: Annotated[SecretStr, AfterValidator(_check_master_keys)] = Field(
+        default=...,
+        validation_alias="SLUICE_MASTER_KEYS",
+        description="id:base64key[;id:base64key…], the first is current",
+    )
+    operator_email: EmailAddress | None = Field(
+        default=None,
+        validation_alias="SLUICE_OPERATOR_EMAIL",
+        description="who signs in as the first operator; entered when absent",
+    )
+    operator_password: SecretStr | None = Field(
+        default=None,
+        validation_alias="SLUICE_OPERATOR_PASSWORD",
+        min_length=12,
+        max_length=1024,
+        description="the first operator's password, at least 12 characters",
+    )
+    operator_key: Annotated[SecretStr, AfterValidator(_check_operator_key)] | None = Field(
+        default=None,
+        validation_alias="SLUICE_OPERATOR_KEY",
+        description="the first operator's API key; entered when absent",
+    )
+    default_currency: Annotated[Currency, StringConstraints(to_upper=True)] = Field(
+        default="USD",
+        validation_alias="SLUICE_STRIPE_CURRENCY",
+        description="currency of a tenant that names none",
+    )
+    session_hours: int = Field(
+        default=12, ge=1, le=24 * 30, description="how long a session lasts, at most"
+    )
+    trusted_proxies: str = Field(
+        default="127.0.0.1,::1",
+        validation_alias="SLUICE_TRUSTED_PROXIES",
+        description="addresses of the proxies whose X-Forwarded-For is believed",
+    )
+
+    @property
+    def keyring(self) -> Keyring:
+        """The master keys."""
+        return Keyring.parse(self.master_keys.get_secret_value())
+
+    @property
+    def is_https(self) -> bool:
+        """Whether the origin is reached over TLS."""
+        return self.origin_url.startswith("https://")
+
+    @property
+    def cookie_name(self) -> str:
+        """The session cookie; on https its prefix binds it to this very host (RFC 6265bis, 4.1.3)."""
+        return f"__Host-{SESSION_COOKIE}" if self.is_https else SESSION_COOKIE
+
+    @property
+    def browser_origin(self) -> str:
+        """The origin as a browser writes it in the header `Origin`."""
+        parts = urlsplit(self.origin_url)
+        return f"{parts.scheme}://{parts.netloc}".lower()
+
+    @property
+    def proxies(self) -> frozenset[str]:
+        """The trusted proxies' addresses."""
+        return frozenset(part.strip() for part in self.trusted_proxies.split(",") if part.strip())

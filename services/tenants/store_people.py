@@ -1,0 +1,163 @@
+"""SQL of users, members, sessions and failed sign-ins.
+
+Users and sessions are read through exact look-ups only: the service's role sees no list of them.
+"""
+
+from datetime import datetime
+from uuid import UUID
+
+from libs.db.pool import Row, Tx
+
+
+async def insert_user(
+    tx: Tx, user_id: UUID, email: str, name: str | None, password_hash: str | None, at: datetime
+) -> bool:
+    """Enter a user; False when the e-mail is another's.
+
+    No conflict target: naming one would need the right to read the rows.
+    """
+    entered = await tx.execute(
+        "insert into user_account (user_id, email, name, password_hash, created_at) "
+        "values ($1, $2, $3, $4, $5) on conflict do nothing",
+        user_id,
+        email,
+        name,
+        password_hash,
+        at,
+    )
+    return entered == 1
+
+
+async def find_user_by_email(tx: Tx, email: str) -> Row | None:
+    """The user with exactly this e-mail (lower case), with the hash of the password."""
+    return await tx.fetchrow("select * from find_user_by_email($1)", email)
+
+
+async def find_user(tx: Tx, user_id: UUID) -> Row | None:
+    """A user by id."""
+    return await tx.fetchrow("select * from find_user($1)", user_id)
+
+
+async def insert_member(tx: Tx, user_id: UUID, role: str, at: datetime) -> bool:
+    """Make a user a member of the tenant in scope; False when it is one."""
+    entered = await tx.execute(
+        "insert into member (tenant_id, user_id, role, created_at) values ($1, $2, $3, $4) "
+        "on conflict do nothing",
+        tx.tenant_id,
+        user_id,
+        role,
+        at,
+    )
+    return entered == 1
+
+
+async def memberships(tx: Tx, user_id: UUID) -> list[Row]:
+    """Tenant and role of each membership of a user, the oldest (the primary one) first."""
+    return await tx.fetch("select tenant_id, role from find_memberships($1)", user_id)
+
+
+async def insert_session(
+    tx: Tx, session_id: UUID, token_hash: bytes, user_id: UUID, at: datetime, expires_at: datetime
+) -> None:
+    """Enter a session; of its cookie only the hash."""
+    await tx.execute(
+        "insert into session (session_id, token_hash, user_id, created_at, expires_at) "
+        "values ($1, $2, $3, $4, $5)",
+        session_id,
+        token_hash,
+        user_id,
+        at,
+        expires_at,
+    )
+
+
+async def find_session(tx: Tx, token_hash: bytes) -> Row | None:
+    """The session of a cookie, unless it was ended; it may have expired."""
+    return await tx.fetchrow("select * from find_session($1)", token_hash)
+
+
+async def end_session(tx: Tx, session_id: UUID, at: datetime) -> bool:
+    """End a session; False when it was ended."""
+    ended = await tx.execute(
+        "insert into session_end (session_id, ended_at) values ($1, $2) on conflict do nothing",
+        session_id,
+        at,
+    )
+    return ended == 1
+
+
+async def insert_revocation(tx: Tx, session_id: UUID, at: datetime) -> None:
+    """Have the tenant's record tell that a session has ended."""
+    await tx.execute(
+        "insert into session_revocation (tenant_id, session_id, revoked_at) values ($1, $2, $3) "
+        "on conflict do nothing",
+        tx.tenant_id,
+        session_id,
+        at,
+    )
+
+
+async def revoked_sessions(tx: Tx, limit: int) -> list[UUID]:
+    """Sessions of the tenant's members that ended lately."""
+    rows = await tx.fetch(
+        "select session_id from session_revocation where tenant_id = $1 "
+        "order by revoked_at desc, session_id limit $2",
+        tx.tenant_id,
+        limit,
+    )
+    return [row["session_id"] for row in rows]
+
+
+async def count_attempt(
+    tx: Tx, kind: str, digest: bytes, at: datetime, window_start: datetime
+) -> Row:
+    """Count a sign-in as failed until it succeeds; a window that is over begins anew."""
+    row = await tx.fetchrow(
+        """
+        insert into sign_in_failure as f (kind, digest, failures, window_started_at)
+        values ($1, $2, 1, $3)
+        on conflict (kind, digest) do update set
+            failures = case when f.window_started_at <= $4 then 1 else f.failures + 1 end,
+            window_started_at = case when f.window_started_at <= $4 then $3
+                else f.window_started_at end
+        returning failures, window_started_at
+        """,
+        kind,
+        digest,
+        at,
+        window_start,
+    )
+    assert row is not None, "an upsert returns its row"
+    return row
+
+
+async def forgive_attempt(tx: Tx, kind: str, digest: bytes) -> None:
+    """Take back one counted attempt: it succeeded."""
+    await tx.execute(
+        "update sign_in_failure set failures = greatest(failures - 1, 0) "
+        "where kind = $1 and digest = $2",
+        kind,
+        digest,
+    )
+
+
+async def forget_attempts(tx: Tx, kind: str, digest: bytes) -> None:
+    """Forget every counted attempt."""
+    await tx.execute("delete from sign_in_failure where kind = $1 and digest = $2", kind, digest)
+
+
+async def prune(
+    tx: Tx, *, assertions_before: datetime, now: datetime, failures_before: datetime
+) -> None:
+    """Delete what has no meaning any more; as the maintenance role, a bounded number at once."""
+    for table, condition, moment in (
+        ("session_revocation", "revoked_at < $1", assertions_before),
+        ("session", "expires_at < $1", now),
+        ("sign_in_failure", "window_started_at < $1", failures_before),
+        ("idempotency_key", "created_at < $1", failures_before),
+    ):
+        await tx.execute(
+            f"delete from {table} where ctid in "  # noqa: S608 - constants only
+            f"(select ctid from {table} where {condition} limit 1000)",
+            moment,
+        )

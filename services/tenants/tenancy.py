@@ -1,0 +1,192 @@
+"""Tenants: signing one up in one commit, and following its subscription."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from libs.contracts.audit import ConfigurationChanged
+from libs.contracts.billing import SubscriptionChanged
+from libs.contracts.stripe_sync import (
+    PLATFORM_ACCOUNT,
+    StripeCustomerLinked,
+    StripeSubscriptionChanged,
+)
+from libs.contracts.tenants import TenantCreated, TenantStatusChanged, TenantType
+from libs.db.pool import Row, Tx
+from libs.db.tenant import Scope
+from libs.ids import new_id
+from libs.messaging.outbox import emit
+from services.tenants import people, slugs, snapshot
+from services.tenants import store_people as people_store
+from services.tenants import store_tenants as store
+from services.tenants.statuses import STATUS_OF_SUBSCRIPTION
+
+TENANTS_PER_USER_MAX = 50
+
+
+class SlugTakenError(Exception):
+    """Another tenant has the slug."""
+
+
+class TooManyTenantsError(Exception):
+    """The user is a member of as many tenants as one may be."""
+
+
+@dataclass(frozen=True)
+class NewTenant:
+    """What a tenant begins with.
+
+    Attributes:
+        slug: checked; None derives one from the name.
+        owner_user_id: an existing user; or
+        owner_email: a user that is entered when absent.
+        created_by: the actor, as the audit log names it.
+    """
+
+    name: str
+    tenant_type: TenantType
+    currency: str
+    locale: str
+    created_by: str
+    slug: str | None = None
+    billing_email: str | None = None
+    owner_user_id: UUID | None = None
+    owner_email: str | None = None
+
+
+async def sign_up(tx: Tx, new: NewTenant, at: datetime) -> UUID:
+    """Make a tenant with owner and self customer, and tell everybody; its id.
+
+    Raises:
+        SlugTakenError: the slug asked for is another's.
+        TooManyTenantsError: the owner has `TENANTS_PER_USER_MAX` already.
+    """
+    owner_id = new.owner_user_id
+    if owner_id is not None:
+        await _refuse_too_many(tx, owner_id)
+    tenant_id = new_id()
+    here = tx.scope
+    await tx.enter(Scope((tenant_id,), None))
+    slug = await _take_slug(tx, new)
+    await enter(tx, new, slug, at)
+    if new.owner_email is not None and owner_id is None:
+        owner_id = await people.ensure_user(tx, new.owner_email, at)
+    if owner_id is not None:
+        await people_store.insert_member(tx, owner_id, "owner", at)
+    await snapshot.publish(tx, at)
+    emit(
+        tx,
+        ConfigurationChanged(
+            action="tenant.created",
+            actor=new.created_by,
+            object_id=str(tenant_id),
+            after={"slug": slug, "type": new.tenant_type, "currency": new.currency},
+        ),
+        effective_at=at,
+    )
+    await tx.enter(here)
+    return tenant_id
+
+
+async def enter(tx: Tx, new: NewTenant, slug: str, at: datetime) -> None:
+    """Enter the tenant in scope with its self customer, and tell that it was created.
+
+    It is not published yet: whoever enters a tenant publishes it when all of it is there.
+    """
+    self_customer_id = new_id()
+    await store.insert_tenant(
+        tx,
+        slug=slug,
+        name=new.name,
+        tenant_type=new.tenant_type,
+        currency=new.currency,
+        locale=new.locale,
+        self_customer_id=self_customer_id,
+        billing_email=new.billing_email,
+        created_by=new.created_by,
+        at=at,
+    )
+    here = tx.scope
+    # A tenant begins in test mode.
+    await tx.enter(Scope(here.tenants, "test"))
+    emit(
+        tx,
+        TenantCreated(
+            name=new.name,
+            slug=slug,
+            tenant_type=new.tenant_type,
+            currency=new.currency,
+            locale=new.locale,
+            self_customer_id=self_customer_id,
+            billing_email=new.billing_email or new.owner_email,
+        ),
+        effective_at=at,
+    )
+    await tx.enter(here)
+
+
+async def _take_slug(tx: Tx, new: NewTenant) -> str:
+    """The slug asked for, or the first free one that resembles the name.
+
+    A concurrent sign-up that tries the same slug waits here for the other's commit.
+    """
+    if new.slug is not None:
+        if not await store.take_slug(tx, new.slug):
+            raise SlugTakenError
+        return new.slug
+    for slug in slugs.candidates(new.name):
+        if await store.take_slug(tx, slug):
+            return slug
+    raise SlugTakenError
+
+
+async def _refuse_too_many(tx: Tx, user_id: UUID) -> None:
+    if len(await people.memberships(tx, user_id)) >= TENANTS_PER_USER_MAX:
+        raise TooManyTenantsError
+
+
+async def follow_subscription(tx: Tx, fact: SubscriptionChanged, at: datetime) -> None:
+    """Take a newer state of the subscription that the platform bills the tenant for."""
+    if fact.billed_by != "platform" or not await store.keep_subscription(tx, fact):
+        return
+    tenant = await store.lock_tenant(tx)
+    if tenant is None or tenant["self_customer_id"] != fact.customer_id:
+        return
+    deciding = await store.deciding_subscription(tx, fact.customer_id)
+    assert deciding is not None, "the one just kept is there"
+    status = STATUS_OF_SUBSCRIPTION[deciding["status"]]
+    if (tenant["plan_key"], tenant["status"]) == (deciding["plan_key"], status):
+        return
+    await store.set_subscription(tx, plan_key=deciding["plan_key"], status=status)
+    if status != tenant["status"]:
+        changed = TenantStatusChanged(from_status=tenant["status"], to_status=status)
+        emit(tx, changed, effective_at=at)
+    await snapshot.publish(tx, at)
+
+
+async def link_customer(tx: Tx, fact: StripeCustomerLinked, at: datetime) -> None:
+    """Remember the tenant's customer in the platform's Stripe account."""
+    if fact.account == PLATFORM_ACCOUNT:
+        await _link(tx, "customer", fact.stripe_customer_id, fact.customer_id, at)
+
+
+async def link_subscription(tx: Tx, fact: StripeSubscriptionChanged, at: datetime) -> None:
+    """Remember the tenant's subscription in the platform's Stripe account."""
+    if fact.account == PLATFORM_ACCOUNT:
+        await _link(tx, "subscription", fact.stripe_subscription_id, fact.customer_id, at)
+
+
+async def _link(tx: Tx, kind: str, stripe_id: str, customer_id: UUID, at: datetime) -> None:
+    linked = await store.link_stripe_object(tx, kind, stripe_id, customer_id, at)
+    if linked and await store.lock_tenant(tx) is not None:
+        await snapshot.publish(tx, at)
+
+
+async def find(tx: Tx, mode: str) -> Row | None:
+    """The tenant in scope, with its Stripe objects of this mode."""
+    return await store.find_tenant(tx, mode)
+
+
+async def list_all(tx: Tx, mode: str, after: tuple[datetime, UUID] | None, limit: int) -> list[Row]:
+    """The tenants that the transaction may see, oldest first."""
+    return await store.list_tenants(tx, mode, after, limit)
