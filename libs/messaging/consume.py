@@ -93,7 +93,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
             batch=True,
             group_id=self.name,
             group_instance_id=f"{self.name}-{os.environ.get('SLUICE_SLOT', '0')}",
-            auto_offset_reset="none",
+            auto_offset_reset="earliest",
             ack_policy=AckPolicy.MANUAL,
             max_records=self._max_records,
             batch_timeout_ms=100,
@@ -160,11 +160,8 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
     async def take(self, records: Sequence[Record]) -> None:
         """Apply a delivered batch, or put the client back to the fence and wait a little."""
         async with self._lock:
-            mine = [
-                record
-                for record in records
-                if record.offset >= self.positions.get(_place_of(record), record.offset + 1)
-            ]
+            self._doubt_what_went_back(records)
+            mine = [record for record in records if _place_of(record) in self.positions]
             if not mine:
                 return
             if self._stopped is not None:
@@ -192,6 +189,23 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
                 self._rewind(mine)
                 await asyncio.sleep(self._pause_seconds * random.uniform(0.5, 1.0))  # noqa: S311
                 self._pause_seconds = min(self._pause_seconds * 2, MAX_PAUSE_SECONDS)
+
+    def _doubt_what_went_back(self, records: Sequence[Record]) -> None:
+        """A record below our position: the log was re-created. Check its fence before reading on."""
+        for record in records:
+            place = _place_of(record)
+            if record.offset < self.positions.get(place, 0):
+                log.warning(
+                    "log_went_back",
+                    consumer=self.name,
+                    topic=place.topic,
+                    partition=place.partition,
+                    offset=record.offset,
+                )
+                self.positions.pop(place)
+                self._client.pause(place)
+                self._unplaced.add(place)
+                self._place_now.set()
 
     async def _commit_batch(self, records: Sequence[Record]) -> None:
         """One transaction: fences locked and compared, records applied, fences moved."""

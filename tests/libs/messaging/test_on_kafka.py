@@ -131,6 +131,24 @@ async def test_a_recreated_topic_is_refused_by_the_fence(
             assert await sums.sum_of(ledger, tenant) == 3
 
 
+async def test_a_topic_recreated_under_a_running_consumer_is_refused(
+    database: TestDatabase, kafka: str
+) -> None:
+    sums, tenant = Sums(), new_id()
+    async with (
+        running(database, "billing", kafka, {}) as (billing, _),
+        running(database, "ledger", kafka, {CreditGranted: sums.on_credit}) as (ledger, consumers),
+    ):
+        for _ in range(3):
+            await grant(billing, tenant, 1)
+        await until_sum(sums, ledger, tenant, 3)
+        await recreate(kafka, "billing.events")
+        for _ in range(9):
+            await grant(billing, tenant, 100)
+        await until(lambda: "refused" in consumers[0].check().detail)
+        assert await sums.sum_of(ledger, tenant) == 3
+
+
 async def recreate(bootstrap: str, topic: str) -> None:
     """Delete a topic and create it again: its offsets start at 0."""
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
