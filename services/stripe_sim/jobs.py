@@ -1,6 +1,7 @@
 """Timed work: clocks that move, and what falls due in real time."""
 
 import asyncio
+import itertools
 import logging
 
 from services.stripe_sim import balance, checkout, clocks, slow_payments
@@ -8,6 +9,7 @@ from services.stripe_sim.api import ANSWERS_KEPT_SECONDS
 from services.stripe_sim.sandbox import Sandbox
 
 TICK_SECONDS = 1.0
+PRUNE_EVERY_TICKS = 600
 ACTIONS_PER_TICK_MAX = 200
 ADVANCE_SECONDS_MIN = 0.05
 """An advance takes at least this long, so that `advancing` can be seen."""
@@ -62,9 +64,11 @@ class ClockRunner:
 
 async def keep_time(sandbox: Sandbox) -> None:
     """Do what falls due in real time, once a second, until cancelled."""
-    while True:
+    for tick in itertools.count():
         try:
             run_once(sandbox)
+            if tick % PRUNE_EVERY_TICKS == 0:
+                sandbox.store.prune_answers(sandbox.wall_now() - ANSWERS_KEPT_SECONDS)
         except Exception:
             log.exception("timed work failed")
             sandbox.store.rollback()
@@ -91,5 +95,4 @@ def run_once(sandbox: Sandbox) -> int:
             slow_payments.settle(scope, intent, succeeds=succeeds)
         balance.release(scope)
         sandbox.store.commit()
-    sandbox.store.prune_answers(now - ANSWERS_KEPT_SECONDS)
     return done
