@@ -15,9 +15,8 @@ from services.ledger import chart, posting
 from services.ledger.entries import Entry, credit, debit, entry
 
 
-async def test_a_month_of_a_tenant(
-    ledger: Database, log: MemoryLog, database: TestDatabase
-) -> None:
+@pytest.mark.usefixtures("ledger")
+async def test_a_month_of_a_tenant(log: MemoryLog, database: TestDatabase) -> None:
     acme = Tenant()
     for event in (
         acme.created(),
@@ -58,8 +57,9 @@ async def test_a_month_of_a_tenant(
 
 
 @pytest.mark.parametrize("clear_inboxes", [False, True])
+@pytest.mark.usefixtures("ledger")
 async def test_replay_changes_nothing(
-    ledger: Database, log: MemoryLog, database: TestDatabase, clear_inboxes: bool
+    log: MemoryLog, database: TestDatabase, clear_inboxes: bool
 ) -> None:
     acme = Tenant()
     for event in (
@@ -78,8 +78,9 @@ async def test_replay_changes_nothing(
     assert await snapshot(database) == before
 
 
+@pytest.mark.usefixtures("ledger")
 async def test_a_fact_told_again_by_another_event_is_booked_once(
-    ledger: Database, log: MemoryLog, database: TestDatabase
+    log: MemoryLog, database: TestDatabase
 ) -> None:
     acme = Tenant()
     paid = acme.payment(4900)
@@ -91,8 +92,9 @@ async def test_a_fact_told_again_by_another_event_is_booked_once(
     assert (await net_balances(database))["asset:receivable EUR"] == -4900
 
 
+@pytest.mark.usefixtures("ledger")
 async def test_the_same_fact_with_other_content_is_an_error_and_parks_its_key(
-    ledger: Database, log: MemoryLog, database: TestDatabase
+    log: MemoryLog, database: TestDatabase
 ) -> None:
     acme, globex = Tenant(), Tenant()
     paid = acme.payment(4900)
@@ -110,8 +112,9 @@ async def test_the_same_fact_with_other_content_is_an_error_and_parks_its_key(
     assert (parked["key"], parked["reason"]) == (str(acme.id), "SourceKeyConflictError")
 
 
+@pytest.mark.usefixtures("ledger")
 async def test_money_that_no_rule_knows_is_in_suspense(
-    ledger: Database, log: MemoryLog, database: TestDatabase
+    log: MemoryLog, database: TestDatabase
 ) -> None:
     acme = Tenant()
     log.publish(acme.transaction("climate_order_purchase", -1000, 30))
@@ -125,9 +128,8 @@ async def test_money_that_no_rule_knows_is_in_suspense(
     await assert_sound(database)
 
 
-async def test_modes_and_books_are_apart(
-    ledger: Database, log: MemoryLog, database: TestDatabase
-) -> None:
+@pytest.mark.usefixtures("ledger")
+async def test_modes_and_books_are_apart(log: MemoryLog, database: TestDatabase) -> None:
     acme = Tenant()
     live = Tenant(acme.id, acme.customer_id, "live")
     paid = acme.payment(4900)
