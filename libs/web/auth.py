@@ -7,6 +7,7 @@ time is recorded.
 """
 
 from dataclasses import dataclass, replace
+from typing import NoReturn
 from uuid import UUID
 
 import structlog
@@ -137,6 +138,17 @@ class Gate:
         if access.named and not await self._same_tenant(str(access.tenant_id), reference):
             raise InvalidRequest("`X-Tenant-ID` and the body name different tenants. Name one.")
         return await self._choose(request, access.caller, reference)
+
+    async def refuse(
+        self, request: Request, access: Access, permission: str, detail: str | None = None
+    ) -> NoReturn:
+        """Refuse what only the body shows to be beyond the caller; recorded like any refusal.
+
+        Raises:
+            Forbidden: always.
+        """
+        await self._raise_alarm(request, access, "permission_denied", permission)
+        raise Forbidden(permission, detail)
 
     async def _authenticate(self, request: Request) -> Caller:
         presented = _credential(request)
