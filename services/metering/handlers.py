@@ -1,0 +1,39 @@
+"""One function per consumed event, and one for the whole of `usage.events`."""
+
+from collections.abc import Sequence
+
+from libs.contracts.billing import PlanPublished, SubscriptionChanged, UsagePeriodClosed
+from libs.contracts.envelope import Envelope, Fact
+from libs.db.pool import Tx
+from libs.messaging.apply import BatchHandler, Handler
+from libs.messaging.records import Record
+from services.metering import closing, intake, limits
+
+
+async def on_plan_published(event: Envelope[PlanPublished], tx: Tx) -> None:
+    """Limits of this version are known from now on."""
+    await limits.take_plan(tx, event.data)
+
+
+async def on_subscription_changed(event: Envelope[SubscriptionChanged], tx: Tx) -> None:
+    """Somebody is on a plan, in a period."""
+    await limits.take_subscription(tx, event.data)
+
+
+async def on_usage_period_closed(event: Envelope[UsagePeriodClosed], tx: Tx) -> None:
+    """Billing wants the quantities of a period."""
+    await closing.take_request(tx, event.data)
+
+
+async def on_usage(records: Sequence[Record], tx: Tx) -> None:
+    """Count a batch of usage, each event once."""
+    await intake.take(records, tx)
+
+
+HANDLERS: dict[type[Fact], Handler] = {
+    PlanPublished: on_plan_published,
+    SubscriptionChanged: on_subscription_changed,
+    UsagePeriodClosed: on_usage_period_closed,
+}
+
+BATCH_HANDLERS: dict[str, BatchHandler] = {"usage.events": on_usage}

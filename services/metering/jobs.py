@@ -1,0 +1,43 @@
+"""Timed work of metering, each a bounded `run_once`."""
+
+from datetime import timedelta
+
+from libs.clock import utc_now
+from libs.db.pool import Database
+from services.metering import closing, store_closures, store_usage
+from services.metering.usage_log import UsageLog
+from services.metering.window import DEDUP_DAYS
+
+CLOSURES_MAX = 200
+PRUNED_IDS_MAX = 10_000
+
+
+async def close_periods(database: Database, usage_log: UsageLog) -> None:
+    """Answer the closed periods whose time has come and whose usage is all counted.
+
+    The barrier is taken only now, after the period and its grace are over, so that everything
+    that came in before lies before it.
+    """
+    now = utc_now()
+    due = await store_closures.list_due(database, now, limit=CLOSURES_MAX)
+    fresh = [closure for closure in due if closure.barrier is None]
+    if fresh:
+        ends = await usage_log.end_offsets()
+        await store_closures.set_barrier(database, fresh, ends)
+        due = await store_closures.list_due(database, now, limit=CLOSURES_MAX)
+    if not due:
+        return
+    fences = await store_closures.usage_fences(database)
+    for closure in due:
+        if closure.barrier is None:
+            continue
+        if all(fences.get(place, 0) >= end for place, end in closure.barrier.items()):
+            async with database.tenant(closure.tenant_id, closure.mode) as tx:
+                await closing.answer(tx, closure, now + closure.clock_offset)
+
+
+async def prune_event_ids(database: Database) -> None:
+    """Forget the ids of events that would be refused by their age anyway."""
+    # A day more than promised: the day an event came in is a date, not a moment.
+    before = (utc_now() - timedelta(days=DEDUP_DAYS + 1)).date()
+    await store_usage.prune_ids(database, before, limit=PRUNED_IDS_MAX)

@@ -1,0 +1,93 @@
+"""Limits of plans: what a customer has used of them in the current period."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Literal
+from uuid import UUID
+
+from libs.contracts.billing import PlanLimit, PlanPublished, SubscriptionChanged
+from libs.contracts.tenants import PLATFORM_TENANT_ID
+from libs.db.pool import Row, Tx
+from libs.db.tenant import Scope
+from services.metering import store_plans as store
+from services.metering import store_queries
+from services.metering.measuring import EXACT, Meter
+from services.metering.store_queries import Question
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A customer's subscription as limits see it.
+
+    Attributes:
+        subscription, plan: None where billing has told of none.
+        start, end: the current period; a calendar month in UTC where the plan has none.
+    """
+
+    subscription: Row | None
+    plan: Row | None
+    start: datetime
+    end: datetime
+
+    def limits(self) -> list[PlanLimit]:
+        """The plan's limits."""
+        return [PlanLimit.model_validate(each) for each in self.plan["limits"]] if self.plan else []
+
+
+@dataclass(frozen=True)
+class Check:
+    """Whether an amount may be used; `limit` and what is left are None where there is no limit."""
+
+    allowed: bool
+    used: Decimal
+    limit: Decimal | None
+    remaining: Decimal | None
+    kind: Literal["soft", "hard"] | None
+
+
+async def take_plan(tx: Tx, fact: PlanPublished) -> None:
+    """Keep a plan version's limits."""
+    await store.add_plan_version(tx, fact)
+
+
+async def take_subscription(tx: Tx, fact: SubscriptionChanged) -> None:
+    """Keep who is on which version."""
+    await store.put_subscription(tx, fact)
+
+
+async def standing_of(tx: Tx, customer_id: UUID | None, now: datetime) -> Standing:
+    """Where a customer stands; None is one that billing does not know."""
+    tenant, mode = tx.tenant_id, tx.mode
+    subscription = plan = None
+    if customer_id is not None:
+        subscription = await store.subscription_of(tx, tenant, customer_id)
+    if subscription is not None:
+        biller = PLATFORM_TENANT_ID if subscription["billed_by"] == "platform" else tenant
+        await tx.enter(Scope((biller,), mode))
+        plan = await store.find_plan_version(tx, biller, subscription["plan_version_id"])
+        await tx.enter(Scope((tenant,), mode))
+    period = store.current_period(subscription, now) or month_of(now)
+    return Standing(subscription, plan, *period)
+
+
+async def check(
+    tx: Tx, meter: Meter, standing: Standing, customers: list[str], amount: Decimal
+) -> Check:
+    """Whether `amount` more may be used in the current period; a soft limit refuses nothing."""
+    question = Question(standing.start, standing.end, customers=customers)
+    totals = await store_queries.add_up(tx, meter, question, limit=1)
+    used = totals[0].value if totals else Decimal(0)
+    limit = next((each for each in standing.limits() if each.meter == meter.key), None)
+    if limit is None:
+        return Check(True, used, None, None, None)
+    within = EXACT.add(used, amount) <= limit.amount
+    remaining = max(EXACT.subtract(limit.amount, used), Decimal(0))
+    return Check(within or limit.kind == "soft", used, limit.amount, remaining, limit.kind)
+
+
+def month_of(at: datetime) -> tuple[datetime, datetime]:
+    """The calendar month in UTC that holds a moment."""
+    start = at.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    year, month = (start.year + 1, 1) if start.month == 12 else (start.year, start.month + 1)
+    return start, start.replace(year=year, month=month)

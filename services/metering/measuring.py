@@ -1,0 +1,208 @@
+"""What a meter reads from an event: pure, exact, and the same at ingest and at consumption."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import ROUND_HALF_EVEN, Context, Decimal, Inexact
+from typing import Any
+from uuid import UUID
+
+from libs.contracts.metering import Aggregation
+from libs.contracts.tenants import PLATFORM_TENANT_ID
+from libs.contracts.usage import UsageEvent
+from services.metering.exact_json import DIGITS_MAX
+
+INTEGER_DIGITS_MAX = 20
+FRACTION_DIGITS_MAX = 15
+GROUP_LENGTH_MAX = 128
+AVERAGE_DIGITS = 12
+
+EXACT = Context(prec=400, traps=[Inexact])
+"""Adding any number of quantities within the limits stays exact here."""
+
+_DECIMAL_TEXT = re.compile(r"-?[0-9]{1,20}(\.[0-9]{1,40})?")
+_LARGEST = 10**INTEGER_DIGITS_MAX
+_DIVISION = Context(prec=100, rounding=ROUND_HALF_EVEN)
+
+
+@dataclass(frozen=True)
+class Meter:
+    """What is measured.
+
+    Attributes:
+        tenant_id: the owner; meters of `platform` apply to every tenant's events.
+        filters: by path, the values as text of which one must be there.
+    """
+
+    tenant_id: UUID
+    id: UUID
+    key: str
+    event_type: str
+    aggregation: Aggregation
+    value_path: str | None
+    group_by: tuple[str, ...]
+    filters: Mapping[str, frozenset[str]]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What one event adds to one meter.
+
+    Attributes:
+        value: the number read; None for count and unique_count.
+        unique: the text counted once by unique_count.
+    """
+
+    meter: Meter
+    groups: tuple[str, ...]
+    value: Decimal | None = None
+    unique: str | None = None
+
+
+class UnmeasurableError(ValueError):
+    """The event is one of the meter's, but holds no value it can use; `code` is stable."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+@dataclass(frozen=True)
+class Measured:
+    """An event against all meters that listen to its type.
+
+    Attributes:
+        refusal: why the event must be refused as a whole, as a stable code.
+        left_out: meters of the tenant's own that could not use it.
+    """
+
+    measurements: tuple[Measurement, ...]
+    refusal: str | None
+    left_out: int
+
+
+def measure_all(meters: Sequence[Meter], event: UsageEvent) -> Measured:
+    """Measure an event by every meter given.
+
+    A meter of the platform that cannot use an event refuses it: it would be unbilled use. A
+    tenant's own meter refuses only what no meter of the platform takes, so that defining a meter
+    never keeps use from being billed.
+    """
+    found: list[Measurement] = []
+    refusals: list[tuple[Meter, str]] = []
+    for meter in meters:
+        try:
+            measurement = measure(meter, event)
+        except UnmeasurableError as error:
+            refusals.append((meter, error.code))
+            continue
+        if measurement is not None:
+            found.append(measurement)
+    by_platform = [code for meter, code in refusals if meter.tenant_id == PLATFORM_TENANT_ID]
+    billed = any(each.meter.tenant_id == PLATFORM_TENANT_ID for each in found)
+    refusal = by_platform[0] if by_platform else None
+    if refusals and refusal is None and not billed:
+        refusal = refusals[0][1]
+    return Measured(tuple(found), refusal, len(refusals))
+
+
+def measure(meter: Meter, event: UsageEvent) -> Measurement | None:
+    """What the event adds to the meter; None where the meter's filters leave it out.
+
+    Raises:
+        UnmeasurableError: the value or a group is missing, of the wrong kind or out of range.
+    """
+    if meter.event_type != event.type:
+        return None
+    for path, allowed in meter.filters.items():
+        if text_of(_at(event.data, path)) not in allowed:
+            return None
+    groups = tuple(_group(event.data, path) for path in meter.group_by)
+    if meter.aggregation == "count" or meter.value_path is None:
+        return Measurement(meter, groups)
+    raw = _at(event.data, meter.value_path)
+    if raw is None:
+        raise UnmeasurableError("missing_value")
+    if meter.aggregation == "unique_count":
+        unique = text_of(raw)
+        if unique is None:
+            raise UnmeasurableError("invalid_value")
+        return Measurement(meter, groups, unique=unique)
+    value = number_of(raw)
+    if meter.aggregation == "sum" and value < 0:
+        raise UnmeasurableError("negative_value")
+    return Measurement(meter, groups, value=value)
+
+
+def number_of(raw: object) -> Decimal:
+    """A number, or decimal text, within 20 digits before the point and 15 after it.
+
+    Raises:
+        UnmeasurableError: it is neither, or out of range.
+    """
+    if isinstance(raw, str) and _DECIMAL_TEXT.fullmatch(raw):
+        value = Decimal(raw)
+    elif isinstance(raw, Decimal):
+        value = raw
+    elif isinstance(raw, int) and not isinstance(raw, bool):
+        if abs(raw) >= _LARGEST:
+            raise UnmeasurableError("value_out_of_range")
+        return Decimal(raw)
+    else:
+        raise UnmeasurableError("invalid_value")
+    if not value:
+        return Decimal(0)
+    if value.adjusted() >= INTEGER_DIGITS_MAX or len(value.as_tuple().digits) > DIGITS_MAX:
+        raise UnmeasurableError("value_out_of_range")
+    if EXACT.normalize(value).as_tuple().exponent < -FRACTION_DIGITS_MAX:  # type: ignore[operator]
+        raise UnmeasurableError("value_out_of_range")
+    return value
+
+
+def text_of(raw: object) -> str | None:
+    """A scalar as the text that filters, groups and unique counts compare; None for the rest.
+
+    An absent value is the empty text.
+    """
+    if isinstance(raw, str):
+        return raw
+    if raw is None:
+        return ""
+    if isinstance(raw, bool):
+        return "true" if raw else "false"
+    if isinstance(raw, int):
+        return str(raw) if abs(raw) < _LARGEST else None
+    return plain(raw) if isinstance(raw, Decimal) and abs(raw.adjusted()) <= 40 else None
+
+
+def plain(value: Decimal) -> str:
+    """Decimal text without exponent and without zeros that say nothing: `1300`, `0.05`."""
+    text = format(value, "f")
+    if "." in text:
+        text = text.rstrip("0").rstrip(".")
+    return "0" if text in ("-0", "") else text
+
+
+def average(total: Decimal, count: int) -> Decimal:
+    """The mean, rounded half-even to 12 decimals: the one place where a quantity is rounded."""
+    if count == 0:
+        return Decimal(0)
+    mean = _DIVISION.divide(total, Decimal(count))
+    return mean.quantize(Decimal(1).scaleb(-AVERAGE_DIGITS), context=_DIVISION)
+
+
+def _group(data: Mapping[str, Any], path: str) -> str:
+    text = text_of(_at(data, path))
+    if text is None or len(text) > GROUP_LENGTH_MAX or "\x00" in text:
+        raise UnmeasurableError("invalid_group")
+    return text
+
+
+def _at(data: Mapping[str, Any], path: str) -> object:
+    """What lies at a dotted path inside objects; None where nothing does."""
+    found: object = data
+    for name in path.split("."):
+        if not isinstance(found, dict):
+            return None
+        found = found.get(name)
+    return found

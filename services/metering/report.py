@@ -1,0 +1,162 @@
+"""The usage report of a tenant (requirement M4): its plan, each meter, its users."""
+
+from datetime import datetime
+from decimal import Decimal
+from typing import Literal
+from uuid import UUID
+
+from pydantic import BaseModel, Field
+
+from libs.contracts.metering import Aggregation
+from libs.db.pool import Tx
+from libs.db.tenant import Scope
+from libs.directory.local import Tenant
+from libs.ids import public_id
+from services.metering import meters, store_queries
+from services.metering.limits import Standing
+from services.metering.measuring import EXACT, Meter, plain
+from services.metering.store_queries import USER, Question
+
+USERS_MAX = 1_000
+"""Users listed per metric; `summary.unique_users` counts all."""
+
+
+class ReportTenant(BaseModel):
+    """Whose report it is."""
+
+    id: UUID
+    name: str
+    type: str
+
+
+class ReportPeriod(BaseModel):
+    """Whole minutes, the end not included."""
+
+    from_: datetime = Field(serialization_alias="from")
+    to: datetime
+
+
+class ReportLimit(BaseModel):
+    """A limit of the plan and where the tenant stands; all of its use, whoever's it is."""
+
+    meter: str
+    amount: str
+    kind: Literal["soft", "hard"]
+    used: str
+    over: str
+    overage_allowed: bool
+
+
+class ReportUser(BaseModel):
+    """One user's part; the user is null where events name none."""
+
+    user: str | None
+    total: str
+    count: int
+
+
+class ReportMetric(BaseModel):
+    """One meter over the period; `count` is the number of events."""
+
+    meter: str
+    aggregation: Aggregation
+    total: str
+    count: int
+    by_user: list[ReportUser]
+
+
+class ReportSummary(BaseModel):
+    """Over all metrics. `total_usage` adds their totals up, whatever their units."""
+
+    metrics: int
+    total_usage: str
+    unique_users: int
+
+
+class Report(BaseModel):
+    """What a tenant used in a period."""
+
+    tenant: ReportTenant
+    period: ReportPeriod
+    plan: str | None
+    subscription_id: str | None
+    subscription_status: str | None
+    limits: list[ReportLimit]
+    overages_allowed: bool = Field(
+        description="Whether use beyond every limit is charged, not refused."
+    )
+    metrics: list[ReportMetric]
+    summary: ReportSummary
+    as_of: datetime | None
+
+
+async def write(
+    tx: Tx,
+    tenant: Tenant,
+    standing: Standing,
+    start: datetime,
+    end: datetime,
+    as_of: datetime | None,
+) -> Report:
+    """The report over whole minutes of the tenant in scope."""
+    known = await meters.applying(tx, [tx.tenant_id], tx.mode)
+    await tx.enter(Scope((tenant.id,), tx.mode))
+    measured = meters.of_tenant(known, tenant.id)
+    metrics = [await _metric(tx, meter, start, end) for meter in measured]
+    totals = {metric.meter: Decimal(metric.total) for metric in reversed(metrics)}
+    found = [
+        ReportLimit(
+            meter=limit.meter,
+            amount=plain(limit.amount),
+            kind=limit.kind,
+            used=plain(totals.get(limit.meter, Decimal(0))),
+            over=plain(_over(totals.get(limit.meter, Decimal(0)), limit.amount)),
+            overage_allowed=limit.kind == "soft",
+        )
+        for limit in standing.limits()
+    ]
+    subscription = standing.subscription
+    total_usage = Decimal(0)
+    for metric in metrics:
+        total_usage = EXACT.add(total_usage, Decimal(metric.total))
+    return Report(
+        tenant=ReportTenant(
+            id=tenant.id, name=tenant.snapshot.name, type=tenant.snapshot.tenant_type
+        ),
+        period=ReportPeriod(from_=start, to=end),
+        plan=subscription["plan_key"] if subscription else None,
+        subscription_id=public_id("subscription", subscription["id"]) if subscription else None,
+        subscription_status=subscription["status"] if subscription else None,
+        limits=found,
+        overages_allowed=all(limit.overage_allowed for limit in found),
+        metrics=metrics,
+        summary=ReportSummary(
+            metrics=len(metrics),
+            total_usage=plain(total_usage),
+            unique_users=await store_queries.count_users(
+                tx, [meter.id for meter in measured], start, end
+            ),
+        ),
+        as_of=as_of,
+    )
+
+
+async def _metric(tx: Tx, meter: Meter, start: datetime, end: datetime) -> ReportMetric:
+    whole = await store_queries.add_up(tx, meter, Question(start, end), limit=1)
+    by_user = await store_queries.add_up(
+        tx, meter, Question(start, end, breakdown=(USER,)), limit=USERS_MAX
+    )
+    return ReportMetric(
+        meter=meter.key,
+        aggregation=meter.aggregation,
+        total=plain(whole[0].value) if whole else "0",
+        count=whole[0].event_count if whole else 0,
+        by_user=[
+            ReportUser(user=each.parts[0] or None, total=plain(each.value), count=each.event_count)
+            for each in by_user
+        ],
+    )
+
+
+def _over(used: Decimal, limit: Decimal) -> Decimal:
+    return max(EXACT.subtract(used, limit), Decimal(0))

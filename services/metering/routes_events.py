@@ -1,0 +1,138 @@
+"""`/api/v1/events`: usage comes in."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request
+from pydantic import BaseModel, Field
+
+from libs.clock import utc_now
+from libs.db.pool import Database
+from libs.directory.local import Tenant
+from libs.ids import parse_uuid
+from libs.observability.metrics import USAGE_EVENTS_TOTAL
+from libs.web.auth import Access, Gate, Requires
+from libs.web.problems import (
+    NotFound,
+    TooLarge,
+    Unavailable,
+    UnsupportedMediaType,
+    problem_responses,
+)
+from services.metering import cloudevents, meters
+from services.metering.ingest import Arrival, Batch, Status
+from services.metering.usage_log import LogUnavailableError, UsageLog
+
+router = APIRouter(tags=["usage"])
+
+TENANTS_MAX = 20
+"""Tenants that the events of one operator's request may name."""
+
+
+class EventVerdict(BaseModel):
+    """What becomes of one event."""
+
+    id: str | None
+    source: str | None
+    status: Status
+    code: str | None = Field(
+        default=None,
+        description="Why an event was rejected; `no_meter` on an accepted event that no meter "
+        "counts yet.",
+    )
+
+
+class EventsAnswer(BaseModel):
+    """A verdict per event, in the order they were sent."""
+
+    results: list[EventVerdict]
+
+
+_EVENT = {"type": "object", "required": ["id", "source", "type"]}
+_BODY = {
+    "requestBody": {
+        "required": True,
+        "description": "A CloudEvent, an array of them, or a batch; `data` holds what meters read.",
+        "content": {
+            "application/json": {
+                "schema": {"oneOf": [_EVENT, {"type": "array", "items": _EVENT, "maxItems": 1000}]}
+            },
+            cloudevents.STRUCTURED: {"schema": _EVENT},
+            cloudevents.BATCH: {"schema": {"type": "array", "items": _EVENT, "maxItems": 1000}},
+        },
+    }
+}
+
+
+@router.post(
+    "/api/v1/events",
+    status_code=202,
+    openapi_extra=_BODY,
+    responses=problem_responses(TooLarge, UnsupportedMediaType, Unavailable),
+)
+async def publish_events(
+    request: Request, access: Annotated[Access, Depends(Requires("usage:write"))]
+) -> EventsAnswer:
+    """Publish usage. 202 means that what was accepted is durable and counts once, ever."""
+    sent = cloudevents.read_events(request.headers, await request.body())
+    arrivals = await _arrivals(request, access, sent)
+    batch = Batch()
+    for event in sent:
+        arrival = arrivals.get(_named_tenant(event))
+        if arrival is None:
+            batch.reject(event, "wrong_tenant")
+        else:
+            batch.judge(event, arrival)
+    usage_log: UsageLog = request.app.state.usage_log
+    try:
+        for tenant_id, values in batch.values.items():
+            await usage_log.publish(tenant_id, values)
+    except LogUnavailableError:
+        raise Unavailable(
+            "The events could not be stored durably. Send the same request again; what was stored "
+            "already counts once.",
+            retry_after_seconds=2,
+        ) from None
+    for verdict in batch.verdicts:
+        USAGE_EVENTS_TOTAL.labels(verdict=verdict.status).inc()
+    results = [
+        EventVerdict(id=v.id, source=v.source, status=v.status, code=v.code) for v in batch.verdicts
+    ]
+    return EventsAnswer(results=results)
+
+
+def _named_tenant(event: object) -> str | None:
+    """The tenant an event names in its `tenantid`; the empty text for one that makes no sense."""
+    named = event.get("tenantid") if isinstance(event, dict) else None
+    if named is None:
+        return None
+    return named.lower() if isinstance(named, str) and parse_uuid(named) else ""
+
+
+async def _arrivals(
+    request: Request, access: Access, sent: list[object]
+) -> dict[str | None, Arrival]:
+    """By the tenant that events name (None: they name none), whose they are."""
+    tenants: dict[str | None, Tenant] = {None: access.tenant, str(access.tenant_id): access.tenant}
+    others = {_named_tenant(event) for event in sent} - tenants.keys() - {""}
+    if access.whole_platform and len(others) <= TENANTS_MAX:
+        gate: Gate = request.app.state.gate
+        for named in sorted(filter(None, others)):
+            try:
+                tenants[named] = (await gate.for_tenant(request, access, named)).tenant
+            except NotFound:
+                continue
+    database: Database = request.app.state.database
+    ids = sorted({tenant.id for tenant in tenants.values()})
+    async with database.transaction() as tx:
+        known = await meters.applying(tx, ids, access.mode)
+    received_at = utc_now()
+    return {
+        named: Arrival(
+            tenant.id,
+            access.mode,
+            received_at,
+            tenant.snapshot.clock_offset_seconds if access.mode == "test" else 0,
+            meters.of_tenant(known, tenant.id),
+        )
+        for named, tenant in tenants.items()
+    }

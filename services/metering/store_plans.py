@@ -1,0 +1,83 @@
+"""SQL of what billing said about plans and who is on them."""
+
+from datetime import datetime
+from uuid import UUID
+
+from libs.contracts.billing import PlanPublished, SubscriptionChanged
+from libs.db.pool import Row, Tx
+
+
+async def add_plan_version(tx: Tx, fact: PlanPublished) -> None:
+    """Keep a version; it never changes."""
+    await tx.execute(
+        """
+        insert into plan_version (tenant_id, mode, id, key, name, limits)
+        values ($1, $2, $3, $4, $5, $6) on conflict do nothing
+        """,
+        tx.tenant_id,
+        tx.mode,
+        fact.plan_version_id,
+        fact.key,
+        fact.name,
+        [limit.model_dump(mode="json") for limit in fact.limits],
+    )
+
+
+async def put_subscription(tx: Tx, fact: SubscriptionChanged) -> None:
+    """Replace a subscription's state by a newer one."""
+    await tx.execute(
+        """
+        insert into subscription as s (tenant_id, mode, id, version, customer_id, billed_by,
+            plan_key, plan_version_id, status, period_from, period_to)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+        on conflict (tenant_id, mode, id) do update set
+            version = excluded.version, customer_id = excluded.customer_id,
+            billed_by = excluded.billed_by, plan_key = excluded.plan_key,
+            plan_version_id = excluded.plan_version_id, status = excluded.status,
+            period_from = excluded.period_from, period_to = excluded.period_to
+        where s.version < excluded.version
+        """,
+        tx.tenant_id,
+        tx.mode,
+        fact.subscription_id,
+        fact.version,
+        fact.customer_id,
+        fact.billed_by,
+        fact.plan_key,
+        fact.plan_version_id,
+        fact.status,
+        fact.period_from,
+        fact.period_to,
+    )
+
+
+async def subscription_of(tx: Tx, tenant_id: UUID, customer_id: UUID) -> Row | None:
+    """A customer's subscription; a running one before a canceled one."""
+    return await tx.fetchrow(
+        """
+        select id, billed_by, plan_key, plan_version_id, status, period_from, period_to
+        from subscription where tenant_id = $1 and mode = $2 and customer_id = $3
+        order by status = 'canceled', period_to desc nulls last, id desc limit 1
+        """,
+        tenant_id,
+        tx.mode,
+        customer_id,
+    )
+
+
+async def find_plan_version(tx: Tx, tenant_id: UUID, plan_version_id: UUID) -> Row | None:
+    """A version of a biller's plan."""
+    return await tx.fetchrow(
+        "select key, name, limits from plan_version where tenant_id = $1 and mode = $2 and id = $3",
+        tenant_id,
+        tx.mode,
+        plan_version_id,
+    )
+
+
+def current_period(subscription: Row | None, now: datetime) -> tuple[datetime, datetime] | None:
+    """The subscription's period where it holds this moment."""
+    if subscription is None or subscription["period_from"] is None:
+        return None
+    start, end = subscription["period_from"], subscription["period_to"]
+    return (start, end) if start <= now < end else None

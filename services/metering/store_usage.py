@@ -1,0 +1,212 @@
+"""SQL of counted events and their aggregates: whole batches, never one event."""
+
+from collections.abc import Mapping, Sequence
+from datetime import date, datetime
+from uuid import UUID
+
+from libs.db.pool import Database, Tx
+from services.metering.aggregation import Gains
+
+EventKey = tuple[UUID, bytes]
+"""Tenant, and the hash of the event's source and id."""
+
+
+async def take_new_ids(
+    tx: Tx, entries: Mapping[EventKey, tuple[bytes, date]]
+) -> tuple[set[EventKey], dict[EventKey, bytes]]:
+    """Enter event ids with the hashes of their payloads and the days they came in.
+
+    Returns:
+        Those that were not there, and for the rest the payload hash that is there.
+    """
+    keys = sorted(entries)
+    tenants = [tenant for tenant, _ in keys]
+    hashes = [id_hash for _, id_hash in keys]
+    rows = await tx.fetch(
+        """
+        insert into usage_event_id (tenant_id, mode, id_hash, payload_hash, received_day)
+        select t, $1, h, p, d from unnest($2::uuid[], $3::bytea[], $4::bytea[], $5::date[])
+            as u(t, h, p, d)
+        on conflict do nothing returning tenant_id, id_hash
+        """,
+        tx.mode,
+        tenants,
+        hashes,
+        [entries[key][0] for key in keys],
+        [entries[key][1] for key in keys],
+    )
+    new = {(row["tenant_id"], row["id_hash"]) for row in rows}
+    known = [key for key in keys if key not in new] if len(new) < len(keys) else []
+    if not known:
+        return new, {}
+    rows = await tx.fetch(
+        """
+        select e.tenant_id, e.id_hash, e.payload_hash from usage_event_id e
+        join unnest($2::uuid[], $3::bytea[]) as u(t, h) on e.tenant_id = t and e.id_hash = h
+        where e.mode = $1
+        """,
+        tx.mode,
+        [tenant for tenant, _ in known],
+        [id_hash for _, id_hash in known],
+    )
+    return new, {(row["tenant_id"], row["id_hash"]): row["payload_hash"] for row in rows}
+
+
+async def add_gains(tx: Tx, gains: Gains) -> None:
+    """Add a batch to the aggregates, in a fixed order so that two workers cannot deadlock."""
+    await _add_series(tx, gains)
+    await _add_minutes(tx, gains)
+    await _add_uniques(tx, gains)
+
+
+async def _add_series(tx: Tx, gains: Gains) -> None:
+    places = sorted(gains.series)
+    found = [gains.series[place] for place in places]
+    await tx.execute(
+        """
+        insert into usage_series (tenant_id, mode, id, meter_id, customer, user_id, group_values)
+        select t, $1, i, m, c, p, array(select e from jsonb_array_elements_text(g) with ordinality as x(e, n)
+                                       order by n)
+        from unnest($2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::text[], $7::jsonb[])
+            as u(t, i, m, c, p, g)
+        on conflict (tenant_id, mode, id) do nothing
+        """,
+        tx.mode,
+        [series.tenant_id for series in found],
+        [series.id for series in found],
+        [series.meter_id for series in found],
+        [series.customer for series in found],
+        [series.user_id for series in found],
+        [list(series.groups) for series in found],
+    )
+
+
+async def _add_minutes(tx: Tx, gains: Gains) -> None:
+    places = sorted(gains.cells)
+    cells = [gains.cells[place] for place in places]
+    await tx.execute(
+        """
+        insert into usage_minute as m (tenant_id, mode, series_id, minute, event_count, total,
+                                       minimum, maximum, latest, latest_at, latest_id)
+        select t, $1, s, at, n, total, least, most, last, last_at, last_id
+        from unnest($2::uuid[], $3::uuid[], $4::timestamptz[], $5::bigint[], $6::numeric[],
+                    $7::numeric[], $8::numeric[], $9::numeric[], $10::timestamptz[], $11::bytea[])
+            as u(t, s, at, n, total, least, most, last, last_at, last_id)
+        on conflict (tenant_id, mode, series_id, minute) do update set
+            event_count = m.event_count + excluded.event_count,
+            total = m.total + excluded.total,
+            minimum = least(m.minimum, excluded.minimum),
+            maximum = greatest(m.maximum, excluded.maximum),
+            latest = case when (excluded.latest_at, excluded.latest_id)
+                > (m.latest_at, m.latest_id) then excluded.latest else m.latest end,
+            latest_at = case when (excluded.latest_at, excluded.latest_id)
+                > (m.latest_at, m.latest_id) then excluded.latest_at else m.latest_at end,
+            latest_id = case when (excluded.latest_at, excluded.latest_id)
+                > (m.latest_at, m.latest_id) then excluded.latest_id else m.latest_id end
+        """,
+        tx.mode,
+        [tenant for tenant, _, _ in places],
+        [series for _, series, _ in places],
+        [minute for _, _, minute in places],
+        [cell.event_count for cell in cells],
+        [cell.total for cell in cells],
+        [cell.minimum for cell in cells],
+        [cell.maximum for cell in cells],
+        [cell.latest[2] if cell.latest else None for cell in cells],
+        [cell.latest[0] if cell.latest else None for cell in cells],
+        [cell.latest[1] if cell.latest else None for cell in cells],
+    )
+
+
+async def _add_uniques(tx: Tx, gains: Gains) -> None:
+    if not gains.uniques:
+        return
+    columns = list(zip(*sorted(gains.uniques), strict=True))
+    await tx.execute(
+        """
+        insert into usage_unique (tenant_id, mode, series_id, minute, value_hash)
+        select t, $1, s, at, h
+        from unnest($2::uuid[], $3::uuid[], $4::timestamptz[], $5::bytea[]) as u(t, s, at, h)
+        on conflict do nothing
+        """,
+        tx.mode,
+        *[list(column) for column in columns],
+    )
+
+
+async def note_progress(tx: Tx, received: Mapping[UUID, datetime]) -> None:
+    """Remember when the newest counted event of each tenant came in."""
+    tenants = sorted(received)
+    await tx.execute(
+        """
+        insert into usage_progress as p (tenant_id, mode, received_at)
+        select t, $1, r from unnest($2::uuid[], $3::timestamptz[]) as u(t, r)
+        on conflict (tenant_id, mode) do update set received_at = excluded.received_at
+        where p.received_at < excluded.received_at
+        """,
+        tx.mode,
+        tenants,
+        [received[tenant] for tenant in tenants],
+    )
+
+
+async def last_received_at(tx: Tx) -> datetime | None:
+    """When the newest counted event of the tenant in scope came in."""
+    received_at: datetime | None = await tx.fetchval(
+        "select received_at from usage_progress where tenant_id = $1 and mode = $2",
+        tx.tenant_id,
+        tx.mode,
+    )
+    return received_at
+
+
+async def prune_ids(database: Database, received_before: date, *, limit: int) -> int:
+    """Forget ids that came in before a day; the number forgotten."""
+    async with database.maintenance() as tx:
+        return await tx.execute(
+            """
+            delete from usage_event_id e using (
+                select tenant_id, mode, id_hash from usage_event_id
+                where received_day < $1 limit $2
+            ) old
+            where e.tenant_id = old.tenant_id and e.mode = old.mode and e.id_hash = old.id_hash
+            """,
+            received_before,
+            limit,
+        )
+
+
+async def closures_over(
+    tx: Tx, tenants: Sequence[UUID], first: datetime, last: datetime
+) -> list[tuple[UUID, UUID, datetime, datetime]]:
+    """Closed periods of these tenants that reach into an interval: tenant, id, from, to."""
+    rows = await tx.fetch(
+        """
+        select tenant_id, id, period_from, period_to from closure
+        where tenant_id = any($1::uuid[]) and mode = $2 and period_to > $3 and period_from <= $4
+        """,
+        list(tenants),
+        tx.mode,
+        first,
+        last,
+    )
+    return [(row["tenant_id"], row["id"], row["period_from"], row["period_to"]) for row in rows]
+
+
+async def unsettle(tx: Tx, closures: Sequence[tuple[UUID, UUID]]) -> None:
+    """These closed periods have to be answered again.
+
+    Every row is updated, also one that seems unsettled: an answer that is being given at this very
+    moment holds its lock, and must not be the last.
+    """
+    ordered = sorted(closures)
+    await tx.execute(
+        """
+        update closure c set settled = false, barrier = case when settled then null else barrier end
+        from unnest($2::uuid[], $3::uuid[]) as u(t, i)
+        where c.tenant_id = t and c.mode = $1 and c.id = i
+        """,
+        tx.mode,
+        [tenant for tenant, _ in ordered],
+        [closure for _, closure in ordered],
+    )

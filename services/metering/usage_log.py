@@ -1,0 +1,141 @@
+"""`usage.events` as the ingest writes it: durable, or an error that says it is not."""
+
+import asyncio
+from collections.abc import Sequence
+from uuid import UUID
+
+import structlog
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.errors import KafkaError
+from aiokafka.partitioner import murmur2
+
+from libs.contracts.topics import PARTITIONS
+
+log = structlog.get_logger()
+
+TOPIC = "usage.events"
+PUBLISH_SECONDS = 5.0
+STOP_SECONDS = 2.0
+BATCH_BYTES = 512 * 1024
+SINGLES_MAX = 4
+"""Up to so many events the client's own batching across requests is faster than a batch of ours."""
+
+
+class LogUnavailableError(RuntimeError):
+    """Kafka did not confirm in time: what was sent may or may not be there; send it again."""
+
+
+def partition_of(tenant_id: UUID) -> int:
+    """Where a tenant's usage lies: Kafka's own hash of the key, as every Java client computes it."""
+    return int((murmur2(str(tenant_id).encode()) & 0x7FFFFFFF) % PARTITIONS)
+
+
+class UsageLog:
+    """Writes usage with its tenant as key and knows how far the topic reaches."""
+
+    def __init__(self, bootstrap: str) -> None:
+        self._bootstrap = bootstrap
+        self._producer: AIOKafkaProducer | None = None
+        self._probe: AIOKafkaConsumer | None = None
+        self._lock = asyncio.Lock()
+        self._probe_lock = asyncio.Lock()
+
+    async def publish(self, tenant_id: UUID, values: Sequence[bytes]) -> None:
+        """Write events of one tenant in order; when this returns all replicas have them.
+
+        Raises:
+            LogUnavailableError: not confirmed.
+        """
+        producer: AIOKafkaProducer | None = None
+        try:
+            async with asyncio.timeout(PUBLISH_SECONDS):
+                producer = await self._connected()
+                await self._send(producer, str(tenant_id).encode(), tenant_id, values)
+        except (KafkaError, OSError, TimeoutError) as error:
+            log.warning("usage_not_published", error=type(error).__name__, events=len(values))
+            await self._let_go(producer)
+            raise LogUnavailableError from error
+
+    async def end_offsets(self) -> dict[int, int]:
+        """The end of every partition.
+
+        Raises:
+            KafkaError, TimeoutError, OSError: Kafka does not answer.
+        """
+        try:
+            async with asyncio.timeout(PUBLISH_SECONDS), self._probe_lock:
+                if self._probe is None:
+                    self._probe = AIOKafkaConsumer(
+                        bootstrap_servers=self._bootstrap, group_id=None, enable_auto_commit=False
+                    )
+                    await self._probe.start()
+                places = [TopicPartition(TOPIC, number) for number in range(PARTITIONS)]
+                ends: dict[TopicPartition, int] = await self._probe.end_offsets(places)
+        except (KafkaError, OSError, TimeoutError):
+            probe, self._probe = self._probe, None
+            await _stop(probe)
+            raise
+        return {place.partition: end for place, end in ends.items()}
+
+    async def close(self) -> None:
+        """Give the connections back."""
+        producer, self._producer = self._producer, None
+        probe, self._probe = self._probe, None
+        await _stop(producer)
+        await _stop(probe)
+
+    async def _send(
+        self, producer: AIOKafkaProducer, key: bytes, tenant_id: UUID, values: Sequence[bytes]
+    ) -> None:
+        if len(values) <= SINGLES_MAX:
+            sent = [await producer.send(TOPIC, key=key, value=value) for value in values]
+            await asyncio.gather(*sent)
+            return
+        partition = partition_of(tenant_id)
+        waiting = []
+        batch = producer.create_batch()
+        for value in values:
+            if batch.append(key=key, value=value, timestamp=None) is None:
+                batch.close()
+                waiting.append(await producer.send_batch(batch, TOPIC, partition=partition))
+                batch = producer.create_batch()
+                batch.append(key=key, value=value, timestamp=None)
+        batch.close()
+        waiting.append(await producer.send_batch(batch, TOPIC, partition=partition))
+        await asyncio.gather(*waiting)
+
+    async def _connected(self) -> AIOKafkaProducer:
+        async with self._lock:
+            if self._producer is None:
+                producer = AIOKafkaProducer(
+                    bootstrap_servers=self._bootstrap,
+                    enable_idempotence=True,
+                    acks="all",
+                    linger_ms=2,
+                    max_batch_size=BATCH_BYTES,
+                    max_request_size=1024 * 1024,
+                    request_timeout_ms=5_000,
+                )
+                try:
+                    await producer.start()
+                except BaseException:
+                    await producer.stop()
+                    raise
+                self._producer = producer
+            return self._producer
+
+    async def _let_go(self, failed: AIOKafkaProducer | None) -> None:
+        """A producer that failed may stay so for ever; the next request starts a new one."""
+        if failed is not None and self._producer is failed:
+            self._producer = None
+            await _stop(failed)
+
+
+async def _stop(client: AIOKafkaProducer | AIOKafkaConsumer | None) -> None:
+    if client is None:
+        return
+    try:
+        async with asyncio.timeout(STOP_SECONDS):
+            await client.stop()
+    except (KafkaError, OSError, TimeoutError) as error:
+        log.info("kafka_client_not_stopped", error=type(error).__name__)
