@@ -1,0 +1,158 @@
+"""The whole service on real Kafka: in over HTTP, durable, consumed by itself, queryable."""
+
+import asyncio
+import base64
+import json
+from collections.abc import AsyncGenerator
+from datetime import timedelta
+
+import httpx
+import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from fastapi import FastAPI
+
+from deploy.local.scratch import RunningKafka
+from libs.clock import floor_to_minute, utc_now
+from libs.contracts.billing import UsagePeriodClosed
+from libs.contracts.envelope import Fact, wrap
+from libs.contracts.metering import PeriodUsage
+from libs.contracts.tenants import PLATFORM_TENANT_ID
+from libs.contracts.topics import TOPIC_OF
+from libs.ids import new_id
+from libs.messaging.create_topics import create_topics
+from libs.messaging.records import TYPE_HEADER
+from libs.testing.databases import TestDatabase
+from libs.testing.memory_log import MemoryLog
+from metering.world import PEPPER, Api, MemoryUsageLog, Party, World, publish_tenant
+from services.metering.app import build
+from services.metering.usage_log import TOPIC, LogUnavailableError, UsageLog, partition_of
+
+pytestmark = pytest.mark.kafka
+
+
+@pytest.fixture
+async def kafka(kafka_server: RunningKafka) -> str:
+    await create_topics(kafka_server.bootstrap)
+    return kafka_server.bootstrap
+
+
+@pytest.fixture
+async def app(
+    kafka: str, database: TestDatabase, monkeypatch: pytest.MonkeyPatch
+) -> AsyncGenerator[FastAPI, None]:
+    monkeypatch.setenv("SLUICE_METERING_PORT", "8103")
+    monkeypatch.setenv("SLUICE_METERING_POSTGRES", database.dsn("metering"))
+    monkeypatch.setenv("SLUICE_KAFKA", kafka)
+    monkeypatch.setenv("SLUICE_KEY_PEPPER", base64.b64encode(PEPPER).decode())
+    application = build()
+    async with application.router.lifespan_context(application):
+        yield application
+
+
+async def send_on(kafka: str, log: MemoryLog) -> None:
+    """Everything on the log in memory, onto real Kafka."""
+    producer = AIOKafkaProducer(bootstrap_servers=kafka, acks="all")
+    await producer.start()
+    try:
+        for topic, records in log.topics.items():
+            for record in records:
+                headers = [(name, value or b"") for name, value in record.headers]
+                await producer.send_and_wait(topic, record.value, record.key, headers=headers)
+            records.clear()
+    finally:
+        await producer.stop()
+
+
+async def tell(kafka: str, party: Party, fact: Fact) -> None:
+    log = MemoryLog()
+    log.publish(
+        wrap(fact, tenant_id=party.id, mode="test", source="billing", effective_at=utc_now())
+    )
+    await send_on(kafka, log)
+
+
+async def first_answer(kafka: str, party: Party) -> PeriodUsage:
+    consumer = AIOKafkaConsumer(
+        TOPIC_OF[PeriodUsage].name, bootstrap_servers=kafka, auto_offset_reset="earliest"
+    )
+    await consumer.start()
+    try:
+        async with asyncio.timeout(30):
+            async for record in consumer:
+                kind = dict(record.headers)[TYPE_HEADER].decode()
+                if kind == "PeriodUsage" and record.key == str(party.id).encode():
+                    return PeriodUsage.model_validate(json.loads(record.value)["data"])
+    finally:
+        await consumer.stop()
+    raise AssertionError
+
+
+async def test_from_http_to_the_answer_of_a_period(app: FastAPI, kafka: str) -> None:
+    log = MemoryLog()
+    platform = publish_tenant(log, "platform", ((),), tenant_id=PLATFORM_TENANT_ID, operator=True)
+    acme = publish_tenant(log, "acme", (("usage:write", "usage:read"),))
+    await send_on(kafka, log)
+    world = World(app.state.database, log, MemoryUsageLog(log), platform, acme, acme)
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app=app), base_url="http://sluice.test"
+    ) as client:
+        api = Api(client, world)
+        async with asyncio.timeout(40):
+            while await app.state.directory.by_id(acme.id) is None:
+                await asyncio.sleep(0.1)
+        await api.meter(platform)
+        events = [world.event(data={"calls": 2}) for _ in range(1000)]
+        for batch in (events, events[:500], [world.event()]):
+            answer = await api.post("/api/v1/events", acme, batch)
+            assert answer.status_code == 202, answer.text
+        async with asyncio.timeout(30):
+            while await api.value(acme) != 2001:
+                await asyncio.sleep(0.1)
+        now = floor_to_minute(utc_now())
+        fact = UsagePeriodClosed(
+            closure_id=new_id(),
+            subscription_id=new_id(),
+            customer_id=acme.self_customer_id,
+            meters=("api_calls",),
+            period_from=now - timedelta(days=1),
+            period_to=now - timedelta(minutes=5),
+        )
+        await tell(kafka, acme, fact)
+        told = await first_answer(kafka, acme)
+        assert (told.closure_id, told.quantity, told.revision) == (fact.closure_id, 0, 1)
+        asked_at = utc_now()
+        async with asyncio.timeout(10):
+            while True:
+                answer = await api.get("/api/v1/meters/api_calls/query", acme)
+                if (answer.json()["as_of"] or "") >= asked_at.isoformat().replace("+00:00", "Z"):
+                    break
+                await asyncio.sleep(0.2)
+
+
+async def test_batches_lie_where_every_client_looks_for_the_key(kafka: str) -> None:
+    usage_log = UsageLog(kafka)
+    tenant = new_id()
+    values = [b'{"n":%d}' % number + b" " * 1000 for number in range(1000)]
+    try:
+        before = await usage_log.end_offsets()
+        await usage_log.publish(tenant, values)
+        await usage_log.publish(tenant, values[:1])
+        after = await usage_log.end_offsets()
+    finally:
+        await usage_log.close()
+    grown = {place: after[place] - before[place] for place in after if after[place] > before[place]}
+    assert grown == {partition_of(tenant): 1001}
+    producer = AIOKafkaProducer(bootstrap_servers=kafka)
+    await producer.start()
+    try:
+        sent = await producer.send_and_wait(TOPIC, b"{}", str(tenant).encode())
+    finally:
+        await producer.stop()
+    assert sent.partition == partition_of(tenant)
+
+
+async def test_without_kafka_nothing_is_promised() -> None:
+    usage_log = UsageLog("127.0.0.1:1")
+    with pytest.raises(LogUnavailableError):
+        await usage_log.publish(new_id(), [b"{}"])
+    await usage_log.close()
