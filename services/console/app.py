@@ -1,0 +1,64 @@
+"""The console's composition root."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from libs.observability.health import Health
+from libs.settings import load
+from libs.web.limits import Limits
+from libs.web.serve import create_app, serve
+from services.console import (
+    routes,
+    routes_invoices,
+    routes_ledger,
+    routes_ops,
+    routes_session,
+    routes_static,
+    routes_tenants,
+    routes_usage,
+)
+from services.console.origin import Origin, open_client
+from services.console.pages import load_static, make_environment
+from services.console.settings import Settings
+
+FORM_BYTES_MAX = 16 * 1024
+
+
+def build() -> FastAPI:
+    """The application, from settings to routes."""
+    settings = load(Settings)
+    static = load_static()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
+        async with open_client(settings.api_url) as http:
+            app.state.origin = Origin(http, settings.browser_origin)
+            yield
+
+    app = create_app(
+        "Console",
+        health=Health(),
+        routers=[
+            routes_session.router,
+            routes_tenants.router,
+            routes_usage.router,
+            routes_invoices.router,
+            routes_ledger.router,
+            routes_ops.router,
+            routes_static.router,
+        ],
+        lifespan=lifespan,
+        limits=Limits(body_bytes_max=FORM_BYTES_MAX),
+        description="The pages that people see.",
+    )
+    app.state.static = static
+    app.state.templates = make_environment(static)
+    app.state.browser_origin = settings.browser_origin
+    routes.install(app)
+    return app
+
+
+if __name__ == "__main__":
+    serve(build, load(Settings))

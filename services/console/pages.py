@@ -1,0 +1,132 @@
+"""Templates and the words they use: amounts, quantities and times, each written in one way."""
+
+import hashlib
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from libs.money import Money, MoneyError, format_money
+
+HERE = Path(__file__).parent
+NOTHING = "\N{EN DASH}"
+
+SECURITY_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; "
+        "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    # `no-referrer` would make the browser send `Origin: null` with our own forms.
+    "Referrer-Policy": "same-origin",
+    "Cache-Control": "no-store",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=()",
+    "Cross-Origin-Opener-Policy": "same-origin",
+}
+
+_MEDIA_TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+_TONES = {
+    "good": {"active", "paid", "ready", "live"},
+    "waiting": {"draft", "open", "trialing", "advancing", "incomplete"},
+    "bad": {"past_due", "suspended", "unpaid", "uncollectible", "paused"},
+}
+
+
+@dataclass(frozen=True)
+class StaticFile:
+    """A file that pages load, with the address that changes when it does."""
+
+    content: bytes
+    media_type: str
+    address: str
+
+
+def load_static() -> dict[str, StaticFile]:
+    """Every file of `static/` by its name."""
+    found = {}
+    for path in sorted((HERE / "static").iterdir()):
+        content = path.read_bytes()
+        digest = hashlib.sha256(content).hexdigest()[:12]
+        address = f"/console/static/{path.name}?v={digest}"
+        found[path.name] = StaticFile(content, _MEDIA_TYPES[path.suffix], address)
+    return found
+
+
+def make_environment(static: dict[str, StaticFile]) -> Environment:
+    """The templates: everything escaped, a misspelt name an error."""
+    environment = Environment(
+        loader=FileSystemLoader(HERE / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals["static"] = {name: file.address for name, file in static.items()}
+    environment.filters |= {
+        "money": money,
+        "number": number,
+        "decimal": decimal,
+        "moment": moment,
+        "day": day,
+        "tone": tone,
+        "words": words,
+    }
+    return environment
+
+
+def money(amount_minor: int, currency: str) -> str:
+    """Whole minor units as people read them: `1,234.50 EUR`."""
+    try:
+        return format_money(Money(amount_minor, currency))
+    except MoneyError:
+        return f"{amount_minor} minor units of {currency}"
+
+
+def number(value: Decimal | int | str | None) -> str:
+    """A quantity or count: exact, grouped by thousands; a dash for none."""
+    if value is None:
+        return NOTHING
+    try:
+        exact = Decimal(value)
+    except InvalidOperation:
+        return str(value)
+    if not exact.is_finite() or abs(exact.adjusted()) > 40:
+        return str(value)
+    text = decimal(exact)
+    whole, point, fraction = text.partition(".")
+    return f"{int(whole):,}{point}{fraction}" if whole != "-0" else text
+
+
+def decimal(value: Decimal | int) -> str:
+    """A quantity for programs: no exponent, no zeros that say nothing, no grouping."""
+    text = format(Decimal(value), "f")
+    if "." in text:
+        text = text.rstrip("0").rstrip(".")
+    return "0" if text in ("-0", "") else text
+
+
+def moment(at: datetime | None) -> Markup | str:
+    """A time to the minute with its zone, UTC."""
+    if at is None:
+        return NOTHING
+    utc = at.astimezone(UTC)
+    return Markup('<time datetime="{}">{} UTC</time>').format(
+        utc.isoformat(timespec="seconds"), utc.strftime("%Y-%m-%d %H:%M")
+    )
+
+
+def day(at: date | datetime) -> str:
+    """A date, UTC."""
+    return (at.astimezone(UTC).date() if isinstance(at, datetime) else at).isoformat()
+
+
+def tone(status: str) -> str:
+    """How a status is tinted; its word always stands beside the colour."""
+    return next((name for name, known in _TONES.items() if status in known), "plain")
+
+
+def words(name: str) -> str:
+    """An identifier as words: `past_due` is `past due`."""
+    return name.replace("_", " ")

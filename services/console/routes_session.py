@@ -1,0 +1,116 @@
+"""`/login`, `/logout`: the forms; the session itself is the tenants service's.
+
+Another site cannot make a browser sign in or out here: the form must come from our own origin
+(`Origin`, or `Sec-Fetch-Site` where a browser sends none), and the cookie is `SameSite=Lax`.
+"""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Form, Query, Request, Response
+from fastapi.responses import RedirectResponse
+
+from services.console.origin import ApiProblem, NotSignedIn, Origin
+from services.console.pages import SECURITY_HEADERS
+from services.console.routes import PageRoute, SignedIn, page
+from services.console.view import HOME, same_site_path
+
+router = APIRouter(include_in_schema=False, route_class=PageRoute)
+
+Next = Annotated[str | None, Query(alias="next")]
+NextField = Annotated[str | None, Form(alias="next")]
+EmailField = Annotated[str, Form(max_length=320)]
+PasswordField = Annotated[str, Form(max_length=1024)]
+
+
+@router.get("/")
+async def first_page() -> Response:
+    """The console begins with the list of tenants."""
+    return RedirectResponse(HOME, status_code=303, headers=SECURITY_HEADERS)
+
+
+@router.get("/login")
+async def show_login(request: Request, then: Next = None) -> Response:
+    """The form; a person signed in already goes on at once."""
+    origin: Origin = request.app.state.origin
+    goal = same_site_path(then)
+    try:
+        await origin.assertion(request.cookies, {})
+    except (NotSignedIn, ApiProblem):
+        return page(request, "login.html", None, goal=goal, email="", error=None)
+    return RedirectResponse(goal, status_code=303, headers=SECURITY_HEADERS)
+
+
+@router.post("/login")
+async def sign_in(
+    request: Request,
+    email: EmailField = "",
+    password: PasswordField = "",
+    then: NextField = None,
+) -> Response:
+    """Open a session at the API and hand its cookie to the browser."""
+    _refuse_foreign_form(request)
+    origin: Origin = request.app.state.origin
+    goal = same_site_path(then)
+    if not email.strip() or not password:
+        sentence = "Enter your e-mail address and your password."
+        return page(request, "login.html", None, status=422, goal=goal, email=email, error=sentence)
+    try:
+        answer = await origin.sign_in(email.strip(), password)
+    except ApiProblem as problem:
+        return page(
+            request,
+            "login.html",
+            None,
+            status=problem.status,
+            goal=goal,
+            email=email,
+            error=problem.detail,
+        )
+    return _with_cookies(goal, answer.set_cookies)
+
+
+@router.get("/logout")
+async def show_logout(request: Request, viewer: SignedIn) -> Response:
+    """Signing out takes a form: a link must change nothing."""
+    return page(request, "logout.html", viewer)
+
+
+@router.post("/logout")
+async def sign_out(request: Request) -> Response:
+    """End the session and forget its cookie."""
+    _refuse_foreign_form(request)
+    origin: Origin = request.app.state.origin
+    try:
+        answer = await origin.sign_out(request.cookies)
+    except ApiProblem as problem:
+        if problem.status != 401:
+            raise
+        return _with_cookies("/login", ())
+    return _with_cookies("/login", answer.set_cookies)
+
+
+def _with_cookies(goal: str, set_cookies: tuple[str, ...]) -> Response:
+    response = RedirectResponse(goal, status_code=303, headers=SECURITY_HEADERS)
+    for cookie in set_cookies:
+        response.headers.append("Set-Cookie", cookie)
+    return response
+
+
+def _refuse_foreign_form(request: Request) -> None:
+    """Refuse a form that another site sent.
+
+    Raises:
+        ApiProblem: 403, with the address to use.
+    """
+    own: str = request.app.state.browser_origin
+    sent = request.headers.get("origin")
+    if sent is not None:
+        same = sent.lower() == own
+    else:
+        same = request.headers.get("sec-fetch-site") in ("same-origin", "none")
+    if not same:
+        raise ApiProblem(
+            403,
+            f"This form was sent from another site. Open the console at {own} and try again.",
+            title="Wrong site",
+        )

@@ -1,0 +1,66 @@
+"""`/usage`: how much of each meter one tenant has used, by period and day; `/usage.csv`."""
+
+from datetime import datetime, timedelta
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import AwareDatetime
+
+from libs.clock import format_time, utc_now
+from services.console import usage
+from services.console.origin import ApiProblem, all_of
+from services.console.pages import SECURITY_HEADERS, decimal
+from services.console.routes import PageRoute, SignedIn, page
+from services.console.shapes import Listed, Tenant
+
+router = APIRouter(include_in_schema=False, route_class=PageRoute)
+
+MeterKey = Annotated[str, Query(pattern=r"^[A-Za-z0-9_.-]{1,100}$")]
+From = Annotated[AwareDatetime | None, Query(alias="from")]
+At = Annotated[AwareDatetime, Query(alias="from")]
+
+
+@router.get("/usage")
+async def show_usage(request: Request, viewer: SignedIn, begin: From = None) -> Response:
+    """Each meter of the tenant in view; an operator who chose none is asked to."""
+    if viewer.tenant is None:
+        known = await viewer.whole.read(Listed[Tenant], "/api/v1/tenants", limit="50")
+        return page(request, "choose.html", viewer, tenants=known.items, title="Usage")
+    known_periods = await usage.periods(viewer.api, utc_now())
+    place = usage.choose(known_periods, begin)
+    period = known_periods[place]
+    before = known_periods[place + 1] if place + 1 < len(known_periods) else None
+    meters = await usage.meters(viewer.api, viewer.whole)
+    found = await all_of(usage.use_of(viewer.api, meter, period, before) for meter in meters)
+    return page(
+        request,
+        "usage.html",
+        viewer,
+        periods=[(each, format_time(each.begin)) for each in known_periods],
+        period=period,
+        current=place == 0,
+        begin=format_time(period.begin),
+        end=format_time(period.end),
+        uses=found,
+    )
+
+
+@router.get("/usage.csv")
+async def usage_csv(viewer: SignedIn, meter: MeterKey, begin: At, to: AwareDatetime) -> Response:
+    """A meter's use by day, for a spreadsheet."""
+    if viewer.tenant is None or not _fits(begin, to):
+        raise ApiProblem(
+            400, "Choose a tenant, and a time from before its end and at most 400 days long."
+        )
+    days = await usage.days_of(viewer.api, meter, usage.Period(begin, to))
+    lines = ["day,meter,value", *(f"{day},{meter},{decimal(value)}" for day, value in days)]
+    name = f"usage-{viewer.tenant}-{meter}-{begin.date()}.csv"
+    return Response(
+        "\r\n".join(lines) + "\r\n",
+        media_type="text/csv; charset=utf-8",
+        headers={**SECURITY_HEADERS, "Content-Disposition": f'attachment; filename="{name}"'},
+    )
+
+
+def _fits(begin: datetime, end: datetime) -> bool:
+    return timedelta(0) < end - begin <= timedelta(days=usage.DAYS_MAX)

@@ -1,0 +1,125 @@
+"""What the usage page shows: a meter's value in a period, by day, beside the period before."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+
+from libs.clock import format_time
+from services.console.origin import Api, all_of
+from services.console.plots import BarPlot, bar_plot, daily
+from services.console.shapes import Invoice, Listed, Meter, Subscription, Usage
+
+METERS_MAX = 20
+DAYS_MAX = 400
+PERIODS_MAX = 12
+
+
+@dataclass(frozen=True)
+class Period:
+    """An interval of business time; `end` is not part of it."""
+
+    begin: datetime
+    end: datetime
+
+    @property
+    def days(self) -> int:
+        """Whole days, at least one."""
+        return max(1, (self.end - self.begin).days)
+
+
+@dataclass(frozen=True)
+class MeterUse:
+    """One meter in one period."""
+
+    meter: Meter
+    total: Decimal
+    before: Decimal | None
+    days: tuple[tuple[date, Decimal], ...]
+    plot: BarPlot
+    as_of: datetime | None
+
+
+def periods_of(
+    subscriptions: Sequence[Subscription], invoices: Sequence[Invoice], now: datetime
+) -> tuple[Period, ...]:
+    """The periods a tenant may look at, the newest first.
+
+    The subscription's own comes first, then those that were invoiced. A plan without fees has no
+    periods: its use is shown by calendar month.
+    """
+    found: set[Period] = set()
+    spans = [(each.period_from, each.period_to) for each in subscriptions]
+    spans += [(each.period_from, each.period_to) for each in invoices]
+    for begin, end in spans:
+        if begin is not None and end is not None and begin < end:
+            found.add(Period(begin, end))
+    if not any(each.period_from for each in subscriptions):
+        found.add(_month_of(now))
+    return tuple(sorted(found, key=lambda period: period.begin, reverse=True))[:PERIODS_MAX]
+
+
+def _month_of(now: datetime) -> Period:
+    begin = datetime(now.year, now.month, 1, tzinfo=UTC)
+    return Period(begin, (begin + timedelta(days=32)).replace(day=1))
+
+
+def choose(periods: Sequence[Period], begin: datetime | None) -> int:
+    """The place of the period that begins then; the first where none does."""
+    for place, period in enumerate(periods):
+        if period.begin == begin:
+            return place
+    return 0
+
+
+async def periods(api: Api, now: datetime) -> tuple[Period, ...]:
+    """The periods of the tenant in view."""
+    subscriptions = await api.read(Listed[Subscription], "/api/v1/subscriptions", limit="50")
+    invoices = await api.read(Listed[Invoice], "/api/v1/invoices", limit="50")
+    return periods_of(subscriptions.items, invoices.items, now)
+
+
+async def meters(api: Api, whole: Api) -> list[Meter]:
+    """The tenant's own meters and, where they are listed, the platform's."""
+    lists = await all_of(
+        one.read(Listed[Meter], "/api/v1/meters", limit="100") for one in (api, whole)
+    )
+    known = {meter.key: meter for found in lists for meter in found.items}
+    return [known[key] for key in sorted(known)][:METERS_MAX]
+
+
+async def use_of(api: Api, meter: Meter, period: Period, before: Period | None) -> MeterUse:
+    """A meter's use in a period."""
+    total, by_day = await all_of([_query(api, meter, period), _query(api, meter, period, "day")])
+    earlier = await _query(api, meter, before) if before is not None else None
+    days = daily([(row.from_, row.value) for row in by_day.rows], period.begin, period.end)
+    return MeterUse(
+        meter,
+        _value(total),
+        None if earlier is None else _value(earlier),
+        days,
+        bar_plot(days),
+        total.as_of,
+    )
+
+
+async def days_of(api: Api, key: str, period: Period) -> tuple[tuple[date, Decimal], ...]:
+    """A meter's value for each day of a period."""
+    meter = Meter(key=key, event_type="", aggregation="")
+    found = await _query(api, meter, period, "day")
+    return daily([(row.from_, row.value) for row in found.rows], period.begin, period.end)
+
+
+async def _query(api: Api, meter: Meter, period: Period, window: str | None = None) -> Usage:
+    return await api.read(
+        Usage,
+        f"/api/v1/meters/{meter.key}/query",
+        from_=format_time(period.begin),
+        to=format_time(period.end),
+        window=window,
+    )
+
+
+def _value(answer: Usage) -> Decimal:
+    """The value of a whole period: one row, or none where nothing was used."""
+    return sum((row.value for row in answer.rows), Decimal(0))
