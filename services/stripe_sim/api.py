@@ -81,7 +81,7 @@ class Api:
             return _json(500, errors.broken().body(request_id), request_id)
 
     async def _answer(self, request: Request, request_id: str) -> Response:
-        account = self._authenticate(request)
+        account, platform = self._authenticate(request)
         self._limit_rate(account)
         raw = await read_request(request)
         if raw is None:
@@ -91,7 +91,7 @@ class Api:
         idempotency_key = request.headers.get("idempotency-key")
         if request.method == "GET":
             idempotency_key = None
-        scope = Scope(self.sandbox, account, request_id, idempotency_key)
+        scope = Scope(self.sandbox, account, request_id, idempotency_key, platform)
         call = Call(scope, request.method, request.url.path, raw, idempotency_key)
         faults = self.sandbox.faults
         delay = faults.strike_call("delay", call.method, call.path, account)
@@ -182,8 +182,8 @@ class Api:
                 call.scope.account, call.key, answer, call.scope.wall_now()
             )
 
-    def _authenticate(self, request: Request) -> str:
-        """Return the account the call is for.
+    def _authenticate(self, request: Request) -> tuple[str, str | None]:
+        """Return the account the call is for, and the platform that acts for it.
 
         Raises:
             ApiError: no key, an unknown, live or revoked one, or no access to the account named.
@@ -214,7 +214,8 @@ class Api:
             account = self.sandbox.store.get(wanted, "account", wanted)
             if account is None or owner not in account["_sim"]["platforms"]:
                 raise errors.no_access(key, wanted)
-        return wanted
+            return wanted, owner
+        return owner, None
 
     def _limit_rate(self, account: str) -> None:
         limit = self.sandbox.settings.rate_limit_per_second

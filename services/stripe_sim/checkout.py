@@ -13,6 +13,32 @@ from services.stripe_sim.store import Obj
 KIND = "checkout.session"
 
 
+_UNSET = (
+    "adaptive_pricing",
+    "after_expiration",
+    "client_secret",
+    "collected_information",
+    "consent",
+    "consent_collection",
+    "currency_conversion",
+    "invoice",
+    "origin_context",
+    "payment_intent",
+    "payment_method_configuration_details",
+    "permissions",
+    "recovered_from",
+    "redirect_on_completion",
+    "saved_payment_method_options",
+    "setup_intent",
+    "shipping_address_collection",
+    "shipping_cost",
+    "subscription",
+    "total_details",
+    "wallet_options",
+)
+"""Fields of a session that are null until something sets them."""
+
+
 def build(scope: Scope, fields: dict[str, Any], lines: list[dict[str, Any]]) -> Obj:
     """Open a session for lines of (price, quantity, metadata).
 
@@ -28,8 +54,7 @@ def build(scope: Scope, fields: dict[str, Any], lines: list[dict[str, Any]]) -> 
     session: Obj = {
         "id": session_id,
         "object": KIND,
-        "adaptive_pricing": None,
-        "after_expiration": None,
+        **dict.fromkeys(_UNSET),
         "allow_promotion_codes": fields.get("allow_promotion_codes"),
         "amount_subtotal": 0,
         "amount_total": 0,
@@ -37,13 +62,8 @@ def build(scope: Scope, fields: dict[str, Any], lines: list[dict[str, Any]]) -> 
         "billing_address_collection": fields.get("billing_address_collection"),
         "cancel_url": fields.get("cancel_url"),
         "client_reference_id": fields.get("client_reference_id"),
-        "client_secret": None,
-        "collected_information": None,
-        "consent": None,
-        "consent_collection": None,
         "created": now,
         "currency": currency,
-        "currency_conversion": None,
         "custom_fields": [],
         "custom_text": {
             "after_submit": None,
@@ -60,57 +80,48 @@ def build(scope: Scope, fields: dict[str, Any], lines: list[dict[str, Any]]) -> 
             for wish in fields.get("redeems") or []
         ],
         "expires_at": fields.get("expires_at") or now + DAY_SECONDS,
-        "invoice": None,
         "invoice_creation": _invoice_creation() if mode == "payment" else None,
         "livemode": False,
         "locale": fields.get("locale"),
         "metadata": fields.get("metadata") or {},
         "mode": mode,
-        "origin_context": None,
-        "payment_intent": None,
         "payment_link": fields.get("payment_link"),
         "payment_method_collection": fields.get("payment_method_collection")
         or ("always" if mode == "subscription" else None),
-        "payment_method_configuration_details": None,
         "payment_method_options": {},
         "payment_method_types": fields.get("payment_method_types") or ["card"],
         "payment_status": "unpaid",
-        "permissions": None,
         "phone_number_collection": {"enabled": False},
-        "recovered_from": None,
-        "redirect_on_completion": None,
-        "saved_payment_method_options": None,
-        "setup_intent": None,
-        "shipping_address_collection": None,
-        "shipping_cost": None,
         "shipping_options": [],
         "status": "open",
         "submit_type": fields.get("submit_type"),
-        "subscription": None,
         "success_url": fields.get("success_url"),
-        "total_details": None,
         "ui_mode": "hosted_page",
         "url": f"{scope.sandbox.settings.public_url}/checkout/{session_id}",
-        "wallet_options": None,
-        "_sim": {
-            "lines": [
-                {
-                    "id": scope.new_id("li_1"),
-                    "price": line["price"]["id"],
-                    "quantity": line["quantity"],
-                    "metadata": line.get("metadata") or {},
-                    "tax_rates": line.get("tax_rates") or [],
-                }
-                for line in lines
-            ],
-            "discounts": fields.get("redeems") or [],
-            "subscription_data": _kept(fields.get("subscription_data") or {}),
-            "payment_intent_data": fields.get("payment_intent_data") or {},
-            "method": None,
-        },
+        "_sim": _private(scope, fields, lines),
     }
     _add_up(scope, session)
     return scope.save(session)
+
+
+def _private(scope: Scope, fields: dict[str, Any], lines: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return what the sandbox keeps of a session for itself."""
+    return {
+        "lines": [
+            {
+                "id": scope.new_id("li_1"),
+                "price": line["price"]["id"],
+                "quantity": line["quantity"],
+                "metadata": line.get("metadata") or {},
+                "tax_rates": line.get("tax_rates") or [],
+            }
+            for line in lines
+        ],
+        "discounts": fields.get("redeems") or [],
+        "subscription_data": _kept(fields.get("subscription_data") or {}),
+        "payment_intent_data": fields.get("payment_intent_data") or {},
+        "method": None,
+    }
 
 
 def _invoice_creation() -> dict[str, Any]:

@@ -15,6 +15,47 @@ DRAFT_SECONDS = HOUR_SECONDS
 """A draft with `auto_advance` is finalized this long after its creation, in clock time."""
 
 
+_TRANSITIONS = ("finalized_at", "marked_uncollectible_at", "paid_at", "voided_at")
+
+_ZERO = (
+    "amount_due",
+    "amount_overpaid",
+    "amount_paid",
+    "amount_remaining",
+    "amount_shipping",
+    "attempt_count",
+    "post_payment_credit_notes_amount",
+    "pre_payment_credit_notes_amount",
+    "subtotal",
+    "subtotal_excluding_tax",
+    "total",
+    "total_excluding_tax",
+)
+"""Amounts and counts of an empty draft."""
+
+_UNSET = (
+    "account_tax_ids",
+    "application",
+    "default_source",
+    "effective_at",
+    "ending_balance",
+    "from_invoice",
+    "hosted_invoice_url",
+    "invoice_pdf",
+    "last_finalization_error",
+    "latest_revision",
+    "number",
+    "on_behalf_of",
+    "receipt_number",
+    "rendering",
+    "shipping_cost",
+    "shipping_details",
+    "threshold_reason",
+    "webhooks_delivered_at",
+)
+"""Fields of an invoice that are null until something sets them."""
+
+
 def build(scope: Scope, customer: Obj, fields: dict[str, Any]) -> Obj:
     """Create an empty draft for a customer.
 
@@ -23,28 +64,17 @@ def build(scope: Scope, customer: Obj, fields: dict[str, Any]) -> Obj:
     """
     now = scope.now(customer["test_clock"])
     subscription = fields.get("subscription")
-    auto_advance = bool(fields.get("auto_advance"))
     account = scope.own_account
     invoice_id = scope.new_id("in_1")
-    days_until_due = fields.get("days_until_due")
-    due_date = fields.get("due_date")
-    if due_date is None and days_until_due is not None:
-        due_date = now + days_until_due * DAY_SECONDS
     invoice: Obj = {
         "id": invoice_id,
         "object": "invoice",
+        **dict.fromkeys(_UNSET),
+        **dict.fromkeys(_ZERO, 0),
         "account_country": account["country"],
         "account_name": account["settings"]["dashboard"]["display_name"],
-        "account_tax_ids": None,
-        "amount_due": 0,
-        "amount_overpaid": 0,
-        "amount_paid": 0,
-        "amount_remaining": 0,
-        "amount_shipping": 0,
-        "application": None,
-        "attempt_count": 0,
         "attempted": False,
-        "auto_advance": auto_advance,
+        "auto_advance": bool(fields.get("auto_advance")),
         "automatic_tax": {
             "disabled_reason": None,
             "enabled": False,
@@ -52,7 +82,6 @@ def build(scope: Scope, customer: Obj, fields: dict[str, Any]) -> Obj:
             "provider": None,
             "status": None,
         },
-        "automatically_finalizes_at": now + DRAFT_SECONDS if auto_advance else None,
         "billing_reason": fields.get("billing_reason") or "manual",
         "collection_method": fields.get("collection_method") or "charge_automatically",
         "created": now,
@@ -61,30 +90,17 @@ def build(scope: Scope, customer: Obj, fields: dict[str, Any]) -> Obj:
         "customer": customer["id"],
         **customer_facts(customer),
         "default_payment_method": fields.get("default_payment_method"),
-        "default_source": None,
         "default_tax_rates": fields.get("default_tax_rates")
         or (subscription or {}).get("default_tax_rates")
         or [],
         "description": fields.get("description"),
         "discounts": discounts.current(scope, subscription, now) if subscription else [],
-        "due_date": due_date,
-        "effective_at": None,
-        "ending_balance": None,
+        **_dates(fields, now),
         "footer": fields.get("footer"),
-        "from_invoice": None,
-        "hosted_invoice_url": None,
-        "invoice_pdf": None,
         "issuer": {"type": "self"},
-        "last_finalization_error": None,
-        "latest_revision": None,
         "lines": listing(f"/v1/invoices/{invoice_id}/lines", []),
         "livemode": False,
         "metadata": fields.get("metadata") or {},
-        "next_payment_attempt": now + DRAFT_SECONDS
-        if auto_advance and fields.get("collection_method") != "send_invoice"
-        else None,
-        "number": None,
-        "on_behalf_of": None,
         "parent": _parent(subscription) if subscription else None,
         "payment_settings": {
             "default_mandate": None,
@@ -93,37 +109,35 @@ def build(scope: Scope, customer: Obj, fields: dict[str, Any]) -> Obj:
         },
         "period_end": fields.get("period_end", now),
         "period_start": fields.get("period_start", now),
-        "post_payment_credit_notes_amount": 0,
-        "pre_payment_credit_notes_amount": 0,
-        "receipt_number": None,
-        "rendering": None,
-        "shipping_cost": None,
-        "shipping_details": None,
         "starting_balance": customer["balance"],
         "statement_descriptor": fields.get("statement_descriptor"),
         "status": "draft",
-        "status_transitions": {
-            "finalized_at": None,
-            "marked_uncollectible_at": None,
-            "paid_at": None,
-            "voided_at": None,
-        },
-        "subtotal": 0,
-        "subtotal_excluding_tax": 0,
+        "status_transitions": dict.fromkeys(_TRANSITIONS),
         "test_clock": customer["test_clock"],
-        "threshold_reason": None,
-        "total": 0,
         "total_discount_amounts": [],
-        "total_excluding_tax": 0,
         "total_pretax_credit_amounts": [],
         "total_taxes": [],
-        "webhooks_delivered_at": None,
         "_sim": {
             "application_fee_amount": fields.get("application_fee_amount"),
             "application_fee_percent": (subscription or {}).get("application_fee_percent"),
         },
     }
     return scope.save(invoice)
+
+
+def _dates(fields: dict[str, Any], now: int) -> dict[str, int | None]:
+    """Return when a draft made now is due, is finalized and is first charged."""
+    due_date, days = fields.get("due_date"), fields.get("days_until_due")
+    if due_date is None and days is not None:
+        due_date = now + days * DAY_SECONDS
+    wanted = fields.get("automatically_finalizes_at") or now + DRAFT_SECONDS
+    finalized_at = wanted if fields.get("auto_advance") else None
+    charged = fields.get("collection_method") != "send_invoice"
+    return {
+        "due_date": due_date,
+        "automatically_finalizes_at": finalized_at,
+        "next_payment_attempt": finalized_at if charged else None,
+    }
 
 
 def customer_facts(customer: Obj) -> dict[str, Any]:

@@ -34,6 +34,9 @@ class Required:
 LIST_PARAMS: Schema = {"limit": int, "starting_after": str, "ending_before": str}
 """The paging parameters of every list."""
 
+AUTOMATIC_TAX: Schema = {"enabled": ("false",), "liability": ANY}
+"""Stripe Tax is not simulated: asking for it is refused rather than answered without tax."""
+
 ADDRESS: Schema = {
     "city": str,
     "country": str,

@@ -12,6 +12,16 @@ from services.stripe_sim.store import Obj
 LINES_MAX = 20
 
 
+_UNSET = (
+    "application",
+    "consent_collection",
+    "invoice_creation",
+    "shipping_address_collection",
+    "transfer_data",
+)
+"""Fields of a link the sandbox never sets."""
+
+
 def build(scope: Scope, fields: dict[str, Any], lines: list[dict[str, Any]]) -> Obj:
     """Create a payment link for lines of (price, quantity).
 
@@ -36,15 +46,14 @@ def build(scope: Scope, fields: dict[str, Any], lines: list[dict[str, Any]]) -> 
         {
             "id": scope.new_id("plink_1"),
             "object": "payment_link",
+            **dict.fromkeys(_UNSET),
             "active": True,
             "after_completion": _after(after),
             "allow_promotion_codes": bool(fields.get("allow_promotion_codes")),
-            "application": None,
             "application_fee_amount": fee_amount,
             "application_fee_percent": None if fee_percent is None else float(fee_percent),
             "automatic_tax": {"enabled": False, "liability": None},
             "billing_address_collection": "auto",
-            "consent_collection": None,
             "currency": lines[0]["price"]["currency"],
             "custom_fields": [],
             "custom_text": {
@@ -55,7 +64,6 @@ def build(scope: Scope, fields: dict[str, Any], lines: list[dict[str, Any]]) -> 
             },
             "customer_creation": fields.get("customer_creation") or "if_required",
             "inactive_message": fields.get("inactive_message"),
-            "invoice_creation": None,
             "livemode": False,
             "metadata": fields.get("metadata") or {},
             "on_behalf_of": fields.get("on_behalf_of"),
@@ -64,32 +72,37 @@ def build(scope: Scope, fields: dict[str, Any], lines: list[dict[str, Any]]) -> 
             "payment_method_types": fields.get("payment_method_types"),
             "phone_number_collection": {"enabled": False},
             "restrictions": restrictions_of(fields.get("restrictions"), 0),
-            "shipping_address_collection": None,
             "shipping_options": [],
             "submit_type": fields.get("submit_type") or "auto",
             "subscription_data": _subscription_data(fields.get("subscription_data")),
             "tax_id_collection": {"enabled": False, "required": "never"},
-            "transfer_data": None,
             "url": "",
-            "_sim": {
-                "lines": [
-                    {
-                        "price": line["price"]["id"],
-                        "quantity": line["quantity"],
-                        "tax_rates": line["tax_rates"],
-                    }
-                    for line in lines
-                ],
-                "mode": "subscription" if recurring else "payment",
-                "payment_intent_data": fields.get("payment_intent_data") or {},
-                "subscription_data": fields.get("subscription_data") or {},
-                "completed": 0,
-            },
+            "_sim": _private(fields, lines, recurring=recurring),
         }
     )
     link["url"] = f"{scope.sandbox.settings.public_url}/pay/{link['id']}"
     emit(scope, "payment_link.created", link)
     return link
+
+
+def _private(
+    fields: dict[str, Any], lines: list[dict[str, Any]], *, recurring: bool
+) -> dict[str, Any]:
+    """Return what the sandbox keeps of a link for itself."""
+    return {
+        "lines": [
+            {
+                "price": line["price"]["id"],
+                "quantity": line["quantity"],
+                "tax_rates": line["tax_rates"],
+            }
+            for line in lines
+        ],
+        "mode": "subscription" if recurring else "payment",
+        "payment_intent_data": fields.get("payment_intent_data") or {},
+        "subscription_data": fields.get("subscription_data") or {},
+        "completed": 0,
+    }
 
 
 def _after(wish: dict[str, Any]) -> dict[str, Any]:

@@ -65,6 +65,8 @@ def _render(scope: Scope, obj: Obj, tree: Tree, path: str) -> Obj:
     if obj.get("object") == "event":
         shown = {name: value for name, value in obj.items() if name != "_sim"}
         shown["data"] = json.loads(obj["_sim"]["data"])
+        if scope.platform is not None:
+            shown["account"] = scope.account
         return shown
     shown = {}
     for name, value in obj.items():

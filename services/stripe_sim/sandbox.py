@@ -92,6 +92,8 @@ class Scope:
     account: str
     request_id: str | None = None
     idempotency_key: str | None = None
+    platform: str | None = None
+    """The platform that acts for the account in this request, if one does."""
 
     def new_id(self, prefix: str, length: int = 24) -> str:
         """Return a fresh id with this prefix."""

@@ -18,6 +18,25 @@ ITEMS_MAX = 20
 ALIVE = ("incomplete", "trialing", "active", "past_due", "unpaid", "paused")
 
 
+_UNSET = (
+    "application",
+    "billing_cycle_anchor_config",
+    "billing_thresholds",
+    "canceled_at",
+    "default_source",
+    "ended_at",
+    "latest_invoice",
+    "next_pending_invoice_item_invoice",
+    "pause_collection",
+    "pending_invoice_item_interval",
+    "pending_setup_intent",
+    "pending_update",
+    "schedule",
+    "transfer_data",
+)
+"""Fields of a subscription that are null until something sets them."""
+
+
 def build(scope: Scope, customer: Obj, fields: dict[str, Any]) -> Obj:
     """Create a subscription; `fields["items"]` holds (price, quantity, metadata) hashes.
 
@@ -35,17 +54,14 @@ def build(scope: Scope, customer: Obj, fields: dict[str, Any]) -> Obj:
     subscription: Obj = {
         "id": subscription_id,
         "object": "subscription",
-        "application": None,
+        **dict.fromkeys(_UNSET),
         "application_fee_percent": _number(fields.get("application_fee_percent")),
         "automatic_tax": {"disabled_reason": None, "enabled": False, "liability": None},
         "billing_cycle_anchor": anchor,
-        "billing_cycle_anchor_config": None,
         "billing_mode": {"flexible": {"proration_discounts": "included"}, "type": "flexible"},
         "billing_schedules": [],
-        "billing_thresholds": None,
         "cancel_at": fields.get("cancel_at"),
         "cancel_at_period_end": bool(fields.get("cancel_at_period_end")),
-        "canceled_at": None,
         "cancellation_details": {"comment": None, "feedback": None, "reason": None},
         "collection_method": fields.get("collection_method") or "charge_automatically",
         "created": now,
@@ -53,19 +69,14 @@ def build(scope: Scope, customer: Obj, fields: dict[str, Any]) -> Obj:
         "customer": customer["id"],
         "days_until_due": fields.get("days_until_due"),
         "default_payment_method": fields.get("default_payment_method"),
-        "default_source": None,
         "default_tax_rates": fields.get("default_tax_rates") or [],
         "description": fields.get("description"),
         "discounts": [],
-        "ended_at": None,
         "invoice_settings": {"account_tax_ids": None, "issuer": {"type": "self"}},
         "items": listing(f"/v1/subscription_items?subscription={subscription_id}", []),
-        "latest_invoice": None,
         "livemode": False,
         "metadata": fields.get("metadata") or {},
-        "next_pending_invoice_item_invoice": None,
         "on_behalf_of": fields.get("on_behalf_of"),
-        "pause_collection": None,
         "payment_settings": {
             "payment_method_options": None,
             "payment_method_types": None,
@@ -74,14 +85,9 @@ def build(scope: Scope, customer: Obj, fields: dict[str, Any]) -> Obj:
             )
             or "off",
         },
-        "pending_invoice_item_interval": None,
-        "pending_setup_intent": None,
-        "pending_update": None,
-        "schedule": None,
         "start_date": now,
         "status": "trialing" if trial_end else "incomplete",
         "test_clock": customer["test_clock"],
-        "transfer_data": None,
         "trial_end": trial_end,
         "trial_settings": {"end_behavior": {"missing_payment_method": _without_method(fields)}},
         "trial_start": now if trial_end else None,

@@ -7,6 +7,7 @@ from services.stripe_sim import checkout, customers, discounts, taxes
 from services.stripe_sim.errors import invalid
 from services.stripe_sim.params import (
     ANY,
+    AUTOMATIC_TAX,
     CREATED,
     LIST_PARAMS,
     METADATA,
@@ -60,7 +61,7 @@ PAYMENT_INTENT_DATA: Schema = {
 
 _CREATE: Schema = {
     "allow_promotion_codes": bool,
-    "automatic_tax": ANY,
+    "automatic_tax": AUTOMATIC_TAX,
     "billing_address_collection": ("auto", "required"),
     "cancel_url": str,
     "client_reference_id": str,

@@ -14,6 +14,7 @@ from services.stripe_sim.errors import invalid
 from services.stripe_sim.events import emit
 from services.stripe_sim.params import (
     ANY,
+    AUTOMATIC_TAX,
     CREATED,
     LIST_PARAMS,
     METADATA,
@@ -31,7 +32,7 @@ from services.stripe_sim.routing import Obj, Params, Scope, endpoint
 _WRITE: Schema = {
     "application_fee_amount": int,
     "auto_advance": bool,
-    "automatic_tax": ANY,
+    "automatic_tax": AUTOMATIC_TAX,
     "automatically_finalizes_at": int,
     "collection_method": ("charge_automatically", "send_invoice"),
     "custom_fields": ANY,
@@ -113,7 +114,7 @@ def create_invoice(scope: Scope, params: Params) -> Obj:
     "POST",
     "/v1/invoices/create_preview",
     {
-        "automatic_tax": ANY,
+        "automatic_tax": AUTOMATIC_TAX,
         "currency": str,
         "customer": str,
         "discounts": [DISCOUNT],

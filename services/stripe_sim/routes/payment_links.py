@@ -7,6 +7,7 @@ from services.stripe_sim.errors import invalid
 from services.stripe_sim.events import emit
 from services.stripe_sim.params import (
     ANY,
+    AUTOMATIC_TAX,
     LIST_PARAMS,
     METADATA,
     Required,
@@ -34,7 +35,7 @@ _RESTRICTIONS: Schema = {"completed_sessions": {"limit": Required(int)}}
         "allow_promotion_codes": bool,
         "application_fee_amount": int,
         "application_fee_percent": Decimal,
-        "automatic_tax": ANY,
+        "automatic_tax": AUTOMATIC_TAX,
         "billing_address_collection": ("auto", "required"),
         "currency": str,
         "customer_creation": ("always", "if_required"),

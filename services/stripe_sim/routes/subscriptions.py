@@ -13,6 +13,7 @@ from services.stripe_sim import (
 )
 from services.stripe_sim.params import (
     ANY,
+    AUTOMATIC_TAX,
     CREATED,
     LIST_PARAMS,
     METADATA,
@@ -48,7 +49,7 @@ _STATUSES = (
 
 CREATE: Schema = {
     "application_fee_percent": Decimal,
-    "automatic_tax": ANY,
+    "automatic_tax": AUTOMATIC_TAX,
     "billing_cycle_anchor": int,
     "billing_mode": ANY,
     "cancel_at": int,
@@ -78,7 +79,7 @@ ITEM_CHANGE: Schema = {**ITEM, "id": str, "deleted": bool, "clear_usage": bool}
 
 UPDATE: Schema = {
     "application_fee_percent": Decimal,
-    "automatic_tax": ANY,
+    "automatic_tax": AUTOMATIC_TAX,
     "billing_cycle_anchor": {"type": Required(("now", "unchanged"))},
     "cancel_at": int,
     "cancel_at_period_end": bool,
