@@ -10,6 +10,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from datetime import datetime
 
+import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
@@ -17,6 +18,8 @@ from aiokafka.errors import KafkaError
 from libs.clock import utc_now
 from libs.contracts.topics import TOPICS
 from libs.directory.consume import DIRECTORY_TOPIC
+
+log = structlog.get_logger()
 
 CACHE_SECONDS = 2.0
 ANSWER_SECONDS = 6.0
@@ -83,24 +86,30 @@ class TopicWatch:
     def __init__(self, bootstrap: str) -> None:
         self._options = {"bootstrap_servers": bootstrap, "request_timeout_ms": REQUEST_TIMEOUT_MS}
         self._asking = asyncio.Lock()
-        self._known: tuple[float, Figures] | None = None
+        self._asked_at = -CACHE_SECONDS
+        self._known: Figures | None = None
 
     async def figures(self) -> Figures:
         """The topics as they are, or were up to two seconds ago.
 
         Raises:
-            KafkaAwayError: Kafka does not answer in time.
+            KafkaAwayError: Kafka does not answer in time, or did not two seconds ago.
         """
         async with self._asking:
-            if self._known is not None and time.monotonic() - self._known[0] < CACHE_SECONDS:
-                return self._known[1]
-            try:
-                async with asyncio.timeout(ANSWER_SECONDS):
-                    figures = await self._ask()
-            except (KafkaError, OSError, TimeoutError) as error:
-                raise KafkaAwayError(type(error).__name__) from None
-            self._known = (time.monotonic(), figures)
-            return figures
+            if time.monotonic() - self._asked_at >= CACHE_SECONDS:
+                self._known = await self._try_to_ask()
+                self._asked_at = time.monotonic()
+            if self._known is None:
+                raise KafkaAwayError("Kafka does not answer")
+            return self._known
+
+    async def _try_to_ask(self) -> Figures | None:
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                return await self._ask()
+        except (KafkaError, OSError, TimeoutError) as error:
+            log.warning("kafka_away", error=type(error).__name__)
+            return None
 
     async def _ask(self) -> Figures:
         admin = AIOKafkaAdminClient(**self._options)
