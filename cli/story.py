@@ -142,7 +142,7 @@ class Story:
         return {
             "checkout": session["url"],
             "subscription": pro["id"],
-            "period": f"{pro['period_start']} to {pro['period_end']}",
+            "period": f"{pro['period_from']} to {pro['period_to']}",
             "tenant status": status["status"],
             "first invoice": f"{first['id']} number {first['number']}",
         }
