@@ -1,5 +1,6 @@
 """SQL of counted events and their aggregates: whole batches, never one event."""
 
+import json
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 from uuid import UUID
@@ -65,9 +66,9 @@ async def _add_series(tx: Tx, gains: Gains) -> None:
     await tx.execute(
         """
         insert into usage_series (tenant_id, mode, id, meter_id, customer, user_id, group_values)
-        select t, $1, i, m, c, p, array(select e from jsonb_array_elements_text(g) with ordinality as x(e, n)
-                                       order by n)
-        from unnest($2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::text[], $7::jsonb[])
+        select t, $1, i, m, c, p, array(
+            select e from jsonb_array_elements_text(g::jsonb) with ordinality as x(e, n) order by n)
+        from unnest($2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::text[], $7::text[])
             as u(t, i, m, c, p, g)
         on conflict (tenant_id, mode, id) do nothing
         """,
@@ -77,7 +78,7 @@ async def _add_series(tx: Tx, gains: Gains) -> None:
         [series.meter_id for series in found],
         [series.customer for series in found],
         [series.user_id for series in found],
-        [list(series.groups) for series in found],
+        [json.dumps(series.groups) for series in found],
     )
 
 

@@ -43,7 +43,7 @@ async def test_usage_is_counted_once_and_the_period_is_answered(api: Api, world:
     assert (answer.quantity, answer.event_count) == (Decimal(7), 2)
     assert len(await world.answers()) == 1
 
-    late = world.event(time=format_time(start + DAY), data={"calls": Decimal(5).__int__()})
+    late = world.event(time=format_time(start + DAY), data={"calls": 5})
     await api.send(world.acme, late, world.event(time=format_time(end), data={"calls": 1}))
     _, second = await world.answers()
     assert (second.revision, second.quantity, second.event_count) == (2, Decimal(12), 3)
@@ -110,6 +110,9 @@ async def test_replay_changes_nothing(api: Api, world: World, database: TestData
     await world.close(world.acme, now - DAY, now, "api_calls")
     await world.answers()
     before = await checksums(database)
+    assert before["dead_letter"][0] == 1
+    assert before["usage_event_id"][0] == 45
+    assert before["usage_series"][0] == 2 * 2 + 2 + 2 + 2
     await world.log.replay(clear_inboxes=False)
     await world.answers()
     assert await checksums(database) == before
