@@ -89,6 +89,12 @@ async def create_api_key(request: Request, body: NewApiKeyBody, access: Manager)
     settings: Settings = request.app.state.settings
     access = await gate.for_tenant(request, access, body.tenant)
     new = _new_key(body, access.caller)
+    for scope in sorted(new.scopes):
+        if not access.caller.may(scope):
+            await gate.refuse(request, access, scope, "A key cannot do more than its maker may.")
+    if new.mode not in _modes_of(access.caller):
+        sentence = "A key makes keys of its own mode only; sign in to make this one."
+        await gate.refuse(request, access, "members:manage", sentence)
     name = idempotency_key(request)
     async with database.tenant(access.tenant_id, access.mode) as tx:
         stored = None
@@ -151,11 +157,10 @@ async def revoke_api_key(request: Request, key: str, access: Manager) -> Respons
 
 
 def _new_key(body: NewApiKeyBody, caller: Caller) -> keys.NewKey:
-    """The key asked for, if the caller may give it.
+    """The key asked for.
 
     Raises:
         InvalidFields: an unknown scope, or an end that is not within ten years.
-        Forbidden: the key could do more than who makes it.
     """
     unknown = [place for place, scope in enumerate(body.scopes) if scope not in SCOPES]
     if unknown:
@@ -167,13 +172,6 @@ def _new_key(body: NewApiKeyBody, caller: Caller) -> keys.NewKey:
     if body.expires_at is not None and not now < body.expires_at <= now + LIFE_MAX:
         problem = FieldProblem(field="body.expires_at", detail="Must be within the next ten years.")
         raise InvalidFields(fields=[problem])
-    for scope in sorted(body.scopes):
-        if not caller.may(scope):
-            raise Forbidden(scope, "A key cannot be given more than its maker may do.")
-    if body.mode not in _modes_of(caller):
-        raise Forbidden(
-            "members:manage", "A key makes keys of its own mode only; sign in to make this one."
-        )
     return keys.NewKey(
         name=body.name,
         mode=body.mode,

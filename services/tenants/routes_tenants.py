@@ -14,7 +14,7 @@ from libs.db.pool import Database, Row, Tx
 from libs.db.tenant import Scope
 from libs.ids import parse_public_id, public_id
 from libs.money import Currency
-from libs.web.auth import ANYONE_SIGNED_IN, OPERATOR, Access, Caller, Requires
+from libs.web.auth import ANYONE_SIGNED_IN, OPERATOR, Access, Caller, Gate, Requires
 from libs.web.idempotency import answer_once
 from libs.web.pagination import Page, PageRequest, page_request
 from libs.web.problems import Conflict, Forbidden, NotFound, problem_responses
@@ -22,6 +22,7 @@ from services.tenants import people, slugs, tenancy
 from services.tenants.answers import stamp
 from services.tenants.bodies import Name, StrictBody, TenantPath
 from services.tenants.people import EmailAddress
+from services.tenants.settings import Settings
 
 router = APIRouter(tags=["tenants"])
 
@@ -99,11 +100,11 @@ class TenantStatusBody(BaseModel):
 async def create_tenant(request: Request, body: NewTenantBody, access: SignedIn) -> JSONResponse:
     """Sign a tenant up: owner, self customer, free plan and accounts follow by themselves."""
     database: Database = request.app.state.database
-    new = _new_tenant(body, access.caller, request.app.state.settings.default_currency)
+    gate: Gate = request.app.state.gate
+    owner_user_id = await _owner(gate, request, access, body)
+    new = _new_tenant(body, access.caller, owner_user_id, request.app.state.settings)
 
     async def work(tx: Tx) -> TenantBody:
-        if new.owner_user_id is not None and body.owner_email is not None:
-            await _refuse_other_owner(tx, new.owner_user_id, body.owner_email)
         tenant_id = await tenancy.sign_up(tx, new, utc_now())
         return _body(await _read(tx, tenant_id, access.mode))
 
@@ -185,21 +186,35 @@ async def get_tenant_status(
     )
 
 
-def _new_tenant(body: NewTenantBody, caller: Caller, currency: str) -> tenancy.NewTenant:
-    """The tenant asked for, and whose it will be.
+async def _owner(gate: Gate, request: Request, access: Access, body: NewTenantBody) -> UUID | None:
+    """The signed-in user whose tenant it will be; None where an operator names the owner, or none.
 
     Raises:
-        Forbidden: an API key that is not an operator's cannot make tenants.
+        Forbidden: the caller may not make tenants, or not for the owner named.
     """
-    owner_user_id = None
-    if not caller.operator:
-        if caller.role is None:
-            raise Forbidden(OPERATOR, "Tenants are made by operators, or by a signed-in user.")
-        owner_user_id = parse_public_id("user", caller.actor)
+    caller = access.caller
+    if caller.operator:
+        return None
+    if caller.role is None:
+        sentence = "Tenants are made by operators, or by a signed-in user for itself."
+        await gate.refuse(request, access, OPERATOR, sentence)
+    user_id = parse_public_id("user", caller.actor)
+    if body.owner_email is not None:
+        async with gate.database.transaction() as tx:
+            own_email = await people.find_email(tx, user_id)
+        if own_email != body.owner_email:
+            sentence = "Only operators make tenants for others. Leave `owner_email` out."
+            await gate.refuse(request, access, OPERATOR, sentence)
+    return user_id
+
+
+def _new_tenant(
+    body: NewTenantBody, caller: Caller, owner_user_id: UUID | None, settings: Settings
+) -> tenancy.NewTenant:
     return tenancy.NewTenant(
         name=body.name,
         tenant_type=body.type,
-        currency=body.currency or currency,
+        currency=body.currency or settings.default_currency,
         locale=body.locale,
         created_by=caller.actor,
         slug=body.slug,
@@ -207,14 +222,6 @@ def _new_tenant(body: NewTenantBody, caller: Caller, currency: str) -> tenancy.N
         owner_user_id=owner_user_id,
         owner_email=body.owner_email,
     )
-
-
-async def _refuse_other_owner(tx: Tx, user_id: UUID, email: str) -> None:
-    known = await people.find_email(tx, user_id)
-    if known != email:
-        raise Forbidden(
-            OPERATOR, "Only operators make tenants for others. Leave `owner_email` out."
-        )
 
 
 async def _own_tenants(tx: Tx, access: Access) -> tuple[UUID, ...]:

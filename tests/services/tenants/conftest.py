@@ -8,6 +8,7 @@ from uuid import UUID
 
 import httpx
 import pytest
+from argon2 import PasswordHasher
 from fastapi import FastAPI
 
 from libs.contracts.envelope import Envelope, Fact, Mode, wrap
@@ -18,7 +19,7 @@ from libs.directory.local import Directory
 from libs.testing.databases import TestDatabase
 from libs.testing.memory_log import EPOCH, MemoryLog
 from libs.web.auth import Gate
-from services.tenants import bootstrap
+from services.tenants import bootstrap, passwords
 from services.tenants.app import build
 from services.tenants.handlers import HANDLERS
 from services.tenants.settings import Settings
@@ -116,6 +117,13 @@ def environment(database: TestDatabase, monkeypatch: pytest.MonkeyPatch, operato
         "SLUICE_STRIPE_CURRENCY": "EUR",
     }.items():
         monkeypatch.setenv(name, value)
+
+
+@pytest.fixture(autouse=True)
+def _cheap_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same argon2id with less work: these tests look at everything but its cost."""
+    monkeypatch.setattr(passwords, "_HASHER", PasswordHasher(time_cost=1, memory_cost=1024))
+    passwords._nobodys_hash.cache_clear()
 
 
 @pytest.fixture

@@ -1,0 +1,321 @@
+"""Signing in and out, and the assertions that the console works with."""
+
+import asyncio
+import statistics
+import time
+from typing import Any
+from uuid import UUID
+
+import httpx
+import pytest
+
+from libs.clock import utc_now
+from libs.contracts.audit import SecurityEventRaised
+from libs.contracts.tenants import PLATFORM_TENANT_ID
+from libs.crypto import tokens
+from libs.db.tenant import Scope
+from libs.ids import parse_public_id
+from services.tenants import passwords, people, store_people, throttle
+from services.tenants.app import build
+from services.tenants.roles import PERMISSIONS, Role
+from tenants.conftest import OPERATOR_EMAIL, OPERATOR_PASSWORD, ORIGIN, World
+
+SESSION = "/api/v1/session"
+ASSERTION = "/api/v1/session/assertion"
+PASSWORD = "a quiet morning in May"
+FROM_HERE = {"Origin": ORIGIN}
+
+
+async def sign_in(world: World, email: str, password: str = PASSWORD, **headers: str) -> Any:
+    answer = await world.client.post(
+        SESSION, json={"email": email, "password": password}, headers=headers
+    )
+    await world.settle()
+    return answer
+
+
+async def assertion(world: World, **body: str) -> httpx.Response:
+    return await world.client.post(ASSERTION, json=body, headers=FROM_HERE)
+
+
+async def add_person(world: World, email: str, **roles: Role) -> UUID:
+    """A person with a password and these roles by slug."""
+    hashed = await passwords.hash_password(PASSWORD)
+    async with world.database.transaction() as tx:
+        user_id = await people.ensure_user(tx, email, utc_now(), password_hash=hashed)
+    for slug, role in roles.items():
+        tenant = await world.app.state.directory.by_reference(slug)
+        async with world.database.transaction(Scope((tenant.id,), None)) as tx:
+            await store_people.insert_member(tx, user_id, role, utc_now())
+    return user_id
+
+
+def verified(world: World, token: str) -> tokens.Claims:
+    keys = world.snapshot(PLATFORM_TENANT_ID).assertion_keys
+    return tokens.verify(token, {key.key_id: key.public_key for key in keys}, utc_now())
+
+
+async def test_the_operator_signs_in_and_acts_for_a_tenant(world: World) -> None:
+    await world.sign_up("Acme")
+    answer = await sign_in(world, OPERATOR_EMAIL.upper(), OPERATOR_PASSWORD)
+    assert answer.status_code == 201
+    cookie = answer.headers["set-cookie"]
+    assert cookie.startswith("sluice_session=")
+    assert "HttpOnly" in cookie
+    assert "SameSite=lax" in cookie
+    assert "Path=/" in cookie
+    made = (await assertion(world)).json()
+    assert made["user"]["operator"]
+    assert made["tenant"]["slug"] == "platform"
+    claims = verified(world, made["assertion"])
+    assert (claims.operator, claims.role, claims.mode) == (True, "owner", "test")
+    own = await world.call("GET", "/api/v1/tenants", key=made["assertion"])
+    assert {item["slug"] for item in own.json()["items"]} == {"platform", "default", "acme"}
+    other = await world.call(
+        "GET", "/api/v1/tenants/acme", key=made["assertion"], headers={"X-Tenant-ID": "acme"}
+    )
+    assert other.status_code == 200
+    acted = [e for e in world.log.events(SecurityEventRaised) if e.data.kind == "operator_access"]
+    assert acted[-1].data.actor == made["user"]["id"]
+    refused = await assertion(world, tenant="acme")
+    assert (refused.status_code, refused.json()["code"]) == (403, "tenant_forbidden")
+
+
+@pytest.mark.parametrize("role", ["owner", "admin", "billing_admin", "member"])
+async def test_a_role_gives_what_the_table_says(world: World, role: Role) -> None:
+    await world.sign_up("Acme")
+    await world.sign_up("Globex")
+    await add_person(world, "ada@acme.example", acme=role)
+    assert (await sign_in(world, "ada@acme.example")).status_code == 201
+    made = (await assertion(world)).json()
+    assert made["permissions"] == sorted(PERMISSIONS[role])
+    assert [home["slug"] for home in made["tenants"]] == ["acme"]
+    token = made["assertion"]
+    managed = await world.call("GET", "/api/v1/api-keys", key=token)
+    assert managed.status_code == (200 if role in ("owner", "admin") else 403)
+    assert (await world.call("GET", "/api/v1/tenants/acme", key=token)).status_code == 200
+    assert (await world.call("GET", "/api/v1/tenants/globex", key=token)).status_code == 403
+    assert (await assertion(world, tenant="globex")).status_code == 403
+    assert (await assertion(world, tenant="nobody")).status_code == 403
+
+
+async def test_one_chooses_tenant_and_mode(world: World) -> None:
+    acme = await world.sign_up("Acme")
+    globex = await world.sign_up("Globex")
+    await add_person(world, "ada@acme.example", acme="owner", globex="member")
+    await sign_in(world, "ada@acme.example")
+    for reference in ("globex", "GLOBEX", globex["id"]):
+        made = (await assertion(world, tenant=reference, mode="live")).json()
+        claims = verified(world, made["assertion"])
+        assert (str(claims.tenant_id), claims.mode, claims.role) == (
+            globex["id"],
+            "live",
+            "member",
+        )
+    made = (await assertion(world)).json()
+    assert (made["tenant"]["id"], made["mode"]) == (acme["id"], "test")
+    listed = await world.call("GET", "/api/v1/tenants", key=made["assertion"])
+    assert {item["slug"] for item in listed.json()["items"]} == {"acme", "globex"}
+
+
+async def test_a_signed_in_user_makes_a_tenant_of_its_own(world: World) -> None:
+    user_id = await add_person(world, "ada@example.com", default="member")
+    await sign_in(world, "ada@example.com")
+    token = (await assertion(world)).json()["assertion"]
+    path = "/api/v1/tenants"
+    for_other = {"name": "Hers", "owner_email": "eve@example.com"}
+    refused = await world.call("POST", path, key=token, json=for_other)
+    assert refused.status_code == 403
+    made = await world.call("POST", path, key=token, json={"name": "Ada", "type": "user"})
+    assert (made.status_code, made.json()["type"]) == (201, "user")
+    assert parse_public_id("user", made.json()["created_by"]) == user_id
+    homes = (await assertion(world)).json()["tenants"]
+    assert [(home["slug"], home["role"], home["primary"]) for home in homes] == [
+        ("default", "member", True),
+        ("ada", "owner", False),
+    ]
+
+
+async def test_signing_out_ends_the_session_and_its_assertions(world: World) -> None:
+    await world.sign_up("Acme")
+    await add_person(world, "ada@acme.example", acme="owner")
+    await sign_in(world, "ada@acme.example")
+    token = (await assertion(world)).json()["assertion"]
+    cookie = world.client.cookies["sluice_session"]
+    assert (await world.call("GET", "/api/v1/tenants/acme", key=token)).status_code == 200
+    ended = await world.client.delete(SESSION, headers=FROM_HERE)
+    assert (ended.status_code, ended.content) == (204, b"")
+    await world.settle()
+    assert (await world.call("GET", "/api/v1/tenants/acme", key=token)).status_code == 401
+    for stale in (cookie, "x", "x" * 5000, "%00"):
+        answer = await world.client.post(
+            ASSERTION, headers=FROM_HERE | {"Cookie": f"sluice_session={stale}"}
+        )
+        assert (answer.status_code, answer.json()["code"]) == (401, "no_session")
+    assert (await world.client.delete(SESSION, headers=FROM_HERE)).status_code == 204
+
+
+async def test_signing_in_again_ends_the_session_before(world: World) -> None:
+    await sign_in(world, OPERATOR_EMAIL, OPERATOR_PASSWORD)
+    first = world.client.cookies["sluice_session"]
+    await sign_in(world, OPERATOR_EMAIL, OPERATOR_PASSWORD)
+    second = world.client.cookies["sluice_session"]
+    assert first != second
+    old = await world.client.post(
+        ASSERTION, headers=FROM_HERE | {"Cookie": f"sluice_session={first}"}
+    )
+    assert old.status_code == 401
+    assert (await assertion(world)).status_code == 200
+
+
+@pytest.mark.parametrize("origin", [None, "http://localhost:8080", "https://evil.example", "null"])
+async def test_another_sites_page_gets_nothing(world: World, origin: str | None) -> None:
+    await sign_in(world, OPERATOR_EMAIL, OPERATOR_PASSWORD)
+    headers = {} if origin is None else {"Origin": origin}
+    for method, path in (("POST", ASSERTION), ("DELETE", SESSION)):
+        answer = await world.client.request(method, path, headers=headers)
+        assert (answer.status_code, answer.json()["code"]) == (403, "origin_refused")
+    assert (await assertion(world)).status_code == 200
+    if origin is not None:
+        answer = await sign_in(world, OPERATOR_EMAIL, OPERATOR_PASSWORD, **headers)
+        assert answer.status_code == 403
+
+
+async def test_a_form_of_another_site_cannot_sign_anybody_in(world: World) -> None:
+    answer = await world.client.post(
+        SESSION, data={"email": OPERATOR_EMAIL, "password": OPERATOR_PASSWORD}
+    )
+    assert answer.status_code in (415, 422)
+    assert "set-cookie" not in answer.headers
+
+
+async def test_failures_are_alike_recorded_and_throttled(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(throttle, "FAILURES_MAX", {"email": 3, "address": 100})
+    await add_person(world, "ada@example.com", default="member")
+    await world.sign_up("Acme", owner_email="nopassword@acme.example")
+    bodies = []
+    for email in ("ada@example.com", "nobody@example.com", "nopassword@acme.example"):
+        for _ in range(3):
+            answer = await sign_in(world, email, "wrong")
+            assert answer.status_code == 401
+            bodies.append({**answer.json(), "request_id": ""})
+        closed = await sign_in(world, email, PASSWORD)
+        assert closed.status_code == 429
+        assert 1 <= int(closed.headers["Retry-After"]) <= 15 * 60 + 1
+    assert all(body == bodies[0] for body in bodies)
+    failed = [e for e in world.log.events(SecurityEventRaised) if e.data.kind == "sign_in_failed"]
+    assert len(failed) == 9
+    assert {(event.tenant_id, event.data.actor) for event in failed} == {
+        (PLATFORM_TENANT_ID, "anonymous")
+    }
+
+
+async def test_many_tries_at_once_do_not_pass_the_limit(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(throttle, "FAILURES_MAX", {"email": 3, "address": 100})
+    monkeypatch.setattr(passwords, "_verify", lambda *_: False)
+    answers = await asyncio.gather(
+        *(
+            world.client.post(SESSION, json={"email": "a@example.com", "password": str(n)})
+            for n in range(10)
+        )
+    )
+    assert sorted(answer.status_code for answer in answers) == [401] * 3 + [429] * 7
+
+
+async def test_an_address_is_throttled_over_all_emails_and_cannot_be_invented(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(throttle, "FAILURES_MAX", {"email": 100, "address": 3})
+    monkeypatch.setattr(passwords, "_verify", lambda *_: False)
+    statuses = []
+    for number in range(5):
+        forged = f"203.0.113.{number}, 198.51.100.7"
+        headers = {"X-Forwarded-For": forged}
+        answer = await sign_in(world, f"a{number}@example.com", "x", **headers)
+        statuses.append(answer.status_code)
+    assert statuses == [401, 401, 401, 429, 429]
+    elsewhere = await sign_in(world, "a9@example.com", "x", **{"X-Forwarded-For": "198.51.100.8"})
+    assert elsewhere.status_code == 401
+
+
+async def test_a_success_forgives_what_failed_before(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(throttle, "FAILURES_MAX", {"email": 2, "address": 100})
+    for password in ("x", OPERATOR_PASSWORD, "x", OPERATOR_PASSWORD):
+        answer = await sign_in(world, OPERATOR_EMAIL, password)
+        assert answer.status_code == (401 if password == "x" else 201)
+
+
+async def test_the_time_taken_does_not_tell_who_exists(world: World) -> None:
+    await add_person(world, "ada@example.com", default="member")
+    times: dict[str, list[float]] = {"ada@example.com": [], "nobody@example.com": []}
+    for _ in range(8):
+        for email, taken in times.items():
+            started = time.perf_counter()
+            await world.client.post(SESSION, json={"email": email, "password": "wrong"})
+            taken.append(time.perf_counter() - started)
+    known, unknown = (statistics.median(taken) for taken in times.values())
+    assert 0.5 < known / unknown < 2
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"email": OPERATOR_EMAIL},
+        {"email": "x", "password": "y"},
+        {"email": OPERATOR_EMAIL, "password": ""},
+        {"email": OPERATOR_EMAIL, "password": "x" * 1025},
+        {"email": OPERATOR_EMAIL, "password": ["x"]},
+        {"email": f"{OPERATOR_EMAIL}\x00", "password": "x"},
+        {"email": OPERATOR_EMAIL, "password": "x", "admin": True},
+    ],
+)
+async def test_a_bad_body_is_refused_and_not_repeated(world: World, body: dict[str, Any]) -> None:
+    answer = await world.client.post(SESSION, json=body)
+    assert answer.status_code == 422
+    assert "xxxx" not in answer.text
+
+
+async def test_on_https_the_cookie_is_bound_to_the_host(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLUICE_ORIGIN", "https://billing.example.com")
+    world.app.state.settings = type(world.settings)()
+    answer = await sign_in(world, OPERATOR_EMAIL, OPERATOR_PASSWORD)
+    cookie = answer.headers["set-cookie"]
+    assert cookie.startswith("__Host-sluice_session=")
+    assert "Secure" in cookie
+    assert "Path=/" in cookie
+    assert "Domain" not in cookie
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("SLUICE_OPERATOR_KEY", "slk_test_nonsense"),
+        ("SLUICE_OPERATOR_PASSWORD", "short"),
+        ("SLUICE_OPERATOR_EMAIL", "nobody"),
+        ("SLUICE_MASTER_KEYS", "k1"),
+        ("SLUICE_STRIPE_CURRENCY", "XXX"),
+    ],
+)
+def test_a_wrong_setting_stops_the_start_and_is_not_repeated(
+    environment: None,  # noqa: ARG001
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    variable: str,
+    value: str,
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SystemExit) as stopped:
+        build()
+    assert stopped.value.code == 2
+    told = capsys.readouterr().err
+    assert variable in told
+    assert value not in told
