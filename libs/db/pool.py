@@ -14,6 +14,7 @@ from uuid import UUID
 import asyncpg
 
 from libs.db.tenant import NOBODY, SET_SCOPE, Mode, Scope
+from libs.observability.tracing import start_span
 
 Row = Any
 """An asyncpg record: columns by name or position."""
@@ -143,12 +144,13 @@ class Database:
     ) -> AsyncGenerator[Tx, None]:
         """One transaction in `scope`; rolled back when the block raises."""
         async with self._pool.acquire(timeout=5) as connection:
-            async with connection.transaction():
-                tx = Tx(connection, self.service, cause=cause or Cause())
-                await tx.enter(scope)
-                yield tx
-                for step in tx.before_commit:
-                    await step(tx)
+            with start_span("postgres transaction", schema=self.service):
+                async with connection.transaction():
+                    tx = Tx(connection, self.service, cause=cause or Cause())
+                    await tx.enter(scope)
+                    yield tx
+                    for step in tx.before_commit:
+                        await step(tx)
             for notify in tx.after_commit:
                 notify()
 

@@ -124,7 +124,10 @@ class MemoryLog:
                         row["topic"],
                         str(row["tenant_id"]).encode(),
                         stamp(row["payload"], row["stream_seq"]),
-                        ((TYPE_HEADER, row["event_type"].encode()),),
+                        (
+                            (TYPE_HEADER, row["event_type"].encode()),
+                            *((name, text.encode()) for name, text in row["headers"].items()),
+                        ),
                     )
                 await tx.execute(
                     "update outbox set sent_at = now() where id = any($1::bigint[])",
