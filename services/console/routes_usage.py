@@ -15,7 +15,7 @@ from services.console.shapes import Listed, Tenant
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
 
-MeterKey = Annotated[str, Query(pattern=r"^[A-Za-z0-9_.-]{1,100}$")]
+MeterKey = Annotated[str, Query(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$")]
 From = Annotated[AwareDatetime | None, Query(alias="from")]
 At = Annotated[AwareDatetime, Query(alias="from")]
 
@@ -30,8 +30,10 @@ async def show_usage(request: Request, viewer: SignedIn, begin: From = None) -> 
     place = usage.choose(known_periods, begin)
     period = known_periods[place]
     before = known_periods[place + 1] if place + 1 < len(known_periods) else None
-    meters = await usage.meters(viewer.api, viewer.whole)
+    meters = await usage.meters(viewer.api)
     found = await all_of(usage.use_of(viewer.api, meter, period, before) for meter in meters)
+    # What was used comes before what only could have been.
+    found.sort(key=lambda use: not (use.total or use.before))
     return page(
         request,
         "usage.html",
@@ -54,7 +56,7 @@ async def usage_csv(viewer: SignedIn, meter: MeterKey, begin: At, to: AwareDatet
         )
     days = await usage.days_of(viewer.api, meter, usage.Period(begin, to))
     lines = ["day,meter,value", *(f"{day},{meter},{decimal(value)}" for day, value in days)]
-    name = f"usage-{viewer.tenant}-{meter}-{begin.date()}.csv"
+    name = f"usage-{viewer.tenant}-{meter.replace(':', '-')}-{begin.date()}.csv"
     return Response(
         "\r\n".join(lines) + "\r\n",
         media_type="text/csv; charset=utf-8",

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 
-from libs.clock import format_time
+from libs.clock import floor_to_minute, format_time
 from services.console.origin import Api, all_of
 from services.console.plots import BarPlot, bar_plot, daily
 from services.console.shapes import Invoice, Listed, Meter, Subscription, Usage
@@ -46,14 +46,15 @@ def periods_of(
     """The periods a tenant may look at, the newest first.
 
     The subscription's own comes first, then those that were invoiced. A plan without fees has no
-    periods: its use is shown by calendar month.
+    periods: its use is shown by calendar month. Both ends are whole minutes, as usage is counted and
+    billed.
     """
     found: set[Period] = set()
     spans = [(each.period_from, each.period_to) for each in subscriptions]
     spans += [(each.period_from, each.period_to) for each in invoices]
     for begin, end in spans:
         if begin is not None and end is not None and begin < end:
-            found.add(Period(begin, end))
+            found.add(Period(floor_to_minute(begin), floor_to_minute(end)))
     if not any(each.period_from for each in subscriptions):
         found.add(_month_of(now))
     return tuple(sorted(found, key=lambda period: period.begin, reverse=True))[:PERIODS_MAX]
@@ -79,12 +80,10 @@ async def periods(api: Api, now: datetime) -> tuple[Period, ...]:
     return periods_of(subscriptions.items, invoices.items, now)
 
 
-async def meters(api: Api, whole: Api) -> list[Meter]:
-    """The tenant's own meters and, where they are listed, the platform's."""
-    lists = await all_of(
-        one.read(Listed[Meter], "/api/v1/meters", limit="100") for one in (api, whole)
-    )
-    known = {meter.key: meter for found in lists for meter in found.items}
+async def meters(api: Api) -> list[Meter]:
+    """The meters that count the tenant's events: its own and the platform's, one per key."""
+    found = await api.read(Listed[Meter], "/api/v1/meters", limit="200")
+    known = {meter.key: meter for meter in found.items}
     return [known[key] for key in sorted(known)][:METERS_MAX]
 
 

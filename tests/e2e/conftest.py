@@ -1,0 +1,93 @@
+"""A real Chromium at a real stack, on which the story has been played."""
+
+import os
+import shutil
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.async_api import Browser, ConsoleMessage, Page, Request, async_playwright
+
+from cli.story import Story
+
+CHROMIUM = os.environ.get("SLUICE_TEST_CHROMIUM") or "/usr/bin/chromium"
+LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
+
+
+@dataclass
+class Watched:
+    """A page with everything that went wrong on it, and wherever it went."""
+
+    page: Page
+    errors: list[str] = field(default_factory=list)
+    foreign: list[str] = field(default_factory=list)
+
+    def start(self) -> None:
+        """Watch from now on."""
+        self.page.on("console", self._on_console)
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("request", self._on_request)
+
+    async def see(self, path: str) -> str:
+        """Go to a page of the console; its text."""
+        answer = await self.page.goto(path)
+        assert answer is not None
+        assert answer.status == 200, f"{path} answered {answer.status}"
+        return await self.page.inner_text("main")
+
+    def _on_console(self, message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            self.errors.append(message.text)
+
+    def _on_request(self, request: Request) -> None:
+        if urlsplit(request.url).hostname not in LOOPBACK:
+            self.foreign.append(request.url)
+
+
+@pytest.fixture(scope="session")
+async def chromium() -> AsyncGenerator[Browser, None]:
+    """The browser; skipped where none is installed, but never in CI."""
+    if shutil.which(CHROMIUM) is None:
+        reason = f"no Chromium at {CHROMIUM}: install it, or name it in SLUICE_TEST_CHROMIUM"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        await browser.close()
+
+
+@pytest.fixture
+async def stranger(chromium: Browser, played_story: Story) -> AsyncGenerator[Watched, None]:
+    """A browser that is not signed in; whatever went wrong on its pages fails the test."""
+    origin = played_story.environment["SLUICE_ORIGIN"]
+    async with await chromium.new_context(base_url=origin) as context:
+        context.set_default_timeout(20_000)
+        watched = Watched(await context.new_page())
+        watched.start()
+        yield watched
+        assert watched.errors == []
+        assert watched.foreign == []
+
+
+@pytest.fixture
+async def operator(stranger: Watched, played_story: Story) -> Watched:
+    """The same browser, signed in by the form as the operator."""
+    environment = played_story.environment
+    await stranger.page.goto("/login")
+    await stranger.page.fill("#email", environment["SLUICE_OPERATOR_EMAIL"])
+    await stranger.page.fill("#password", environment["SLUICE_OPERATOR_PASSWORD"])
+    await stranger.page.get_by_role("button", name="Sign in").click()
+    await stranger.page.wait_for_url("**/tenants")
+    return stranger
