@@ -14,10 +14,12 @@ from typing import Any
 
 import stripe
 import structlog
+from opentelemetry.trace import SpanKind
 
 from libs.contracts.envelope import Mode
 from libs.contracts.stripe_sync import PLATFORM_ACCOUNT
 from libs.observability.metrics import STRIPE_REQUEST_SECONDS, STRIPE_REQUESTS_TOTAL
+from libs.observability.tracing import start_span
 
 log = structlog.get_logger()
 
@@ -126,9 +128,10 @@ class StripeApi:
             started = time.perf_counter()
             try:
                 async with self._slots:
-                    response: Any = await self._client.raw_request_async(
-                        method, path, **params, **options
-                    )
+                    with start_span(f"stripe {operation}", kind=SpanKind.CLIENT, method=method):
+                        response: Any = await self._client.raw_request_async(
+                            method, path, **params, **options
+                        )
             except stripe.StripeError as error:
                 outcome = _classify(error)
                 STRIPE_REQUESTS_TOTAL.labels(operation=operation, outcome=outcome.code_class).inc()
