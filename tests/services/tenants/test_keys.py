@@ -77,27 +77,27 @@ async def test_a_revoked_key_is_refused_at_once(world: World) -> None:
     assert changes.count("api_key.revoked") == 1
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"scopes": []},
-        {"scopes": ["operator"]},
-        {"scopes": ["usage:write", "everything"]},
-        {"scopes": ["usage:write"] * 8},
-        {"mode": "production"},
-        {"name": "a\x00"},
-        {"name": ""},
-        {"operator": True},
-        {"expires_at": "2020-01-01T00:00:00Z"},
-        {"expires_at": "2999-01-01T00:00:00Z"},
-        {"expires_at": "2027-01-01T00:00:00"},
-        {"tenant": ""},
-    ],
-)
-async def test_a_bad_body_makes_no_key(world: World, changes: dict[str, Any]) -> None:
+BAD_CHANGES: list[dict[str, Any]] = [
+    {"scopes": []},
+    {"scopes": ["operator"]},
+    {"scopes": ["usage:write", "everything"]},
+    {"scopes": ["usage:write"] * 8},
+    {"mode": "production"},
+    {"name": "a\x00"},
+    {"name": ""},
+    {"operator": True},
+    {"expires_at": "2020-01-01T00:00:00Z"},
+    {"expires_at": "2999-01-01T00:00:00Z"},
+    {"expires_at": "2027-01-01T00:00:00"},
+    {"tenant": ""},
+]
+
+
+async def test_a_bad_body_makes_no_key(world: World) -> None:
     acme = await world.sign_up("Acme")
-    answer = await world.call("POST", KEYS, json=asked(**changes))
-    assert answer.status_code == 422, answer.text
+    for changes in BAD_CHANGES:
+        answer = await world.call("POST", KEYS, json=asked(**changes))
+        assert answer.status_code == 422, (changes, answer.text)
     assert world.snapshot(acme["id"]).api_keys == ()
 
 

@@ -81,22 +81,23 @@ async def test_the_operator_signs_in_and_acts_for_a_tenant(world: World) -> None
     assert (refused.status_code, refused.json()["code"]) == (403, "tenant_forbidden")
 
 
-@pytest.mark.parametrize("role", ["owner", "admin", "billing_admin", "member"])
-async def test_a_role_gives_what_the_table_says(world: World, role: Role) -> None:
+async def test_a_role_gives_what_the_table_says(world: World) -> None:
     await world.sign_up("Acme")
     await world.sign_up("Globex")
-    await add_person(world, "ada@acme.example", acme=role)
-    assert (await sign_in(world, "ada@acme.example")).status_code == 201
-    made = (await assertion(world)).json()
-    assert made["permissions"] == sorted(PERMISSIONS[role])
-    assert [home["slug"] for home in made["tenants"]] == ["acme"]
-    token = made["assertion"]
-    managed = await world.call("GET", "/api/v1/api-keys", key=token)
-    assert managed.status_code == (200 if role in ("owner", "admin") else 403)
-    assert (await world.call("GET", "/api/v1/tenants/acme", key=token)).status_code == 200
-    assert (await world.call("GET", "/api/v1/tenants/globex", key=token)).status_code == 403
-    assert (await assertion(world, tenant="globex")).status_code == 403
-    assert (await assertion(world, tenant="nobody")).status_code == 403
+    for role, permissions in PERMISSIONS.items():
+        email = f"{role}@acme.example"
+        await add_person(world, email, acme=role)
+        assert (await sign_in(world, email)).status_code == 201
+        made = (await assertion(world)).json()
+        assert made["permissions"] == sorted(permissions)
+        assert [home["slug"] for home in made["tenants"]] == ["acme"]
+        token = made["assertion"]
+        managed = await world.call("GET", "/api/v1/api-keys", key=token)
+        assert managed.status_code == (200 if role in ("owner", "admin") else 403)
+        assert (await world.call("GET", "/api/v1/tenants/acme", key=token)).status_code == 200
+        assert (await world.call("GET", "/api/v1/tenants/globex", key=token)).status_code == 403
+        assert (await assertion(world, tenant="globex")).status_code == 403
+        assert (await assertion(world, tenant="nobody")).status_code == 403
 
 
 async def test_one_chooses_tenant_and_mode(world: World) -> None:
@@ -168,17 +169,17 @@ async def test_signing_in_again_ends_the_session_before(world: World) -> None:
     assert (await assertion(world)).status_code == 200
 
 
-@pytest.mark.parametrize("origin", [None, "http://localhost:8080", "https://evil.example", "null"])
-async def test_another_sites_page_gets_nothing(world: World, origin: str | None) -> None:
+async def test_another_sites_page_gets_nothing(world: World) -> None:
     await sign_in(world, OPERATOR_EMAIL, OPERATOR_PASSWORD)
-    headers = {} if origin is None else {"Origin": origin}
-    for method, path in (("POST", ASSERTION), ("DELETE", SESSION)):
-        answer = await world.client.request(method, path, headers=headers)
-        assert (answer.status_code, answer.json()["code"]) == (403, "origin_refused")
+    for origin in (None, "http://localhost:8080", "https://evil.example", "null"):
+        headers = {} if origin is None else {"Origin": origin}
+        for method, path in (("POST", ASSERTION), ("DELETE", SESSION)):
+            answer = await world.client.request(method, path, headers=headers)
+            assert (answer.status_code, answer.json()["code"]) == (403, "origin_refused")
+        if origin is not None:
+            answer = await sign_in(world, OPERATOR_EMAIL, OPERATOR_PASSWORD, **headers)
+            assert answer.status_code == 403
     assert (await assertion(world)).status_code == 200
-    if origin is not None:
-        answer = await sign_in(world, OPERATOR_EMAIL, OPERATOR_PASSWORD, **headers)
-        assert answer.status_code == 403
 
 
 async def test_a_form_of_another_site_cannot_sign_anybody_in(world: World) -> None:
@@ -263,23 +264,23 @@ async def test_the_time_taken_does_not_tell_who_exists(world: World) -> None:
     assert 0.5 < known / unknown < 2
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        {},
-        {"email": OPERATOR_EMAIL},
-        {"email": "x", "password": "y"},
-        {"email": OPERATOR_EMAIL, "password": ""},
-        {"email": OPERATOR_EMAIL, "password": "x" * 1025},
-        {"email": OPERATOR_EMAIL, "password": ["x"]},
-        {"email": f"{OPERATOR_EMAIL}\x00", "password": "x"},
-        {"email": OPERATOR_EMAIL, "password": "x", "admin": True},
-    ],
-)
-async def test_a_bad_body_is_refused_and_not_repeated(world: World, body: dict[str, Any]) -> None:
-    answer = await world.client.post(SESSION, json=body)
-    assert answer.status_code == 422
-    assert "xxxx" not in answer.text
+BAD_BODIES: list[dict[str, Any]] = [
+    {},
+    {"email": OPERATOR_EMAIL},
+    {"email": "x", "password": "y"},
+    {"email": OPERATOR_EMAIL, "password": ""},
+    {"email": OPERATOR_EMAIL, "password": "x" * 1025},
+    {"email": OPERATOR_EMAIL, "password": ["x"]},
+    {"email": f"{OPERATOR_EMAIL}\x00", "password": "x"},
+    {"email": OPERATOR_EMAIL, "password": "x", "admin": True},
+]
+
+
+async def test_a_bad_body_is_refused_and_not_repeated(world: World) -> None:
+    for body in BAD_BODIES:
+        answer = await world.client.post(SESSION, json=body)
+        assert answer.status_code == 422, body
+        assert "xxxx" not in answer.text
 
 
 async def test_on_https_the_cookie_is_bound_to_the_host(

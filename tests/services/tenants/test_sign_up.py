@@ -68,44 +68,44 @@ async def test_one_of_many_gets_the_slug_asked_for(world: World) -> None:
     assert sorted(answer.status_code for answer in answers) == [201, 409, 409, 409]
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        {},
-        {"name": ""},
-        {"name": "   "},
-        {"name": "x" * 201},
-        {"name": "a\x00b"},
-        {"name": "a\nb"},
-        {"name": 7},
-        {"name": None},
-        {"name": "A", "slug": "-a"},
-        {"name": "A", "slug": "a_b"},
-        {"name": "A", "slug": "ä"},
-        {"name": "A", "slug": ""},
-        {"name": "A", "slug": "a" * 64},
-        {"name": "A", "slug": "platform"},
-        {"name": "A", "slug": "Default"},
-        {"name": "A", "slug": "0192aaaa-0000-7000-8000-000000000001"},
-        {"name": "A", "type": "team"},
-        {"name": "A", "currency": "EURO"},
-        {"name": "A", "currency": "XXX"},
-        {"name": "A", "locale": "english please"},
-        {"name": "A", "owner_email": "nobody"},
-        {"name": "A", "owner_email": "a\x00@b.example"},
-        {"name": "A", "owner_email": f"{'a' * 300}@b.example"},
-        {"name": "A", "settings": {"billing_email": "x"}},
-        {"name": "A", "settings": {"other": 1}},
-        {"name": "A", "status": "active"},
-        {"name": "A", "tenant_id": "0192aaaa-0000-7000-8000-000000000001"},
-        [],
-        "A",
-    ],
-)
-async def test_a_bad_body_is_refused_whole(world: World, body: Any) -> None:
-    answer = await world.call("POST", "/api/v1/tenants", json=body)
-    assert answer.status_code == 422, answer.text
-    assert answer.headers["content-type"] == "application/problem+json"
+BAD_BODIES: list[Any] = [
+    {},
+    {"name": ""},
+    {"name": "   "},
+    {"name": "x" * 201},
+    {"name": "a\x00b"},
+    {"name": "a\nb"},
+    {"name": 7},
+    {"name": None},
+    {"name": "A", "slug": "-a"},
+    {"name": "A", "slug": "a_b"},
+    {"name": "A", "slug": "ä"},
+    {"name": "A", "slug": ""},
+    {"name": "A", "slug": "a" * 64},
+    {"name": "A", "slug": "platform"},
+    {"name": "A", "slug": "Default"},
+    {"name": "A", "slug": "0192aaaa-0000-7000-8000-000000000001"},
+    {"name": "A", "type": "team"},
+    {"name": "A", "currency": "EURO"},
+    {"name": "A", "currency": "XXX"},
+    {"name": "A", "locale": "english please"},
+    {"name": "A", "owner_email": "nobody"},
+    {"name": "A", "owner_email": "a\x00@b.example"},
+    {"name": "A", "owner_email": f"{'a' * 300}@b.example"},
+    {"name": "A", "settings": {"billing_email": "x"}},
+    {"name": "A", "settings": {"other": 1}},
+    {"name": "A", "status": "active"},
+    {"name": "A", "tenant_id": "0192aaaa-0000-7000-8000-000000000001"},
+    [],
+    "A",
+]
+
+
+async def test_a_bad_body_is_refused_whole(world: World) -> None:
+    for body in BAD_BODIES:
+        answer = await world.call("POST", "/api/v1/tenants", json=body)
+        assert answer.status_code == 422, (body, answer.text)
+        assert answer.headers["content-type"] == "application/problem+json"
     assert len(world.log.events(TenantCreated)) == 2
 
 
