@@ -11,7 +11,9 @@ from pathlib import Path
 from cli import (
     generate_apps,
     generate_caddyfile,
+    generate_events,
     generate_openapi,
+    generate_pages,
 )
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,6 +33,8 @@ def generate() -> dict[str, str]:
     parts: tuple[Callable[[], Files], ...] = (
         lambda: generate_openapi.files(apps),
         lambda: generate_caddyfile.files(apps),
+        generate_events.files,
+        lambda: generate_pages.files(apps),
     )
     for part in parts:
         files |= part()
