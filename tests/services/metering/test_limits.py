@@ -1,0 +1,143 @@
+"""Limits of plans and the tenant usage report."""
+
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Literal
+
+from libs.clock import floor_to_minute, format_time, utc_now
+from libs.contracts.billing import PlanLimit, PlanPublished, SubscriptionChanged
+from libs.ids import new_id
+from metering.world import Api, Party, World
+
+
+async def subscribe(
+    world: World,
+    party: Party,
+    kind: Literal["soft", "hard"],
+    amount: str,
+    period: tuple[datetime, datetime],
+) -> SubscriptionChanged:
+    """Put the tenant on a plan with one limit."""
+    plan = PlanPublished(
+        plan_id=new_id(),
+        plan_version_id=new_id(),
+        version=1,
+        key="pro",
+        name="Pro",
+        interval="month",
+        currency="EUR",
+        collection="stripe",
+        prices=(),
+        limits=(PlanLimit(meter="api_calls", amount=Decimal(amount), kind=kind),),
+    )
+    fact = SubscriptionChanged(
+        subscription_id=new_id(),
+        version=2,
+        customer_id=party.self_customer_id,
+        billed_by="platform",
+        plan_key="pro",
+        plan_version_id=plan.plan_version_id,
+        status="active",
+        collection="stripe",
+        currency="EUR",
+        period_from=period[0],
+        period_to=period[1],
+    )
+    # The subscription may arrive before its plan.
+    world.tell(party, fact)
+    world.tell(party, fact.model_copy(update={"version": 1, "plan_key": "old", "status": "paused"}))
+    world.tell(world.platform, plan)
+    await world.log.settle()
+    return fact
+
+
+async def test_hard_and_soft_limits(api: Api, world: World) -> None:
+    await api.meter(world.platform)
+    now = floor_to_minute(utc_now())
+    period = (now - timedelta(days=3), now + timedelta(days=27))
+    await subscribe(world, world.acme, "hard", "10", period)
+    await subscribe(world, world.globex, "soft", "1", period)
+    before = world.event(time=format_time(now - timedelta(days=4)), data={"calls": 100})
+    shop = world.event(subject="shop-7", data={"calls": 100})
+    await api.send(world.acme, before, shop, world.event(data={"calls": 9}))
+    await api.send(world.globex, world.event(data={"calls": 9}))
+
+    answer = (await api.get("/api/v1/limits/check", world.acme, meter="api_calls")).json()
+    as_of = answer.pop("as_of")
+    assert as_of is not None
+    assert answer == {
+        "allowed": True,
+        "meter": "api_calls",
+        "used": "9",
+        "limit": "10",
+        "remaining": "1",
+        "kind": "hard",
+        "period_from": format_time(period[0]),
+        "period_to": format_time(period[1]),
+    }
+    answer = await api.get("/api/v1/limits/check", world.acme, meter="api_calls", amount="1.5")
+    assert answer.json()["allowed"] is False
+    soft = (await api.get("/api/v1/limits/check", world.globex, meter="api_calls")).json()
+    assert (soft["allowed"], soft["remaining"], soft["kind"]) == (True, "0", "soft")
+    shop_check = await api.get(
+        "/api/v1/limits/check", world.acme, meter="api_calls", customer="shop-7"
+    )
+    assert (shop_check.json()["limit"], shop_check.json()["used"]) == (None, "100")
+
+
+async def test_no_limit_is_unlimited_and_bad_questions_are_refused(api: Api, world: World) -> None:
+    await api.meter(world.platform)
+    path = "/api/v1/limits/check"
+    answer = (await api.get(path, world.acme, meter="api_calls", amount="9" * 20)).json()
+    assert (answer["allowed"], answer["limit"], answer["remaining"]) == (True, None, None)
+    assert (await api.get(path, world.acme, meter="nothing")).status_code == 404
+    for bad in ({}, {"meter": ""}, {"meter": "a", "amount": "-1"}, {"meter": "a", "amount": "1e9"}):
+        assert (await api.get(path, world.acme, **bad)).status_code == 422
+
+
+async def test_the_report_of_a_tenant(api: Api, world: World) -> None:
+    await api.meter(world.platform)
+    await api.meter(world.acme, key="own", aggregation="count", value_path=None)
+    now = floor_to_minute(utc_now())
+    period = (now - timedelta(days=3), now + timedelta(days=27))
+    fact = await subscribe(world, world.acme, "soft", "5", period)
+    await api.send(
+        world.acme,
+        world.event(data={"calls": 4}),
+        world.event(data={"calls": 2}, userid="bob"),
+        world.event(data={"calls": 1}, userid=None),
+        world.event(data={"calls": 50}, time=format_time(now - timedelta(days=4))),
+    )
+    report = (await api.get("/api/v1/usage/report", world.acme)).json()
+    assert report["tenant"] == {
+        "id": str(world.acme.id),
+        "name": "Acme",
+        "type": "organization",
+    }
+    assert report["period"] == {"from": format_time(period[0]), "to": format_time(period[1])}
+    assert (report["plan"], report["subscription_status"]) == ("pro", "active")
+    assert report["subscription_id"] == f"sub_{fact.subscription_id}"
+    assert report["limits"] == [
+        {
+            "meter": "api_calls",
+            "amount": "5",
+            "kind": "soft",
+            "used": "7",
+            "over": "2",
+            "overage_allowed": True,
+        }
+    ]
+    assert report["overages_allowed"] is True
+    metric = next(each for each in report["metrics"] if each["meter"] == "api_calls")
+    assert (metric["total"], metric["count"]) == ("7", 3)
+    assert {each["user"]: each["total"] for each in metric["by_user"]} == {
+        "ann": "4",
+        "bob": "2",
+        None: "1",
+    }
+    assert report["summary"] == {"metrics": 2, "total_usage": "10", "unique_users": 2}
+    other = (await api.get("/api/v1/usage/report", world.globex)).json()
+    assert (other["plan"], other["limits"], other["summary"]["total_usage"]) == (None, [], "0")
+    wide = {"from_": format_time(now - timedelta(days=5)), "to": format_time(now)}
+    longer = (await api.get("/api/v1/usage/report", world.acme, **wide)).json()
+    assert longer["summary"]["total_usage"] != "10"
