@@ -64,7 +64,7 @@ async def test_an_earlier_period_can_be_looked_at(operator: httpx.AsyncClient):
 async def test_invoices_are_listed(operator: httpx.AsyncClient):
     text = await text_of(operator, "/invoices?tenant=acme")
     assert "ACME-0002" in text
-    assert '<td class="money">66.50 EUR</td>' in text
+    assert '<td class="money wide">66.50 EUR</td>' in text
     assert f'href="/invoices/{INVOICE}?tenant=acme"' in text
 
 
