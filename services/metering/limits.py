@@ -67,7 +67,7 @@ async def standing_of(tx: Tx, customer_id: UUID | None, now: datetime) -> Standi
         await tx.enter(Scope((biller,), mode))
         plan = await store.find_plan_version(tx, biller, subscription["plan_version_id"])
         await tx.enter(Scope((tenant,), mode))
-    period = store.current_period(subscription, now) or month_of(now)
+    period = _current_period(subscription, now) or month_of(now)
     return Standing(subscription, plan, *period)
 
 
@@ -84,6 +84,16 @@ async def check(
     within = EXACT.add(used, amount) <= limit.amount
     remaining = max(EXACT.subtract(limit.amount, used), Decimal(0))
     return Check(within or limit.kind == "soft", used, limit.amount, remaining, limit.kind)
+
+
+def _current_period(subscription: Row | None, now: datetime) -> tuple[datetime, datetime] | None:
+    """The subscription's period; at its end the next one of the same length, until billing tells."""
+    if subscription is None or subscription["period_from"] is None:
+        return None
+    start, end = subscription["period_from"], subscription["period_to"]
+    if now >= end:
+        start, end = end, end + (end - start)
+    return (start, end) if start <= now < end else None
 
 
 def month_of(at: datetime) -> tuple[datetime, datetime]:

@@ -12,7 +12,9 @@ from libs.ids import parse_uuid
 from libs.observability.metrics import USAGE_EVENTS_TOTAL
 from libs.web.auth import Access, Gate, Requires
 from libs.web.problems import (
+    InvalidRequest,
     NotFound,
+    TenantForbidden,
     TooLarge,
     Unavailable,
     UnsupportedMediaType,
@@ -25,7 +27,7 @@ from services.metering.usage_log import LogUnavailableError, UsageLog
 router = APIRouter(tags=["usage"])
 
 TENANTS_MAX = 20
-"""Tenants that the events of one operator's request may name."""
+"""Tenants other than the caller's that the events of one request may name."""
 
 
 class EventVerdict(BaseModel):
@@ -114,13 +116,18 @@ async def _arrivals(
     """By the tenant that events name (None: they name none), whose they are."""
     tenants: dict[str | None, Tenant] = {None: access.tenant, str(access.tenant_id): access.tenant}
     others = {_named_tenant(event) for event in sent} - tenants.keys() - {""}
-    if access.whole_platform and len(others) <= TENANTS_MAX:
-        gate: Gate = request.app.state.gate
-        for named in sorted(filter(None, others)):
-            try:
-                tenants[named] = (await gate.for_tenant(request, access, named)).tenant
-            except NotFound:
-                continue
+    if len(others) > TENANTS_MAX:
+        raise InvalidRequest(
+            f"The events name over {TENANTS_MAX} tenants. Send fewer at once.",
+            code="too_many_tenants",
+        )
+    gate: Gate = request.app.state.gate
+    for named in () if access.named else sorted(filter(None, others)):
+        # The gate records each tenant that is not the caller's to name.
+        try:
+            tenants[named] = (await gate.for_tenant(request, access, named)).tenant
+        except (NotFound, TenantForbidden):
+            continue
     database: Database = request.app.state.database
     ids = sorted({tenant.id for tenant in tenants.values()})
     async with database.transaction() as tx:

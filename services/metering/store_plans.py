@@ -1,6 +1,5 @@
 """SQL of what billing said about plans and who is on them."""
 
-from datetime import datetime
 from uuid import UUID
 
 from libs.contracts.billing import PlanPublished, SubscriptionChanged
@@ -73,11 +72,3 @@ async def find_plan_version(tx: Tx, tenant_id: UUID, plan_version_id: UUID) -> R
         tx.mode,
         plan_version_id,
     )
-
-
-def current_period(subscription: Row | None, now: datetime) -> tuple[datetime, datetime] | None:
-    """The subscription's period where it holds this moment."""
-    if subscription is None or subscription["period_from"] is None:
-        return None
-    start, end = subscription["period_from"], subscription["period_to"]
-    return (start, end) if start <= now < end else None

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from libs.clock import format_time, utc_now
+from libs.contracts.audit import SecurityEventRaised
+from libs.ids import new_id
 from metering.world import Api, World
 from services.metering.usage_log import TOPIC
 
@@ -255,6 +257,19 @@ async def test_kafka_away_is_told_and_nothing_is_lost(api: Api, world: World) ->
     world.usage_log.down = False
     await api.send(world.acme, event)
     assert await api.value(world.acme) == 1
+
+
+async def test_naming_another_tenant_is_refused_and_recorded(api: Api, world: World) -> None:
+    globex = str(world.globex.id)
+    named = [world.event(tenantid=globex), world.event(tenantid=globex.upper()), world.event()]
+    verdicts = await api.send(world.acme, *named, world.event(tenantid=str(world.acme.id)))
+    assert [v["code"] for v in verdicts[:2]] == ["wrong_tenant"] * 2
+    assert [v["status"] for v in verdicts[2:]] == ["accepted"] * 2
+    (alarm,) = world.log.events(SecurityEventRaised)
+    assert (alarm.tenant_id, alarm.data.kind) == (world.acme.id, "tenant_denied")
+    many = [world.event(tenantid=str(new_id())) for _ in range(21)]
+    answer = await api.post("/api/v1/events", world.acme, many)
+    assert (answer.status_code, answer.json()["code"]) == (400, "too_many_tenants")
 
 
 async def test_an_operator_reports_for_tenants(api: Api, world: World) -> None:

@@ -85,6 +85,16 @@ async def test_hard_and_soft_limits(api: Api, world: World) -> None:
     assert (shop_check.json()["limit"], shop_check.json()["used"]) == (None, "100")
 
 
+async def test_the_next_period_begins_when_the_last_one_ends(api: Api, world: World) -> None:
+    await api.meter(world.platform)
+    now = floor_to_minute(utc_now())
+    await subscribe(world, world.acme, "hard", "10", (now - timedelta(days=30), now))
+    at_the_end = world.event(time=format_time(now - timedelta(minutes=1)), data={"calls": 9})
+    await api.send(world.acme, at_the_end, world.event(data={"calls": 2}))
+    answer = (await api.get("/api/v1/limits/check", world.acme, meter="api_calls")).json()
+    assert (answer["used"], answer["period_from"]) == ("2", format_time(now))
+
+
 async def test_no_limit_is_unlimited_and_bad_questions_are_refused(api: Api, world: World) -> None:
     await api.meter(world.platform)
     path = "/api/v1/limits/check"
