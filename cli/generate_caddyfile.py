@@ -4,19 +4,10 @@ import json
 from collections.abc import Iterable
 
 from cli.generate_apps import CONSOLE, Route, ServiceApp
+from deploy.local.environment import SERVICE_PORTS
 from libs.web.problems import MEDIA_TYPE, InvalidRequest, NotFound, Problem, TooLarge, Unavailable
 
 PATH = "deploy/Caddyfile"
-SERVICE_PORTS = {
-    "gateway": 8101,
-    "tenants": 8102,
-    "metering": 8103,
-    "billing": 8104,
-    "stripe_sync": 8105,
-    "ledger": 8106,
-    "reporting": 8107,
-    CONSOLE: 8108,
-}
 PORTAL_PREFIX = "/portal"
 
 HEAD = """\
