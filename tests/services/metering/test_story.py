@@ -1,13 +1,20 @@
 """The straight path: a meter, usage, its value, the closed period and what comes late."""
 
+import asyncio
+import json
 from datetime import timedelta
 from decimal import Decimal
+
+import pytest
 
 from libs.clock import floor_to_minute, format_time, utc_now
 from libs.contracts.metering import MeterCreated
 from libs.contracts.tenants import PLATFORM_TENANT_ID
+from libs.messaging.records import Record
 from libs.testing.databases import TestDatabase
 from metering.world import Api, World, checksums
+from services.metering import closing, intake
+from services.metering.store_closures import list_due
 
 DAY = timedelta(days=1)
 
@@ -78,6 +85,52 @@ async def test_an_answer_waits_for_its_time_and_for_what_came_in_before(
 
 async def _deliver_nothing(*_: object) -> int:
     return 0
+
+
+@pytest.mark.parametrize("answer_first", [True, False])
+async def test_usage_and_answer_at_the_same_moment_miss_nothing(
+    api: Api, world: World, answer_first: bool
+) -> None:
+    """Whichever of the two transactions is first, the late event is in some answer."""
+    await api.meter(world.platform)
+    now = floor_to_minute(utc_now())
+    await api.send(world.acme, world.event(time=format_time(now - timedelta(hours=2))))
+    await world.close(world.acme, now - DAY, now, "api_calls")
+    (due,) = await list_due(world.database, utc_now(), limit=10)
+    late = Record(
+        "usage.events",
+        0,
+        99,
+        utc_now(),
+        str(world.acme.id).encode(),
+        json.dumps(world.event(time=format_time(now - DAY)) | {"mode": "test"}).encode(),
+    )
+
+    async def give_answer(held: asyncio.Event, release: asyncio.Event) -> None:
+        async with world.database.tenant(world.acme.id, "test") as tx:
+            await closing.answer(tx, due, utc_now())
+            held.set()
+            await release.wait()
+
+    async def count_late(held: asyncio.Event, release: asyncio.Event) -> None:
+        async with world.database.transaction() as tx:
+            await intake.take([late], tx)
+            held.set()
+            await release.wait()
+
+    first, second = (give_answer, count_late) if answer_first else (count_late, give_answer)
+    held, release, go_on = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    go_on.set()
+    async with asyncio.TaskGroup() as both:
+        both.create_task(first(held, release))
+        await held.wait()
+        waiting = both.create_task(second(asyncio.Event(), go_on))
+        await asyncio.sleep(0.3)
+        assert not waiting.done(), "the second waits for the first"
+        release.set()
+    answers = await world.answers()
+    expected = [(1, 1), (2, 2)] if answer_first else [(1, 2)]
+    assert [(each.revision, each.event_count) for each in answers] == expected
 
 
 async def test_zero_use_is_an_answer_too(api: Api, world: World) -> None:
