@@ -170,6 +170,16 @@ def test_the_document_is_the_committed_one(origin: Origin) -> None:
     assert answer.body == (caddy.DOCS / "openapi.json").read_bytes()
 
 
+def test_every_problem_leads_to_its_explanation(origin: Origin) -> None:
+    answer = origin.ask("/docs/problems")
+    assert answer.status == 200
+    assert answer.headers["content-type"].startswith("text/html")
+    problem = json.loads(origin.ask("/nothing").body)
+    path, _, anchor = problem["type"].partition("#")
+    assert path == "/docs/problems"
+    assert f'id="{anchor}"'.encode() in answer.body
+
+
 def test_the_portals_name_is_another_site(origin: Origin, apps: list[ServiceApp]) -> None:
     pages = [r for app in apps if app.service == CONSOLE for r in app.routes]
     assert not [route for route in pages if route.path.startswith("/portal")], "extend this test"
