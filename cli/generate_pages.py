@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from cli.generate_apps import CONSOLE, ServiceApp
+from cli.generate_apps import CONSOLE, Route, ServiceApp
 from libs.contracts.topics import TOPICS, Topic
 from libs.web import problems
 from libs.web.problems import Forbidden, Problem
@@ -42,17 +42,26 @@ def _service(name: str, app: ServiceApp | None) -> str:
         lines += ["", "## Topics", "", "| topic | |", "|---|---|"]
         lines += [_row(topic, "produces") for topic in produced]
         lines += [_row(topic, "consumes") for topic in consumed]
-    if app is not None and app.routes:
-        lines += ["", "## Pages" if name == CONSOLE else "## Routes", ""]
-        lines += ["| route | needs |", "|---|---|"]
-        for route in sorted(app.routes, key=lambda route: (route.path, route.methods)):
-            needs = ", ".join(f"`{permission}`" for permission in route.permissions)
-            if not needs:
-                needs = "a session" if name == CONSOLE else "nothing"
-            methods = ", ".join(method for method in route.methods if method != "HEAD")
-            lines.append(f"| `{methods} {route.path}` | {needs} |")
+    if app is not None:
+        lines += _routes(app)
     lines += ["", f"Code: `services/{name}/`. Tests: `tests/services/{name}/`."]
     return "\n".join(lines) + "\n"
+
+
+def _routes(app: ServiceApp) -> list[str]:
+    """What the origin serves of this service; pages answer to the session, not to a permission."""
+    routes = sorted(app.routes, key=lambda route: (route.path, route.methods))
+    if app.service == CONSOLE:
+        return ["", "## Pages", "", *[f"- `{_methods(route)} {route.path}`" for route in routes]]
+    lines = ["", "## Routes", "", "| route | needs |", "|---|---|"]
+    for route in routes:
+        needs = ", ".join(f"`{permission}`" for permission in route.permissions) or "nothing"
+        lines.append(f"| `{_methods(route)} {route.path}` | {needs} |")
+    return lines
+
+
+def _methods(route: Route) -> str:
+    return ", ".join(method for method in route.methods if method != "HEAD")
 
 
 def _passport(passport: str) -> list[str]:
