@@ -55,7 +55,7 @@ def _routes(app: ServiceApp) -> list[str]:
         return ["", "## Pages", "", *[f"- `{_methods(route)} {route.path}`" for route in routes]]
     lines = ["", "## Routes", "", "| route | needs |", "|---|---|"]
     for route in routes:
-        needs = ", ".join(f"`{permission}`" for permission in route.permissions) or "nothing"
+        needs = ", ".join(f"`{permission}`" for permission in route.permissions) or "no permission"
         lines.append(f"| `{_methods(route)} {route.path}` | {needs} |")
     return lines
 
