@@ -35,7 +35,13 @@ from libs.messaging.fence import (
 )
 from libs.messaging.records import Record, from_kafka
 from libs.observability.health import Check
-from libs.observability.metrics import CONSUMER_LAG_RECORDS, CONSUMER_STOPPED, FENCE_REFUSED
+from libs.observability.metrics import (
+    BATCH_SECONDS,
+    CONSUMER_LAG_RECORDS,
+    CONSUMER_STOPPED,
+    FENCE_REFUSED,
+    TRANSIENT_FAILURES_TOTAL,
+)
 
 log = structlog.get_logger()
 
@@ -169,7 +175,8 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
                 await asyncio.sleep(1)
                 return
             try:
-                await self._commit_batch(mine)
+                with BATCH_SECONDS.time():
+                    await self._commit_batch(mine)
                 self._pause_seconds, self._trouble = 0.1, None
             except FenceMovedError as moved:
                 log.warning("fence_moved_back", consumer=self.name, detail=str(moved))
@@ -180,6 +187,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
                 self._rewind(mine)
             except (*RETRIED, KafkaError) as error:
                 self._trouble = f"{type(error).__name__}: {error}"[:200]
+                TRANSIENT_FAILURES_TOTAL.labels(error=type(error).__name__).inc()
                 log.warning(
                     "batch_failed",
                     consumer=self.name,

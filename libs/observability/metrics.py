@@ -50,9 +50,6 @@ RECORDS_DUPLICATE_TOTAL = Counter(
 CONSUMER_LAG_RECORDS = Gauge(
     "sluice_consumer_lag_records", "End offset minus fence, over the partitions held.", ["topic"]
 )
-CONSUMER_LAG_SECONDS = Gauge(
-    "sluice_consumer_lag_seconds", "Age of the oldest record not yet consumed; 0 when none."
-)
 HANDLER_SECONDS = Histogram(
     "sluice_handler_seconds",
     "Time one event's handler took, without the commit.",
@@ -99,12 +96,8 @@ HTTP_REQUEST_SECONDS = Histogram(
     buckets=_FAST_SECONDS,
 )
 
-# Directory, security
+# Security
 
-DIRECTORY_AGE_SECONDS = Gauge(
-    "sluice_directory_age_seconds", "Time since the local directory was last known to be current."
-)
-DIRECTORY_TENANTS = Gauge("sluice_directory_tenants", "Tenants in the local directory.")
 SECURITY_EVENTS_TOTAL = Counter(
     "sluice_security_events_total", "Requests refused for who asked, by kind.", ["kind", "severity"]
 )
@@ -127,9 +120,6 @@ STRIPE_REQUEST_SECONDS = Histogram(
     ["operation"],
     buckets=_SLOW_SECONDS,
 )
-STRIPE_BREAKERS_OPEN = Gauge(
-    "sluice_stripe_breakers_open", "Stripe accounts that are not called because calls kept failing."
-)
 
 # Money and usage
 
@@ -142,12 +132,6 @@ PAYMENTS_TOTAL = Counter(
     "sluice_payments_total",
     "Payments that came to an end, by outcome and mode.",
     ["outcome", "mode"],
-)
-RECONCILIATION_BREAKS = Gauge(
-    "sluice_reconciliation_breaks", "Open reconciliation breaks, by kind.", ["kind"]
-)
-AUDIT_CHAIN_VERIFIED_AGE_SECONDS = Gauge(
-    "sluice_audit_chain_verified_age_seconds", "Time since the audit chain was last verified."
 )
 JOB_RUNS_TOTAL = Counter(
     "sluice_job_runs_total", "Runs of timed jobs by outcome.", ["job", "outcome"]
