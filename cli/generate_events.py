@@ -114,7 +114,8 @@ def _type(shape: Mapping[str, Any]) -> str:
         return " or ".join(dict.fromkeys(_choices([_type(part) for part in choices])))
     if "$ref" in shape:
         name = str(shape["$ref"]).rsplit("/", 1)[1]
-        return f"[{name}](#{name.lower()})"
+        # The data of an envelope is any of the types below.
+        return "the type's own fields" if name == "Fact" else f"[{name}](#{name.lower()})"
     if "const" in shape or "enum" in shape:
         return ", ".join(f"`{value}`" for value in shape.get("enum") or [shape["const"]])
     return _collection(shape) or FORMATS.get(shape.get("format", "")) or shape.get("type", "any")

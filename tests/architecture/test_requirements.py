@@ -5,7 +5,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docs" / "requirements.md").read_text()
-ROWS = re.findall(r"^\| ([A-Z]\d+) \| ([^|]+) \| ([^|]*) \|$", TEXT, re.MULTILINE)
+ROWS = re.findall(r"^\| ([A-Z]\d+) \| ([^|]+) \|([^|]*)\|$", TEXT, re.MULTILINE)
 ROWS_PER_LETTER = {"T": 9, "S": 7, "W": 4, "P": 7, "M": 7, "B": 12, "L": 4, "R": 3, "C": 5, "O": 6}
 
 
