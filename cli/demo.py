@@ -21,13 +21,18 @@ async def run_demo(environment: Mapping[str, str], console: Console) -> None:
     """
     story = Story(environment, terms.DEMO, number=await next_number(environment))
     origin = environment["SLUICE_ORIGIN"]
+    of_tenant = f"?tenant={story.named('acme')}"
     steps: list[tuple[str, Callable[[], Awaitable[Facts]], str]] = [
         ("The operator creates a meter and a plan", story.create_plan, "/openapi.json"),
-        ("Acme signs up", story.sign_up, "/tenants"),
-        ("Acme buys the plan on the hosted page", story.check_out, "/invoices"),
-        ("The product reports usage, some twice, some late", story.use, "/usage"),
-        ("The operator grants a credit", story.grant_credit, "/invoices"),
-        ("The period ends: rated, invoiced, collected", story.close_period, "/invoices"),
+        ("Acme signs up", story.sign_up, f"/tenants{of_tenant}"),
+        ("Acme buys the plan on the hosted page", story.check_out, f"/invoices{of_tenant}"),
+        ("The product reports usage, some twice, some late", story.use, f"/usage{of_tenant}"),
+        ("The operator grants a credit", story.grant_credit, f"/invoices{of_tenant}"),
+        (
+            "The period ends: rated, invoiced, collected",
+            story.close_period,
+            f"/invoices{of_tenant}",
+        ),
         ("Everything is posted", story.check_ledger, "/ledger"),
         ("Globex sees none of it", story.look_from_outside, "/tenants"),
         ("SQL as any service's role shows globex nothing", sql_isolation(story), "/tenants"),
