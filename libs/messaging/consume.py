@@ -7,7 +7,7 @@ Two per service, each with a Kafka client of its own: `<service>` for its events
 import asyncio
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -84,10 +84,12 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
         self._assigned: set[TopicPartition] | None = None
         self._unplaced: set[TopicPartition] = set()
         self.positions: dict[TopicPartition, int] = {}
+        self._holes: dict[TopicPartition, tuple[int, int]] = {}
         self._hinted: dict[TopicPartition, int] = {}
         self._refused: dict[TopicPartition, str] = {}
         self._stopped: str | None = None
         self._trouble: str | None = None
+        self._watch_trouble: str | None = None
         self._pause_seconds = 0.1
         self._lag_records = 0
         self._progress_at = 0.0
@@ -153,9 +155,10 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
                     await self.drain()
                     await self._hint_again()
                     await self._measure_lag(loop.time())
+                    self._watch_trouble = None
             except (KafkaError, *RETRIED) as error:
-                self._trouble = f"{type(error).__name__}: {error}"[:200]
-                log.warning("consumer_trouble", consumer=self.name, error=self._trouble)
+                self._watch_trouble = f"{type(error).__name__}: {error}"[:200]
+                log.warning("consumer_trouble", consumer=self.name, error=self._watch_trouble)
             try:
                 async with asyncio.timeout(WATCH_SECONDS):
                     await self._place_now.wait()
@@ -166,7 +169,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
     async def take(self, records: Sequence[Record]) -> None:
         """Apply a delivered batch, or put the client back to the fence and wait a little."""
         async with self._lock:
-            self._doubt_what_went_back(records)
+            self._doubt_what_does_not_follow(records)
             mine = [record for record in records if _place_of(record) in self.positions]
             if not mine:
                 return
@@ -180,12 +183,14 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
                 self._pause_seconds, self._trouble = 0.1, None
             except FenceMovedError as moved:
                 log.warning("fence_moved_back", consumer=self.name, detail=str(moved))
-                self.positions[moved.fence.place] = moved.fence.next_offset
+                if moved.fence.place in self.positions:
+                    self.positions[moved.fence.place] = moved.fence.next_offset
                 self._rewind(mine)
             except ConsumerStoppedError as stopped:
-                await self._stop(str(stopped))
                 self._rewind(mine)
-            except (*RETRIED, KafkaError) as error:
+                await self._stop(str(stopped))
+            except Exception as error:
+                # Whatever it was: a batch that is left here would be read past.
                 self._trouble = f"{type(error).__name__}: {error}"[:200]
                 TRANSIENT_FAILURES_TOTAL.labels(error=type(error).__name__).inc()
                 log.warning(
@@ -193,44 +198,73 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
                     consumer=self.name,
                     error=self._trouble,
                     retry_in_seconds=self._pause_seconds,
+                    exc_info=not isinstance(error, (*RETRIED, KafkaError)),
                 )
                 self._rewind(mine)
                 await asyncio.sleep(self._pause_seconds * random.uniform(0.5, 1.0))  # noqa: S311
                 self._pause_seconds = min(self._pause_seconds * 2, MAX_PAUSE_SECONDS)
 
-    def _doubt_what_went_back(self, records: Sequence[Record]) -> None:
-        """A record below our position: the log was re-created. Check its fence before reading on."""
-        for record in records:
-            place = _place_of(record)
-            if record.offset < self.positions.get(place, 0):
-                log.warning(
-                    "log_went_back",
-                    consumer=self.name,
-                    topic=place.topic,
-                    partition=place.partition,
-                    offset=record.offset,
-                )
-                self.positions.pop(place)
+    def _doubt_what_does_not_follow(self, records: Sequence[Record]) -> None:
+        """Records that do not begin at our position: check the fence before reading on.
+
+        Below it: the log was re-created. Above it: the client went on without a batch, or to where
+        retention has cut the log, or the fence was moved back while the batch was in hand. Only a
+        hole that is still there after the check is the log's own.
+        """
+        for place, offset in {_place_of(r): r.offset for r in reversed(records)}.items():
+            position = self.positions.get(place, offset)
+            if offset == position or (offset > position and self._is_hole(place, position, offset)):
+                continue
+            log.warning(
+                "log_went_back" if offset < position else "log_does_not_follow",
+                consumer=self.name,
+                topic=place.topic,
+                partition=place.partition,
+                offset=offset,
+                position=position,
+            )
+            self.positions.pop(place)
+            self._unplaced.add(place)
+            self._place_now.set()
+            if self._client is not None:
                 self._client.pause(place)
-                self._unplaced.add(place)
-                self._place_now.set()
+
+    def _is_hole(self, place: TopicPartition, position: int, offset: int) -> bool:
+        """Whether the log itself has nothing between: compacted, or seen again after a check."""
+        seen_before = self._holes.get(place) == (position, offset)
+        self._holes[place] = (position, offset)
+        return seen_before or place.topic in self._compacted
 
     async def _commit_batch(self, records: Sequence[Record]) -> None:
+        """Apply a batch, or nothing of it; then go on behind it."""
+        stood = {place: self.positions[place] for place in map(_place_of, records)}
+        strikes = self.applier.strikes
+        try:
+            await self._apply_batch(records, stood)
+        except BaseException:
+            # What was put aside was rolled back: tried again, it must not count twice.
+            self.applier.strikes = strikes
+            raise
+        for record in records:
+            # A partition that was taken away meanwhile is not ours again by this.
+            if _place_of(record) in self.positions:
+                self.positions[_place_of(record)] = record.offset + 1
+        self._progress_at = asyncio.get_running_loop().time()
+        await self._hint(set(stood))
+
+    async def _apply_batch(
+        self, records: Sequence[Record], stood: Mapping[TopicPartition, int]
+    ) -> None:
         """One transaction: fences locked and compared, records applied, fences moved."""
-        places = {_place_of(record) for record in records}
         async with self._database.transaction() as tx:
-            fences = await load_fences(tx, self.name, places, lock=True)
+            fences = await load_fences(tx, self.name, stood, lock=True)
             for place, fence in fences.items():
-                if fence.next_offset < self.positions[place]:
+                if fence.next_offset < stood[place]:
                     raise FenceMovedError(fence)
             fresh = [r for r in records if r.offset >= fences[_place_of(r)].next_offset]
             await self.applier.apply(tx, fresh)
             await tx.enter(NOBODY)
             await move_fences(tx, self.name, list({_place_of(r): r for r in fresh}.values()))
-        for record in records:
-            self.positions[_place_of(record)] = record.offset + 1
-        self._progress_at = asyncio.get_running_loop().time()
-        await self._hint(places)
 
     async def _hint(self, places: set[TopicPartition]) -> None:
         """Tell Kafka where we stand; nothing depends on it but lag tools."""
@@ -329,17 +363,19 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def _measure_lag(self, now: float) -> None:
         """Lag by topic; a log that ends before our position was re-created: refuse it."""
-        places = set(self.positions)
-        if not places:
+        stood = dict(self.positions)
+        if not stood:
             return
         async with asyncio.timeout(10):
-            ends = await self._client.end_offsets(places)
+            ends = await self._client.end_offsets(set(stood))
         lag: dict[str, int] = dict.fromkeys(self.topics, 0)
         for place, end in ends.items():
-            position = self.positions.get(place, end)
-            if end < position:
+            if place not in self.positions:
+                continue
+            # The answer may be older than what was read while it was on its way.
+            if end < min(stood[place], self.positions[place]):
+                position = self.positions.pop(place)
                 self._refused[place] = f"the log ends at {end}, before {position}"
-                self.positions.pop(place, None)
                 self._client.pause(place)
                 FENCE_REFUSED.labels(topic=place.topic, partition=str(place.partition)).set(1)
                 log.critical(
@@ -350,11 +386,12 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
                     reason=self._refused[place],
                 )
                 continue
-            lag[place.topic] += end - position
+            lag[place.topic] += max(0, end - self.positions[place])
         for topic, records in lag.items():
             CONSUMER_LAG_RECORDS.labels(topic=topic).set(records)
         self._lag_records = sum(lag.values())
-        if not self._lag_records or self._stopped is not None or self._trouble is not None:
+        trouble = self._trouble or self._watch_trouble
+        if not self._lag_records or self._stopped is not None or trouble is not None:
             self._progress_at = now
         elif now - self._progress_at > STUCK_SECONDS:
             raise StuckError(f"{self.name}: {self._lag_records} records behind and no progress")
@@ -363,7 +400,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
         """Stand still, beyond restarts of the same code."""
         log.critical("consumer_stopped", consumer=self.name, detail=detail[:500])
         self._stopped = detail
-        CONSUMER_STOPPED.set(1)
+        CONSUMER_STOPPED.labels(consumer=self.name).set(1)
         await stops.remember(self._database, self.name, detail, self._code_version)
 
     async def _load_stop(self) -> None:
@@ -373,7 +410,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
             self.applier.strikes = 0
             log.info("consumer_lifted", consumer=self.name)
         self._stopped = stopped
-        CONSUMER_STOPPED.set(int(stopped is not None))
+        CONSUMER_STOPPED.labels(consumer=self.name).set(int(stopped is not None))
 
     def check(self) -> Check:
         """Progress, not a ping: partitions assigned and placed, not refused, not stopped."""
@@ -384,8 +421,9 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
             return Check(ok=False, detail=f"{place.topic}[{place.partition}] refused: {reason}")
         if self._stopped is not None:
             return Check(ok=False, detail=f"stopped: {self._stopped[:200]}")
-        if self._trouble is not None:
-            return Check(ok=False, detail=self._trouble)
+        trouble = self._trouble or self._watch_trouble
+        if trouble is not None:
+            return Check(ok=False, detail=trouble)
         if self._unplaced or not self._assigned:
             return Check(ok=False, detail="waiting for partitions and fences")
         return Check(ok=True, detail=f"{self._lag_records} records behind")

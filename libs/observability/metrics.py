@@ -71,7 +71,9 @@ DEAD_LETTER_RECORDS_TOTAL = Counter(
     "sluice_dead_letter_records_total", "Records put aside as undeliverable.", ["topic"]
 )
 CONSUMER_STOPPED = Gauge(
-    "sluice_consumer_stopped", "1 while a consumer stands still and waits for an operator."
+    "sluice_consumer_stopped",
+    "1 while a consumer stands still and waits for an operator.",
+    ["consumer"],
 )
 FENCE_REFUSED = Gauge(
     "sluice_fence_refused",

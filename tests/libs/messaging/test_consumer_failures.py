@@ -1,0 +1,174 @@
+"""A consumer whose batches fail, do not follow, or come after a rebalance."""
+
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import pytest
+from aiokafka import TopicPartition
+from prometheus_client import REGISTRY
+
+from libs.contracts.billing import CreditGranted
+from libs.contracts.envelope import Envelope
+from libs.db.pool import Database, Tx
+from libs.messaging.apply import TransientError
+from libs.testing.databases import TestDatabase
+from libs.testing.memory_log import MemoryLog
+from tests.libs.messaging.test_exactly_once import ACME, GLOBEX, Sums, credit
+
+EVENTS = TopicPartition("billing.events", 0)
+
+
+@pytest.fixture
+async def ledger(database: TestDatabase) -> AsyncGenerator[Database, None]:
+    async with database.open("ledger") as opened:
+        yield opened
+
+
+async def test_a_batch_that_fails_unforeseen_is_not_read_past(
+    ledger: Database, log: MemoryLog
+) -> None:
+    sums = Sums()
+    consumer = log.add(ledger, {CreditGranted: sums.on_credit})[0]
+    log.publish(credit(ACME, 1))
+    await log.settle()
+    async with ledger.transaction() as tx:
+        await tx.execute("update fence set consumer = 'away' where topic = $1", EVENTS.topic)
+    log.publish(credit(ACME, 2))
+    await log.settle()
+    assert "KeyError" in consumer.check().detail or consumer.check().detail.startswith("no part")
+    async with ledger.transaction() as tx:
+        await tx.execute("update fence set consumer = 'ledger' where topic = $1", EVENTS.topic)
+    await log.settle()
+    assert await sums.sum_of(ledger, ACME) == 3
+
+
+async def test_a_batch_that_does_not_follow_is_not_applied(
+    ledger: Database, log: MemoryLog
+) -> None:
+    """The client went on without the records before it: they are read first."""
+    sums = Sums()
+    consumer = log.add(ledger, {CreditGranted: sums.on_credit})[0]
+    log.publish(credit(ACME, 1))
+    await log.settle()
+    log.publish(credit(ACME, 2))
+    late = log.publish(credit(ACME, 4))
+    await consumer.take([late])
+    assert await sums.sum_of(ledger, ACME) == 1
+    await log.settle()
+    assert await sums.sum_of(ledger, ACME) == 7
+
+
+async def test_a_hole_that_is_really_in_the_log_is_passed(ledger: Database, log: MemoryLog) -> None:
+    """A producer's transaction leaves a marker: an offset without a record."""
+    sums = Sums()
+    consumer = log.add(ledger, {CreditGranted: sums.on_credit})[0]
+    log.publish(credit(ACME, 1))
+    await log.settle()
+    log.append(EVENTS.topic, None, None)
+    after = log.publish(credit(ACME, 4))
+    await consumer.take([after])
+    consumer.positions[EVENTS] = 1
+    await consumer.take([after])
+    assert await sums.sum_of(ledger, ACME) == 5
+
+
+async def test_partitions_lost_while_a_batch_commits_stay_lost(
+    ledger: Database, log: MemoryLog
+) -> None:
+    sums = Sums()
+
+    async def on_credit(event: Envelope[Any], tx: Tx) -> None:
+        await consumer.on_partitions_revoked({EVENTS})
+        await sums.on_credit(event, tx)
+
+    consumer = log.add(ledger, {CreditGranted: on_credit})[0]
+    consumer.positions[EVENTS] = 0
+    async with ledger.transaction() as tx:
+        await tx.execute(
+            "insert into fence (consumer, topic, partition, next_offset) values ('ledger', $1, 0, 0)",
+            EVENTS.topic,
+        )
+    await consumer.take([log.publish(credit(ACME, 1))])
+    assert await sums.sum_of(ledger, ACME) == 1
+    assert EVENTS not in consumer.positions
+
+
+class ClientThatIsSlow:
+    """Kafka's client, whose answer about the log's end is older than what was read meanwhile."""
+
+    def __init__(self, ends: dict[TopicPartition, int], meanwhile: Any) -> None:
+        self._ends, self._meanwhile = ends, meanwhile
+        self.paused: set[TopicPartition] = set()
+
+    async def end_offsets(self, _: object) -> dict[TopicPartition, int]:
+        await self._meanwhile()
+        return self._ends
+
+    async def commit(self, _: object) -> None:
+        """Take a hint."""
+
+    def pause(self, *places: TopicPartition) -> None:
+        self.paused |= set(places)
+
+
+async def test_a_late_answer_about_the_end_of_the_log_refuses_nothing(
+    ledger: Database, log: MemoryLog
+) -> None:
+    sums = Sums()
+    consumer = log.add(ledger, {CreditGranted: sums.on_credit})[0]
+    log.publish(credit(ACME, 1))
+    await log.settle()
+    record = log.publish(credit(ACME, 2))
+
+    async def read_on() -> None:
+        await consumer.take([record])
+
+    places = {place: (1 if place == EVENTS else 0) for place in consumer.positions}
+    client = ClientThatIsSlow(places, read_on)
+    consumer._client = client
+    await consumer._measure_lag(0.0)
+    assert client.paused == set()
+    assert consumer.positions[EVENTS] == 2
+
+
+async def test_one_event_tried_again_and_again_is_one_strike(
+    ledger: Database, log: MemoryLog
+) -> None:
+    """Five failures in a row stop a consumer only if they are of five events."""
+    sums, waits = Sums(), credit(GLOBEX, 4)
+    tries = 0
+
+    async def on_credit(event: Envelope[Any], tx: Tx) -> None:
+        nonlocal tries
+        if event.id == waits.id and tries < 6:
+            tries += 1
+            raise TransientError
+        await sums.on_credit(event, tx)
+
+    consumer = log.add(ledger, {CreditGranted: on_credit})[0]
+    bad = credit(ACME)
+    sums.poisoned.add(bad.id)
+    log.publish(bad)
+    log.publish(waits)
+    consumer._pause_seconds = 0.0
+    for _ in range(8):
+        await log.settle()
+    assert await sums.sum_of(ledger, GLOBEX) == 4
+    async with ledger.transaction() as tx:
+        assert await tx.fetchval("select count(*) from consumer_stop") == 0
+
+
+async def test_a_stopped_consumer_is_shown_beside_one_that_runs(
+    ledger: Database, log: MemoryLog
+) -> None:
+    sums = Sums()
+    stopped, directory = log.add(ledger, {CreditGranted: sums.on_credit}, parks=False)
+    events = [credit(ACME) for _ in range(6)]
+    sums.poisoned = {event.id for event in events}
+    for event in events:
+        log.publish(event)
+    await log.settle()
+    await stopped._load_stop()
+    await directory._load_stop()
+    value = REGISTRY.get_sample_value("sluice_consumer_stopped", {"consumer": "ledger"})
+    assert value == 1
