@@ -96,11 +96,17 @@ class Applier:
     async def apply_parked(self, tx: Tx, record: Record) -> None:
         """Apply one record from a parked queue; it gets its inbox row now.
 
+        What this version cannot read becomes a dead letter: it must not keep its key parked.
+
         Raises:
             Exception: whatever the handler raises; the key then stays parked.
         """
-        event = decode(record)
         await tx.enter(NOBODY)
+        try:
+            event = decode(record)
+        except UndecodableError as error:
+            await bury(tx, self.name, [DeadLetter(record, error.reason, str(error))])
+            return
         if event is not None and await take_new(tx, self.name, [event.id]):
             await self._handle(tx, record, event)
 
@@ -116,25 +122,37 @@ class Applier:
                 RECORDS_CONSUMED_TOTAL.labels(topic=topic).inc(len(batch))
 
     async def _apply_events(self, tx: Tx, records: Sequence[Record]) -> None:
-        """Events one by one: parked keys queue, undecodable bytes are buried, the rest is handled."""
+        """Events one by one: undecodable bytes are buried, parked keys queue, the rest is handled."""
         await tx.enter(NOBODY)
-        waiting = await parked_keys(tx, self.name, records) if self.parks else set()
-        behind = [record for record in records if (record.topic, record.key_text) in waiting]
+        readable, letters = _decode_all(records)
+        await bury(tx, self.name, letters)
+        await self._note_streams(tx, readable)
+        waiting = set()
+        if self.parks and readable:
+            await tx.enter(NOBODY)
+            waiting = await parked_keys(tx, self.name, [record for record, _ in readable])
+        behind = [r for r, _ in readable if (r.topic, r.key_text) in waiting]
         if behind:
             await queue_behind(tx, self.name, behind)
-            records = [r for r in records if (r.topic, r.key_text) not in waiting]
-        events, letters = _decode_all(records)
-        await bury(tx, self.name, letters)
-        if not events:
-            return
-        missing = await note_streams(tx, self.name, events)
-        if missing:
-            log.error("stream_gap", consumer=self.name, missing_records=missing)
+        events = [
+            (record, event)
+            for record, event in readable
+            if event is not None and (record.topic, record.key_text) not in waiting
+        ]
         new = await take_new(tx, self.name, [event.id for _, event in events])
         for record, event in events:
             if event.id in new:
                 new.discard(event.id)
                 await self._handle(tx, record, event)
+
+    async def _note_streams(
+        self, tx: Tx, readable: Sequence[tuple[Record, Envelope[Fact] | None]]
+    ) -> None:
+        """Look for holes in the streams, also where the event is put aside: it did arrive."""
+        events = [(record, event) for record, event in readable if event is not None]
+        missing = await note_streams(tx, self.name, events)
+        if missing:
+            log.error("stream_gap", consumer=self.name, missing_records=missing)
 
     async def _handle(self, tx: Tx, record: Record, event: Envelope[Fact]) -> None:
         handle = self.handlers.get(type(event.data))
@@ -169,6 +187,8 @@ class Applier:
         )
         if self.strikes >= STRIKES:
             raise ConsumerStoppedError(detail)
+        if record.topic not in self.batch_handlers:
+            await self._note_streams(tx, _decode_all([record])[0])
         await tx.enter(NOBODY)
         if self.parks and record.topic not in self.batch_handlers:
             await park_key(tx, self.name, record, type(error).__name__, detail)
@@ -178,9 +198,9 @@ class Applier:
 
 def _decode_all(
     records: Sequence[Record],
-) -> tuple[list[tuple[Record, Envelope[Fact]]], list[DeadLetter]]:
-    """The events of known types in these records, and what cannot be read."""
-    events: list[tuple[Record, Envelope[Fact]]] = []
+) -> tuple[list[tuple[Record, Envelope[Fact] | None]], list[DeadLetter]]:
+    """What can be read, with its event (None for an unknown type), and what cannot."""
+    readable: list[tuple[Record, Envelope[Fact] | None]] = []
     letters = []
     for record in records:
         try:
@@ -195,6 +215,5 @@ def _decode_all(
                 reason=error.reason,
             )
             continue
-        if event is not None:
-            events.append((record, event))
-    return events, letters
+        readable.append((record, event))
+    return readable, letters

@@ -19,21 +19,35 @@ class DeadLetter:
     detail: str
 
 
+NAME_IN_BASE64 = "name in base64"
+
+
+def printable(text: str) -> str:
+    """Text that Postgres can hold: no NUL, no half characters."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00")
+
+
 def headers_json(record: Record) -> list[list[str | None]]:
     """Header names and values; the bytes as base64, since they may be anything."""
-    return [
-        [name, None if value is None else base64.b64encode(value).decode()]
-        for name, value in record.headers
-    ]
+    stored: list[list[str | None]] = []
+    for name, value in record.headers:
+        text = None if value is None else base64.b64encode(value).decode()
+        if "\x00" in name:
+            stored.append([base64.b64encode(name.encode()).decode(), text, NAME_IN_BASE64])
+        else:
+            stored.append([name, text])
+    return stored
 
 
 def headers_from_json(
     stored: Sequence[Sequence[str | None]],
 ) -> tuple[tuple[str, bytes | None], ...]:
     """The headers as they were."""
-    return tuple(
-        (name or "", None if value is None else base64.b64decode(value)) for name, value in stored
-    )
+    found: list[tuple[str, bytes | None]] = []
+    for name, value, *form in stored:
+        text = base64.b64decode(name or "").decode() if form else name or ""
+        found.append((text, None if value is None else base64.b64decode(value)))
+    return tuple(found)
 
 
 async def bury(tx: Tx, consumer: str, letters: Sequence[DeadLetter]) -> None:
@@ -57,7 +71,7 @@ async def bury(tx: Tx, consumer: str, letters: Sequence[DeadLetter]) -> None:
                 letter.record.value,
                 headers_json(letter.record),
                 letter.reason,
-                letter.detail[:2000],
+                printable(letter.detail)[:2000],
             )
             for letter in letters
         ],

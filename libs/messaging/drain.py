@@ -22,21 +22,20 @@ async def drain_released(
 ) -> None:
     """Drain every released key of these partitions."""
     async with database.maintenance() as tx:
-        mine = [(place.topic, place.partition) for place in places]
-        released = await released_keys(tx, applier.name, mine)
-    for topic, key in released:
-        await _drain_key(database, applier, topic, key)
+        released = await released_keys(tx, applier.name, places)
+    for place, key in released:
+        await _drain_key(database, applier, place, key)
 
 
-async def _drain_key(database: Database, applier: Applier, topic: str, key: str) -> None:
+async def _drain_key(database: Database, applier: Applier, place: TopicPartition, key: str) -> None:
     """Drain one key, a bounded piece per transaction; a record that fails again keeps it parked."""
-    freed = False
+    freed, topic = False, place.topic
     while not freed:
         async with database.maintenance() as tx:
             queue = await next_parked(tx, applier.name, topic, key, DRAIN_RECORDS)
         try:
             async with database.transaction() as tx:
-                freed = await _drain_piece(tx, applier, topic, key, queue)
+                freed = await _drain_piece(tx, applier, place, key, queue)
         except RETRIED:
             raise
         except Exception as error:  # noqa: BLE001 - a parked event may fail in any way again
@@ -50,16 +49,19 @@ async def _drain_key(database: Database, applier: Applier, topic: str, key: str)
 
 
 async def _drain_piece(
-    tx: Tx, applier: Applier, topic: str, key: str, queue: list[tuple[int, Record]]
+    tx: Tx, applier: Applier, place: TopicPartition, key: str, queue: list[tuple[int, Record]]
 ) -> bool:
-    """Apply one piece under the fence; True when the queue is empty and the key free."""
-    if queue:
-        place = TopicPartition(topic, queue[0][1].partition)
-        await load_fences(tx, applier.name, [place], lock=True)
+    """Apply one piece under the fence; True when the queue is empty and the key free.
+
+    Under the fence no consumer can queue a record behind a key that is just being freed.
+    """
+    await load_fences(tx, applier.name, [place], lock=True)
     for _, record in queue:
         await applier.apply_parked(tx, record)
     await tx.enter(NOBODY)
     await tx.execute(f"set local role sluice_{tx.service}_maintenance")
-    freed = await leave_queue(tx, applier.name, topic, key, [queue_id for queue_id, _ in queue])
+    freed = await leave_queue(
+        tx, applier.name, place.topic, key, [queue_id for queue_id, _ in queue]
+    )
     await tx.execute("set local role none")
     return freed

@@ -4,10 +4,13 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from libs.contracts.envelope import Envelope, Fact
+from libs.contracts.topics import TOPICS
 from libs.db.pool import Tx
 from libs.db.tenant import Scope
 from libs.messaging.records import Record
 from libs.observability.metrics import STREAM_GAP_RECORDS_TOTAL
+
+COMPACTED = frozenset(topic.name for topic in TOPICS if topic.cleanup == "compact")
 
 
 async def take_new(tx: Tx, consumer: str, event_ids: Sequence[UUID]) -> set[UUID]:
@@ -27,11 +30,12 @@ async def note_streams(
     """Remember the highest number seen of each stream; the number of events missing before these.
 
     The first number seen of a stream sets the base. A hole is a lost event: it is counted, an
-    alert that must stay at zero, and does not stop the consumer.
+    alert that must stay at zero, and does not stop the consumer. Compaction makes holes of its
+    own, so compacted topics have no such check.
     """
     numbers: dict[tuple[UUID, str, str], list[int]] = {}
     for record, event in events:
-        if event.stream_seq is not None:
+        if event.stream_seq is not None and record.topic not in COMPACTED:
             stream = (event.tenant_id, record.topic, event.source)
             numbers.setdefault(stream, []).append(event.stream_seq)
     if not numbers:

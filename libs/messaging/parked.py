@@ -5,10 +5,12 @@ partition's own consumer then drains the queue in order and frees the key in the
 empties it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
+
+from aiokafka import TopicPartition
 
 from libs.db.pool import Database, Tx
-from libs.messaging.dead_letter import headers_from_json, headers_json
+from libs.messaging.dead_letter import headers_from_json, headers_json, printable
 from libs.messaging.records import Record
 
 MAX_RECORDS = 10_000
@@ -47,7 +49,7 @@ async def park_key(tx: Tx, consumer: str, record: Record, reason: str, detail: s
         record.key_text,
         record.partition,
         reason,
-        detail[:2000],
+        printable(detail)[:2000],
     )
     await queue_behind(tx, consumer, [record])
 
@@ -118,21 +120,21 @@ async def unrelease(database: Database, consumer: str, topic: str, key: str, det
             consumer,
             topic,
             key,
-            detail[:2000],
+            printable(detail)[:2000],
         )
 
 
 async def released_keys(
-    tx: Tx, consumer: str, places: Iterable[tuple[str, int]]
-) -> list[tuple[str, str]]:
+    tx: Tx, consumer: str, places: Collection[TopicPartition]
+) -> list[tuple[TopicPartition, str]]:
     """The keys to drain in these partitions, oldest first."""
-    mine = set(places)
     rows = await tx.fetch(
         "select topic, key, partition from parked_key "
         "where consumer = $1 and released_at is not null order by released_at",
         consumer,
     )
-    return [(row["topic"], row["key"]) for row in rows if (row["topic"], row["partition"]) in mine]
+    released = [(TopicPartition(row["topic"], row["partition"]), row["key"]) for row in rows]
+    return [(place, key) for place, key in released if place in places]
 
 
 async def next_parked(
@@ -168,7 +170,18 @@ async def next_parked(
 
 async def leave_queue(tx: Tx, consumer: str, topic: str, key: str, ids: Sequence[int]) -> bool:
     """Remove drained records; frees the key and returns True when its queue is empty."""
-    await tx.execute("delete from parked_record where id = any($1::bigint[])", list(ids))
+    await tx.execute(
+        """
+        with gone as (delete from parked_record where id = any($4::bigint[]) returning value)
+        update parked_key set records = records - (select count(*) from gone),
+            bytes = bytes - (select coalesce(sum(length(value)), 0) from gone)
+        where consumer = $1 and topic = $2 and key = $3
+        """,
+        consumer,
+        topic,
+        key,
+        list(ids),
+    )
     left = await tx.fetchval(
         "select exists (select from parked_record where consumer = $1 and topic = $2 and key = $3)",
         consumer,

@@ -1,6 +1,7 @@
 """A consumer that stopped itself: remembered beyond restarts, lifted by an operator or new code."""
 
 from libs.db.pool import Database
+from libs.messaging.dead_letter import printable
 
 
 async def remember(database: Database, consumer: str, detail: str, code_version: str) -> None:
@@ -14,7 +15,7 @@ async def remember(database: Database, consumer: str, detail: str, code_version:
                 code_version = excluded.code_version, stopped_at = now()
             """,
             consumer,
-            detail[:2000],
+            printable(detail)[:2000],
             code_version,
         )
 
