@@ -17,6 +17,7 @@ from aiokafka.errors import KafkaError
 from faststream.kafka import KafkaBroker
 
 from libs.db.pool import TRANSIENT_ERRORS, Database, UnsafeRoleError, refuse_unsafe_role
+from libs.messaging import retention
 from libs.messaging.consume import Consumer
 from libs.messaging.relay import Relay
 from libs.observability.health import Check, Health
@@ -40,6 +41,8 @@ class Runtime:
         self._role_checked = False
         health.register("postgres", self._check_postgres)
         self._health = health
+        self.add_job("prune_core_tables", partial(retention.prune, database), every_seconds=30)
+        self.add_job("measure_parked", partial(retention.measure, database), every_seconds=5)
 
     def add_consumers(self, consumers: Sequence[Consumer]) -> None:
         """Consume for as long as the service runs."""
