@@ -7,8 +7,10 @@ the last": ids are given before commits.
 """
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
+import asyncpg
 import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
@@ -29,6 +31,7 @@ log = structlog.get_logger()
 BATCH_ROWS = 500
 SEND_TIMEOUT_SECONDS = 30.0
 IDLE_POLL_SECONDS = 1.0
+MEASURE_SECONDS = 2.0
 
 
 class Relay:
@@ -41,6 +44,7 @@ class Relay:
         self._connection: Any = None
         self._shards: list[int] = []
         self._last_error: str | None = None
+        self._measure_at = 0.0
 
     async def run(self) -> None:
         """Relay for ever: send what is there, then wait for more; back off while Kafka is away."""
@@ -71,6 +75,8 @@ class Relay:
     async def _relay_once(self) -> int:
         """Send one batch of every shard held; the number of rows sent."""
         connection = await self._hold_shards()
+        if asyncio.get_running_loop().time() >= self._measure_at:
+            await self._measure(connection)
         sent = 0
         for shard in self._shards:
             rows = await number_rows(connection, shard)
@@ -143,8 +149,10 @@ class Relay:
         connection, self._connection, self._shards = self._connection, None, []
         producer, self._producer = self._producer, None
         if connection is not None:
-            # Its role and its locks must not go back into the pool.
-            connection.terminate()
+            # Its role and its locks must not go back into the pool. A connection that was lost
+            # has left the pool by itself.
+            with suppress(asyncpg.InterfaceError):
+                connection.terminate()
             await self._database.pool.release(connection)
         if producer is not None:
             try:
@@ -154,10 +162,12 @@ class Relay:
                 log.warning("producer_stop_timed_out")
 
     async def _measure(self, connection: Any) -> None:
+        """Show what waits; also while nothing can be sent, for then it matters."""
         row = await connection.fetchrow(
             "select count(*) n, extract(epoch from now() - min(created_at)) age "
             "from outbox where sent_at is null"
         )
+        self._measure_at = asyncio.get_running_loop().time() + MEASURE_SECONDS
         OUTBOX_UNSENT_RECORDS.set(row["n"])
         OUTBOX_OLDEST_AGE_SECONDS.set(float(row["age"] or 0))
 

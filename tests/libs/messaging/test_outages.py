@@ -1,0 +1,85 @@
+"""Postgres or Kafka goes away: the parts of a service stay, say so, and come back by themselves."""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+from prometheus_client import REGISTRY
+
+from deploy.local.scratch import RunningKafka
+from libs.contracts.billing import CreditGranted
+from libs.ids import new_id
+from libs.messaging.apply import Handler
+from libs.messaging.create_topics import create_topics
+from libs.messaging.outbox import emit
+from libs.messaging.relay import Relay
+from libs.testing.databases import TestDatabase
+from tests.libs.messaging.test_exactly_once import Sums, credit
+from tests.libs.messaging.test_on_kafka import running
+
+NOWHERE = "127.0.0.1:1"
+
+
+async def until(condition: Callable[[], bool], seconds: float = 40.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.05)
+
+
+async def cut(database: TestDatabase, service: str) -> int:
+    """Cut every connection of a service to this database; how many there were."""
+    async with database.admin() as admin:
+        return len(
+            await admin.fetch(
+                "select pg_terminate_backend(pid) from pg_stat_activity "
+                "where usename = $1 and datname = current_database()",
+                f"sluice_{service}",
+            )
+        )
+
+
+async def test_the_relay_survives_a_restart_of_postgres(database: TestDatabase) -> None:
+    async with database.open("ledger") as ledger:
+        relay = asyncio.create_task(Relay(ledger, NOWHERE).run())
+        try:
+            await asyncio.sleep(0.5)
+            assert await cut(database, "ledger")
+            await asyncio.sleep(2.5)
+            assert not relay.done()
+            assert await cut(database, "ledger"), "it holds its shards again"
+        finally:
+            relay.cancel()
+            await asyncio.wait({relay})
+
+
+async def test_what_waits_is_shown_while_kafka_is_away(database: TestDatabase) -> None:
+    tenant = new_id()
+    async with database.open("billing") as billing:
+        async with billing.tenant(tenant, "test") as tx:
+            emit(tx, credit(tenant).data)
+        relay = asyncio.create_task(Relay(billing, NOWHERE).run())
+        try:
+            await until(lambda: REGISTRY.get_sample_value("sluice_outbox_unsent_records") == 1, 10)
+        finally:
+            relay.cancel()
+            await asyncio.wait({relay})
+
+
+@pytest.mark.kafka
+async def test_an_idle_consumer_is_ready_again_after_an_outage_of_postgres(
+    database: TestDatabase, kafka_server: RunningKafka
+) -> None:
+    await create_topics(kafka_server.bootstrap)
+    handlers: dict[type, Handler] = {CreditGranted: Sums().on_credit}
+    async with (
+        running(database, "ledger", kafka_server.bootstrap, handlers) as (_, consumers),
+        database.admin() as admin,
+    ):
+        await until(lambda: all(consumer.check().ok for consumer in consumers))
+        await admin.execute("alter role sluice_ledger connection limit 0")
+        try:
+            await cut(database, "ledger")
+            await until(lambda: not any(consumer.check().ok for consumer in consumers))
+        finally:
+            await admin.execute("alter role sluice_ledger connection limit -1")
+        await until(lambda: all(consumer.check().ok for consumer in consumers))
