@@ -34,6 +34,7 @@ log = structlog.get_logger()
 COMPLETE_INVOICE = "complete_invoice"
 BATCH_COMMANDS = 20
 PAUSE_SECONDS_MIN, PAUSE_SECONDS_MAX = 0.5, 600.0
+DOUBLINGS_MAX = 11
 DESCRIPTION_LENGTH_MAX = 500
 
 
@@ -109,7 +110,7 @@ class CommandWorker:
                 await _refetch(tx, command)
 
     async def _later(self, row: Row, error: str) -> None:
-        pause = min(PAUSE_SECONDS_MIN * 2 ** row["attempts"], PAUSE_SECONDS_MAX)
+        pause = min(PAUSE_SECONDS_MIN * 2 ** min(row["attempts"], DOUBLINGS_MAX), PAUSE_SECONDS_MAX)
         until = utc_now() + timedelta(seconds=pause)
         async with self._transaction(row) as tx:
             await store_work.postpone_command(tx, row["command_id"], until, error)

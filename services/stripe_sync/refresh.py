@@ -41,6 +41,7 @@ BATCH_OBJECTS = 32
 AT_ONCE_MAX = 8
 RUN_SECONDS_MAX = 20.0
 PAUSE_SECONDS_MIN, PAUSE_SECONDS_MAX = 0.5, 600.0
+DOUBLINGS_MAX = 11
 
 ENDS_THE_RUN: tuple[type[BaseException], ...] = (LeaseLostError, *TRANSIENT_ERRORS)
 
@@ -234,7 +235,7 @@ class AccountWorker:
             await self._clear(tx, dirty)
 
     async def _later(self, lease: Lease, dirty: Dirty, error: Exception) -> None:
-        pause = min(PAUSE_SECONDS_MIN * 2**dirty.attempts, PAUSE_SECONDS_MAX)
+        pause = min(PAUSE_SECONDS_MIN * 2 ** min(dirty.attempts, DOUBLINGS_MAX), PAUSE_SECONDS_MAX)
         until = utc_now() + timedelta(seconds=pause)
         async with self.database.transaction() as tx:
             await hold(tx, lease)

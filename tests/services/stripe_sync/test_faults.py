@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 
+from libs.clock import utc_now
 from libs.contracts.billing import CommandLine, CompleteInvoice
+from libs.contracts.envelope import wrap
 from libs.contracts.stripe_sync import (
     StripeClockAdvanced,
     StripeCommandFailed,
@@ -14,7 +16,9 @@ from libs.contracts.stripe_sync import (
 )
 from libs.contracts.tenants import ClockAdvanceRequested
 from libs.ids import new_id
-from services.stripe_sync import commands
+from libs.testing.databases import TestDatabase
+from services.stripe_sync import commands, store_work
+from services.stripe_sync.client import Identities
 from services.stripe_sync.lease import LeaseLostError, hold, leased
 from services.stripe_sync.once import Writer
 from tests.services.stripe_sync.conftest import Tenant, World
@@ -141,3 +145,31 @@ async def test_a_lease_that_was_taken_over_writes_nothing(world: World) -> None:
         with pytest.raises(LeaseLostError):
             async with world.database.transaction() as tx:
                 await hold(tx, lease)
+
+
+async def test_a_command_tried_for_weeks_is_put_off_as_before(database: TestDatabase) -> None:
+    """Without a key for its mode a command waits; the pause must not outgrow a float."""
+    tenant_id, command_id = new_id(), new_id()
+    event = wrap(
+        CompleteInvoice(
+            command_id=command_id,
+            invoice_id=new_id(),
+            stripe_invoice_id="in_1",
+            currency="EUR",
+            lines=(),
+        ),
+        tenant_id=tenant_id,
+        mode="live",
+        source="billing",
+        effective_at=utc_now(),
+    )
+    async with database.open("stripe_sync") as opened:
+        async with opened.tenant(tenant_id, "live") as tx:
+            payload = event.data.model_dump(mode="json")
+            await store_work.insert_command(
+                tx, command_id, commands.COMPLETE_INVOICE, payload, event
+            )
+            await tx.execute("update command set attempts = 5000")
+        await commands.CommandWorker(opened, Identities({})).run_once()
+        async with opened.tenant(tenant_id, "live") as tx:
+            assert await tx.fetchval("select attempts from command") == 5001
