@@ -25,6 +25,7 @@ from libs.messaging.fence import create_fences
 from libs.messaging.outbox import SHARDS
 from libs.messaging.records import TYPE_HEADER, Record
 from libs.messaging.relay import number_rows, stamp
+from libs.observability.tracing import inject
 
 ROUNDS_MAX = 200
 
@@ -76,7 +77,10 @@ class MemoryLog:
             TOPIC_OF[type(event.data)].name,
             str(event.tenant_id).encode(),
             event.model_dump_json().encode(),
-            ((TYPE_HEADER, event.type.encode()),),
+            (
+                (TYPE_HEADER, event.type.encode()),
+                *((name, text.encode()) for name, text in inject().items()),
+            ),
         )
 
     async def settle(self) -> None:

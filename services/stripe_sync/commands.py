@@ -17,6 +17,7 @@ from libs.contracts.stripe_sync import PLATFORM_ACCOUNT, StripeCommandFailed
 from libs.db.pool import TRANSIENT_ERRORS, Cause, Database, Row, Tx
 from libs.messaging.outbox import emit
 from libs.money import Money, MoneyError, from_stripe, to_stripe
+from libs.observability.tracing import extract, inject, start_span
 from services.stripe_sync import fetching, store_marks, store_work
 from services.stripe_sync.client import (
     Identities,
@@ -46,6 +47,7 @@ async def take_complete_invoice(tx: Tx, event: Envelope[CompleteInvoice]) -> Non
         COMPLETE_INVOICE,
         event.data.model_dump(mode="json"),
         event,
+        inject(),
     )
 
 
@@ -68,7 +70,8 @@ class CommandWorker:
             if lease is None:
                 return
             try:
-                await self._carry_out(row)
+                with start_span(f"command {row['kind']}", parent=extract(row["trace"])):
+                    await self._carry_out(row)
             except TRANSIENT_ERRORS:
                 raise
             except Exception as error:  # noqa: BLE001 - one odd command must not hold up the others

@@ -11,14 +11,14 @@ Json = dict[str, Any]
 
 
 async def insert_command(
-    tx: Tx, command_id: UUID, kind: str, payload: Json, event: Envelope[Any]
+    tx: Tx, command_id: UUID, kind: str, payload: Json, event: Envelope[Any], trace: dict[str, str]
 ) -> None:
-    """Enter a command once."""
+    """Enter a command once, with the trace it came in."""
     await tx.execute(
         """
         insert into command (tenant_id, mode, command_id, kind, payload, requested_at,
-            effective_at, causation_id, correlation_id)
-        values ($1, $2, $3, $4, $5, $6, $7, $8, $9) on conflict do nothing
+            effective_at, causation_id, correlation_id, trace)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) on conflict do nothing
         """,
         tx.tenant_id,
         tx.mode,
@@ -29,6 +29,7 @@ async def insert_command(
         event.effective_at,
         event.id,
         event.correlation_id,
+        trace,
     )
 
 

@@ -3,6 +3,11 @@
 import json
 from datetime import timedelta
 
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
 from libs.clock import utc_now
 from libs.contracts.billing import CommandLine, CompleteInvoice
 from libs.contracts.stripe_sync import (
@@ -16,6 +21,7 @@ from libs.contracts.stripe_sync import (
 )
 from libs.contracts.tenants import ClockAdvanceRequested
 from libs.ids import new_id
+from libs.observability.tracing import configure_tracing, start_span
 from tests.services.stripe_sync.conftest import World
 
 
@@ -167,3 +173,29 @@ async def test_replay_changes_nothing_and_calls_nothing(world: World) -> None:
         await world.settle()
         assert await world.checksum() == before
         assert len(world.sandbox.events(world.key)) == at_stripe
+
+
+async def test_the_call_to_stripe_stands_in_the_trace_of_its_cause(world: World) -> None:
+    configure_tracing("trial", None)
+    exporter = InMemorySpanExporter()
+    provider = trace.get_tracer_provider()
+    assert isinstance(provider, TracerProvider)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    command = CompleteInvoice(
+        command_id=new_id(),
+        invoice_id=new_id(),
+        stripe_invoice_id="in_unknown",
+        currency="EUR",
+        lines=(),
+    )
+    with start_span("the cause") as cause:
+        await world.publish(command, world.tenants["acme"].id)
+    await world.settle()
+    wanted = cause.get_span_context().trace_id
+    names = [
+        span.name
+        for span in exporter.get_finished_spans()
+        if span.context is not None and span.context.trace_id == wanted
+    ]
+    assert "stripe_sync CompleteInvoice" in names
+    assert any(name.startswith("stripe ") for name in names)
