@@ -18,6 +18,7 @@ from aiokafka.errors import KafkaError
 from libs.db.pool import TRANSIENT_ERRORS, Database, Row
 from libs.messaging.outbox import SHARDS, SIGNAL
 from libs.messaging.records import TYPE_HEADER
+from libs.messaging.stopping import stop_within
 from libs.observability.health import Check
 from libs.observability.metrics import (
     OUTBOX_OLDEST_AGE_SECONDS,
@@ -30,6 +31,7 @@ log = structlog.get_logger()
 
 BATCH_ROWS = 500
 SEND_TIMEOUT_SECONDS = 30.0
+STOP_SECONDS = 5.0
 IDLE_POLL_SECONDS = 1.0
 MEASURE_SECONDS = 2.0
 
@@ -155,11 +157,7 @@ class Relay:
                 connection.terminate()
             await self._database.pool.release(connection)
         if producer is not None:
-            try:
-                async with asyncio.timeout(5):
-                    await producer.stop()
-            except (KafkaError, TimeoutError):
-                log.warning("producer_stop_timed_out")
+            await stop_within(producer, STOP_SECONDS)
 
     async def _measure(self, connection: Any) -> None:
         """Show what waits; also while nothing can be sent, for then it matters."""

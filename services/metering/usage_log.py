@@ -10,6 +10,7 @@ from aiokafka.errors import KafkaError
 from aiokafka.partitioner import murmur2
 
 from libs.contracts.topics import PARTITIONS
+from libs.messaging.stopping import stop_within
 
 log = structlog.get_logger()
 
@@ -132,10 +133,5 @@ class UsageLog:
 
 
 async def _stop(client: AIOKafkaProducer | AIOKafkaConsumer | None) -> None:
-    if client is None:
-        return
-    try:
-        async with asyncio.timeout(STOP_SECONDS):
-            await client.stop()
-    except (KafkaError, OSError, TimeoutError) as error:
-        log.info("kafka_client_not_stopped", error=type(error).__name__)
+    if client is not None:
+        await stop_within(client, STOP_SECONDS)
