@@ -1,7 +1,6 @@
 """`sluice lag` and `sluice topics`."""
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from typing import Any, TypeVar
@@ -79,7 +78,6 @@ def _as_json(topic: TopicFigures) -> dict[str, Any]:
 
 def _ask(question: Callable[[KafkaFigures], Awaitable[T]]) -> T:
     """Put one question to the stack's Kafka; a Kafka that does not answer ends the command."""
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     bootstrap = laptop_stack().environment().get("SLUICE_KAFKA")
     if bootstrap is None:
         raise fail("The stack was never started on this machine.", advice="`sluice up` starts it.")

@@ -39,6 +39,15 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_show_locals=False,
 )
+
+
+@app.callback()
+def quiet_libraries() -> None:
+    """Sluice on this machine: real Kafka, real Postgres, every service."""
+    # What a command has to say of a Kafka that is away, it says itself.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+
+
 app.command()(kafka_commands.lag)
 app.command()(kafka_commands.topics)
 

@@ -1,7 +1,6 @@
 """Whether the stack is ready, and what it still has to do."""
 
 import asyncio
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -59,7 +58,6 @@ def running_services(stack: Stack) -> list[str]:
 
 async def read_status(stack: Stack) -> Status:
     """Ask every program, Kafka and Postgres."""
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     environment = stack.environment()
     state = stack.state()
     (not_ready, supervised), lag, rows = await asyncio.gather(
