@@ -6,7 +6,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from libs.db.pool import Database, Row, Tx
 from libs.directory.local import business_now
@@ -15,6 +15,7 @@ from libs.money import Currency, Money
 from libs.web.auth import OPERATOR, Access, Gate, Requires
 from libs.web.idempotency import answer_once
 from libs.web.problems import FieldProblem, Forbidden, InvalidFields, NotFound
+from libs.web.times import UtcTime
 from services.billing import credit, subscriptions
 from services.billing.routes_customers import Reader, id_or_404
 
@@ -39,7 +40,7 @@ class CreditBody(BaseModel):
 
     customer: Annotated[str | None, Field(max_length=100)] = None
     amount: AmountBody
-    expires_at: AwareDatetime | None = None
+    expires_at: UtcTime | None = None
     tenant_id: Annotated[str | None, Field(min_length=1, max_length=100)] = Field(
         default=None, description="Id or slug of the tenant; instead of `X-Tenant-ID`."
     )

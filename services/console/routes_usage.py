@@ -4,9 +4,9 @@ from datetime import datetime, timedelta
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import AwareDatetime
 
 from libs.clock import format_time, utc_now
+from libs.web.times import UtcTime
 from services.console import usage
 from services.console.origin import ApiProblem, all_of
 from services.console.pages import SECURITY_HEADERS, decimal
@@ -16,8 +16,8 @@ from services.console.shapes import Listed, Tenant
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
 
 MeterKey = Annotated[str, Query(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$")]
-From = Annotated[AwareDatetime | None, Query(alias="from")]
-At = Annotated[AwareDatetime, Query(alias="from")]
+From = Annotated[UtcTime | None, Query(alias="from")]
+At = Annotated[UtcTime, Query(alias="from")]
 
 
 @router.get("/usage")
@@ -48,7 +48,7 @@ async def show_usage(request: Request, viewer: SignedIn, begin: From = None) -> 
 
 
 @router.get("/usage.csv")
-async def usage_csv(viewer: SignedIn, meter: MeterKey, begin: At, to: AwareDatetime) -> Response:
+async def usage_csv(viewer: SignedIn, meter: MeterKey, begin: At, to: UtcTime) -> Response:
     """A meter's use by day, for a spreadsheet."""
     if viewer.tenant is None or not _fits(begin, to):
         raise ApiProblem(

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query, Request
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import ClientDisconnect
 
 from libs.contracts.audit import ConfigurationChanged
@@ -26,6 +26,7 @@ from libs.web.problems import (
     RouteNotFound,
     problem_responses,
 )
+from libs.web.times import UtcTime
 from services.gateway import intake, store
 from services.gateway.stripe_event import NotAnEventError
 
@@ -81,8 +82,8 @@ class ReplayRequest(BaseModel):
     ids: list[NoNul] | None = Field(default=None, max_length=REPLAY_EVENTS_MAX)
     type: NoNul | None = None
     object_id: NoNul | None = None
-    received_from: AwareDatetime | None = None
-    received_to: AwareDatetime | None = None
+    received_from: UtcTime | None = None
+    received_to: UtcTime | None = None
     dry_run: bool = False
 
 
@@ -169,8 +170,8 @@ async def list_webhook_events(
     stripe_event_id: Annotated[str | None, Query(max_length=255)] = None,
     assignment: Annotated[str | None, Query(max_length=20)] = None,
     quarantined: bool | None = None,
-    received_from: AwareDatetime | None = None,
-    received_to: AwareDatetime | None = None,
+    received_from: UtcTime | None = None,
+    received_to: UtcTime | None = None,
 ) -> Page[WebhookEventBody]:
     """List received events, newest first; an operator who names no tenant sees all of them."""
     position = page.after(datetime, UUID)

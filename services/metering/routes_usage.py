@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Query, Request
-from pydantic import AwareDatetime, BaseModel, Field
+from pydantic import BaseModel, Field
 
 from libs.clock import floor_to_minute
 from libs.db.pool import Database
@@ -13,6 +13,7 @@ from libs.directory.local import business_now
 from libs.ids import public_id
 from libs.web.auth import Access, Requires
 from libs.web.problems import InvalidRequest
+from libs.web.times import UtcTime
 from services.metering import closing, limits, report, store_queries, store_usage
 from services.metering.intake import customer_of
 from services.metering.limits import month_of
@@ -93,8 +94,8 @@ async def query_meter(
     request: Request,
     meter: Annotated[str, Path(max_length=200, description="Key or id of the meter.")],
     access: Annotated[Access, Depends(Requires("usage:read"))],
-    from_: Annotated[AwareDatetime | None, Query(alias="from")] = None,
-    to: AwareDatetime | None = None,
+    from_: Annotated[UtcTime | None, Query(alias="from")] = None,
+    to: UtcTime | None = None,
     window: Window | None = None,
     group_by: Annotated[
         list[Text] | None, Query(max_length=5, description="Paths of the meter's own `group_by`.")
@@ -136,8 +137,8 @@ async def query_meter(
 async def report_usage(
     request: Request,
     access: Annotated[Access, Depends(Requires("usage:read"))],
-    from_: Annotated[AwareDatetime | None, Query(alias="from")] = None,
-    to: AwareDatetime | None = None,
+    from_: Annotated[UtcTime | None, Query(alias="from")] = None,
+    to: UtcTime | None = None,
 ) -> report.Report:
     """The tenant's use by meter and user, against its plan; without a period the current one."""
     database: Database = request.app.state.database

@@ -4,12 +4,13 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
-from pydantic import AwareDatetime, BaseModel, Field
+from pydantic import BaseModel, Field
 
 from libs.db.pool import Database, Row
 from libs.ids import public_id
 from libs.web.auth import Access, Requires
 from libs.web.pagination import Page, PageRequest, page_request
+from libs.web.times import UtcTime
 from services.tenants import audit
 from services.tenants.store_audit import Wanted
 
@@ -44,8 +45,8 @@ async def list_audit_log(
     action: Filter = None,
     actor: Filter = None,
     object_id: Filter = None,
-    occurred_from: AwareDatetime | None = None,
-    occurred_to: AwareDatetime | None = None,
+    occurred_from: UtcTime | None = None,
+    occurred_to: UtcTime | None = None,
 ) -> Page[AuditEntryBody]:
     """The tenant's audit log, newest first."""
     position = page.after(int)

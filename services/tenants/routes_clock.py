@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
-from pydantic import AwareDatetime, BaseModel, Field
+from pydantic import BaseModel, Field
 
 from libs.clock import utc_now
 from libs.db.pool import Database, Tx
@@ -19,6 +19,7 @@ from libs.web.problems import (
     NotFound,
     problem_responses,
 )
+from libs.web.times import UtcTime
 from services.tenants import clock
 from services.tenants.bodies import StrictBody, TenantPath
 
@@ -28,7 +29,7 @@ router = APIRouter(tags=["clock"])
 class AdvanceBody(StrictBody):
     """Where to move the clock: after its present time, at most two years on."""
 
-    advance_to: AwareDatetime
+    advance_to: UtcTime
 
 
 class ClockBody(BaseModel):

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
-from pydantic import AwareDatetime, BaseModel, Field
+from pydantic import BaseModel, Field
 
 from libs.clock import utc_now
 from libs.contracts.envelope import Mode
@@ -26,6 +26,7 @@ from libs.web.problems import (
     NotFound,
     problem_responses,
 )
+from libs.web.times import UtcTime
 from services.tenants import keys, sealing
 from services.tenants.answers import stamp
 from services.tenants.bodies import Name, StrictBody, TenantReference
@@ -49,7 +50,7 @@ class NewApiKeyBody(StrictBody):
         min_length=1, max_length=len(SCOPES), description=f"Among: {', '.join(SCOPES)}."
     )
     mode: Mode
-    expires_at: AwareDatetime | None = None
+    expires_at: UtcTime | None = None
 
 
 class ApiKeyBody(BaseModel):

@@ -1,0 +1,22 @@
+"""Times as the API takes them."""
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+from pydantic import AfterValidator, AwareDatetime
+
+
+def in_utc(at: datetime) -> datetime:
+    """The same moment in UTC.
+
+    Raises:
+        ValueError: in UTC it lies outside the years 1 to 9999, which nothing here can hold.
+    """
+    try:
+        return at.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("Must lie in the years 1 to 9999 in UTC.") from None
+
+
+UtcTime = Annotated[AwareDatetime, AfterValidator(in_utc)]
+"""A time with an offset, of whatever zone, as aware UTC: for every time in a query or a body."""
