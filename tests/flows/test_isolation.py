@@ -1,0 +1,345 @@
+"""A stranger, another tenant and a key that may too little, at every operation of the API.
+
+The operations come from the generated document: a new one is tried without anybody thinking of it,
+and one that takes a body must say here how a tenant could name another in it.
+"""
+
+import json
+import os
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+import pytest
+
+from cli.api import Api
+from cli.story import Story
+from libs.clock import utc_now
+from libs.crypto import apikeys
+from libs.web.auth import ANYONE_SIGNED_IN, OPERATOR
+from tests.flows.operations import Operation, read_operations
+
+pytestmark = pytest.mark.flow
+
+SCOPES = [
+    "usage:write",
+    "usage:read",
+    "billing:read",
+    "billing:manage",
+    "ledger:read",
+    "members:manage",
+    "tenants:read",
+]
+OPERATIONS = read_operations()
+SECURED = [each for each in OPERATIONS if each.permission is not None]
+SHARED_NOUNS = frozenset({"plan"})
+"""Path parameters that name what the platform offers to every tenant."""
+
+
+@dataclass(frozen=True)
+class Theirs:
+    """What acme has, and whose keys look for it.
+
+    Attributes:
+        paths: acme's object for each name of a path parameter.
+        queries: acme's object for each name of a query parameter.
+        marks: texts that stand in no answer to anybody else.
+    """
+
+    tenant_id: str
+    paths: Mapping[str, str]
+    queries: Mapping[str, str]
+    marks: frozenset[str]
+    keys: Mapping[str, str]
+    http: httpx.AsyncClient
+
+
+async def _made_key(operator: Api, tenant: str, scopes: list[str], mode: str = "test") -> str:
+    body = {"tenant": tenant, "name": "attack", "scopes": scopes, "mode": mode}
+    key: str = (await operator.post("/api/v1/api-keys", body))["key"]
+    return key
+
+
+async def _first(owner: Api, path: str) -> dict[str, Any]:
+    item: dict[str, Any] = (await owner.get(path))["items"][0]
+    return item
+
+
+@pytest.fixture(scope="module")
+async def theirs(played_story: Story) -> AsyncGenerator[Theirs, None]:
+    """Acme's objects as acme itself sees them, and the keys of those who should not."""
+    story = played_story
+    slug, other = story.named("acme"), story.named("globex")
+    operator = Api(story.origin, story.environment["SLUICE_OPERATOR_KEY"])
+    owner_key = await _made_key(operator, slug, SCOPES)
+    owner = Api(story.origin, owner_key)
+    meter = await owner.post(
+        "/api/v1/meters",
+        {"key": f"acme_own_{os.getpid()}", "event_type": "acme.own", "aggregation": "count"},
+    )
+    tenant = await owner.get(f"/api/v1/tenants/{story.tenant_id}")
+    invoice = await owner.get(f"/api/v1/invoices/{story.cycle_invoice['id']}")
+    paths = {
+        "tenant": slug,
+        "key": (await _first(owner, "/api/v1/api-keys"))["id"],
+        "customer": (await _first(owner, "/api/v1/customers"))["id"],
+        "invoice": invoice["id"],
+        "line": invoice["lines"][0]["id"],
+        "meter": meter["id"],
+        "payment": (await _first(owner, "/api/v1/payments"))["id"],
+        "plan": story.named("pro"),
+        "subscription": (await _first(owner, "/api/v1/subscriptions"))["id"],
+        "event": (await _first(owner, "/api/v1/webhook-events"))["id"],
+    }
+    webhook = await owner.get(f"/api/v1/webhook-events/{paths['event']}")
+    objects = {name: value for name, value in paths.items() if name not in ("tenant", "plan")}
+    stripe = {tenant["stripe_customer_id"], tenant["stripe_subscription_id"]}
+    http = httpx.AsyncClient(base_url=story.origin, timeout=20)
+    yield Theirs(
+        story.tenant_id,
+        paths,
+        queries=objects
+        | {
+            "meter": meter["key"],
+            "object_id": webhook["object_id"],
+            "stripe_event_id": webhook["stripe_event_id"],
+            "source_key": f"invoice_finalized:{paths['invoice'].partition('_')[2]}",
+            "actor": paths["key"],
+            "user": "user-1",
+        },
+        marks=frozenset(
+            {text.partition("_")[2] or text for text in objects.values()}
+            | {story.tenant_id, slug, meter["key"], invoice["number"], webhook["stripe_event_id"]}
+            | stripe
+        ),
+        keys={
+            "owner": owner_key,
+            "other": await _made_key(operator, other, SCOPES),
+            "owner, live": await _made_key(operator, slug, SCOPES, "live"),
+            "owner, writes usage only": await _made_key(operator, slug, ["usage:write"]),
+            "owner, reads the ledger only": await _made_key(operator, slug, ["ledger:read"]),
+        },
+        http=http,
+    )
+    await http.aclose()
+    await owner.close()
+    await operator.close()
+
+
+async def ask(
+    theirs: Theirs,
+    operation: Operation,
+    key: str | None,
+    *,
+    body: Any = None,
+    query: Mapping[str, str] | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> httpx.Response:
+    """One request with acme's ids in its path, once and without patience."""
+    values = {name: quote(value, safe="") for name, value in theirs.paths.items()}
+    credentials = {} if key is None else {"Authorization": f"Bearer {key}"}
+    return await theirs.http.request(
+        operation.method,
+        operation.at(values),
+        headers=credentials | dict(headers or {}),
+        params=dict(query or {}),
+        json=({} if body is None else body) if operation.takes_body else None,
+    )
+
+
+def leaks(theirs: Theirs, answer: httpx.Response) -> list[str]:
+    """Acme's marks in an answer, headers included; what the asker itself typed does not count.
+
+    The audit log names the paths a tenant asked for: only there an entry's path is passed over.
+    """
+    said = answer.text
+    if answer.request.url.path == "/api/v1/audit-log" and answer.is_success:
+        said = json.dumps([_without_paths(item) for item in answer.json()["items"]])
+    said = f"{said} {answer.headers}".lower()
+    return sorted(mark for mark in theirs.marks if mark.lower() in said)
+
+
+def _without_paths(entry: Any) -> Any:
+    if isinstance(entry, dict):
+        return {name: _without_paths(each) for name, each in entry.items() if name != "path"}
+    return entry
+
+
+def problem_of(answer: httpx.Response) -> tuple[int, str]:
+    """Status and code of a refusal, which must be problem+json."""
+    assert answer.headers["content-type"] == "application/problem+json", answer.text[:200]
+    return answer.status_code, answer.json()["code"]
+
+
+@pytest.mark.parametrize("operation", SECURED, ids=str)
+async def test_without_valid_credentials_nothing_is_answered(
+    theirs: Theirs, operation: Operation
+) -> None:
+    spoiled = theirs.keys["owner"][:-1] + ("a" if theirs.keys["owner"][-1] != "a" else "b")
+    for key in (None, "garbage", spoiled, "e30.e30.e30", "x" * 5_000):
+        answer = await ask(theirs, operation, key)
+        assert problem_of(answer) == (401, "unauthorized")
+        assert leaks(theirs, answer) == []
+
+
+async def test_a_key_that_was_never_made_is_refused_though_it_is_well_formed(
+    theirs: Theirs,
+) -> None:
+    made = apikeys.generate("test")
+    operation = next(each for each in SECURED if each.id == "list_invoices")
+    answer = await ask(theirs, operation, made.key)
+    assert problem_of(answer) == (401, "unauthorized")
+
+
+@pytest.mark.parametrize(
+    "operation", [each for each in SECURED if each.permission != ANYONE_SIGNED_IN], ids=str
+)
+async def test_a_key_without_the_permission_is_told_which_one(
+    theirs: Theirs, operation: Operation
+) -> None:
+    little = "usage only" if operation.permission == "ledger:read" else "ledger only"
+    if operation.permission == OPERATOR:
+        little = "all but the platform's"
+    key = {
+        "usage only": theirs.keys["owner, writes usage only"],
+        "ledger only": theirs.keys["owner, reads the ledger only"],
+        "all but the platform's": theirs.keys["owner"],
+    }[little]
+    answer = await ask(theirs, operation, key)
+    assert answer.status_code == 403, answer.text
+    assert answer.json()["permission"] == operation.permission
+    assert leaks(theirs, answer) == []
+
+
+@pytest.mark.parametrize("operation", SECURED, ids=str)
+async def test_another_tenant_may_not_name_acme(theirs: Theirs, operation: Operation) -> None:
+    for header in ("X-Tenant-ID", "X-Organization-ID"):
+        for named in (theirs.tenant_id, theirs.paths["tenant"], "nobody-at-all"):
+            answer = await ask(theirs, operation, theirs.keys["other"], headers={header: named})
+            different = "tenant" in operation.path_names and named != theirs.paths["tenant"]
+            if different and named != theirs.tenant_id:
+                assert problem_of(answer) == (400, "invalid_request")
+            else:
+                assert problem_of(answer) == (403, "tenant_forbidden")
+            assert leaks(theirs, answer) == []
+
+
+@pytest.mark.parametrize("operation", [each for each in SECURED if not each.takes_body], ids=str)
+async def test_another_tenant_sees_nothing_of_acme(theirs: Theirs, operation: Operation) -> None:
+    # Given the key of another tenant that may do everything a tenant may, and acme's ids,
+    answer = await ask(theirs, operation, theirs.keys["other"])
+    # then an object is not there, a tenant is not theirs, and a list is their own.
+    assert leaks(theirs, answer) == []
+    objects = set(operation.path_names) - SHARED_NOUNS
+    if "tenant" in objects:
+        assert problem_of(answer) == (403, "tenant_forbidden")
+    elif operation.permission == OPERATOR:
+        assert problem_of(answer) == (403, "insufficient_permissions")
+    elif objects:
+        assert problem_of(answer) == (404, "not_found")
+    elif operation.id == "check_limit":
+        assert problem_of(answer) == (422, "invalid_request")
+    else:
+        assert answer.status_code == 200
+
+
+@pytest.mark.parametrize("operation", [each for each in SECURED if each.queries], ids=str)
+async def test_another_tenant_finds_nothing_of_acme_by_filters(
+    theirs: Theirs, operation: Operation
+) -> None:
+    for name in operation.queries:
+        query = {name: theirs.queries.get(name, theirs.tenant_id)}
+        answer = await ask(theirs, operation, theirs.keys["other"], query=query)
+        assert leaks(theirs, answer) == [], name
+        assert answer.status_code < 500, name
+        if answer.is_success and name in ("customer", "subscription", "object_id", "source_key"):
+            found = answer.json()
+            assert found.get("items", found.get("rows", [])) == [], name
+
+
+def naming_acme(theirs: Theirs) -> dict[str, list[tuple[Any, int]]]:
+    """For each operation with a body: bodies that name acme or what is acme's, and the status."""
+    amount = {"amount_minor": 1, "currency": "EUR"}
+    key = {"name": "x", "scopes": ["billing:read"], "mode": "test"}
+    acme, slug = theirs.tenant_id, theirs.paths["tenant"]
+    event = {"id": "1", "source": "x", "type": "x", "specversion": "1.0"}
+    new = {"name": "Acme", "slug": slug}
+    return {
+        "create_api_key": [({**key, "tenant": acme}, 403), ({**key, "tenant": slug}, 403)],
+        "create_tenant": [(new, 403)],
+        "create_tenant_alias": [(new, 403)],
+        "advance_clock": [({"advance_to": "2031-01-01T00:00:00Z"}, 403)],
+        "start_checkout": [({"tenant_id": acme}, 403), ({"tenant_id": slug}, 403)],
+        "open_portal": [({"tenant_id": acme}, 403), ({"tenant_id": slug}, 403)],
+        "grant_credit": [
+            ({"tenant_id": acme, "amount": amount}, 403),
+            ({"customer": theirs.paths["customer"], "amount": amount}, 404),
+        ],
+        "publish_events": [({**event, "tenantid": acme}, 202)],
+        "create_meter": [({"tenant_id": acme}, 422)],
+        "publish_plan": [({"tenant_id": acme}, 403)],
+        "replay_webhook_events": [({"ids": [theirs.paths["event"]]}, 202)],
+    }
+
+
+async def test_every_operation_with_a_body_is_tried_with_acme_in_it(theirs: Theirs) -> None:
+    with_body = {each.id: each for each in SECURED if each.takes_body}
+    bodies = naming_acme(theirs)
+    assert bodies.keys() == with_body.keys()
+    for name, cases in bodies.items():
+        for body, status in cases:
+            answer = await ask(theirs, with_body[name], theirs.keys["other"], body=body)
+            assert answer.status_code == status, (name, body, answer.text)
+            assert leaks(theirs, answer) == [], name
+            if name == "publish_events":
+                assert answer.json()["results"][0]["status"] == "rejected"
+                assert answer.json()["results"][0]["code"] == "wrong_tenant"
+            if name == "replay_webhook_events":
+                assert (answer.json()["matched"], answer.json()["replayed"]) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [each for each in SECURED if set(each.path_names) - SHARED_NOUNS - {"tenant", "key"}],
+    ids=str,
+)
+async def test_acmes_own_key_of_the_other_mode_finds_nothing(
+    theirs: Theirs, operation: Operation
+) -> None:
+    answer = await ask(theirs, operation, theirs.keys["owner, live"])
+    assert problem_of(answer) == (404, "not_found")
+
+
+@pytest.mark.parametrize(
+    "operation", [each for each in SECURED if each.method == "GET" and each.path_names], ids=str
+)
+async def test_acme_itself_finds_each_so_the_ids_are_real(
+    theirs: Theirs, operation: Operation
+) -> None:
+    answer = await ask(theirs, operation, theirs.keys["owner"])
+    assert answer.status_code == 200, answer.text
+
+
+async def test_a_revoked_key_is_refused_everywhere_within_two_seconds(
+    played_story: Story, theirs: Theirs
+) -> None:
+    operator = Api(played_story.origin, played_story.environment["SLUICE_OPERATOR_KEY"])
+    body = {"tenant": theirs.tenant_id, "name": "short", "scopes": SCOPES, "mode": "test"}
+    made = await operator.post("/api/v1/api-keys", body)
+    reading = {each.service: each for each in SECURED if each.method == "GET"}
+    reading = {name: each for name, each in reading.items() if each.permission != OPERATOR}
+    for operation in reading.values():
+        assert (await ask(theirs, operation, made["key"])).status_code != 401, operation
+    owner = Api(played_story.origin, theirs.keys["owner"])
+    await owner.call("DELETE", f"/api/v1/api-keys/{made['id']}", expect=204)
+    revoked_at = utc_now()
+    pending = dict(reading)
+    while pending and (utc_now() - revoked_at).total_seconds() < 2:
+        for name, operation in list(pending.items()):
+            if (await ask(theirs, operation, made["key"])).status_code == 401:
+                del pending[name]
+    await owner.close()
+    await operator.close()
+    assert sorted(pending) == []
