@@ -56,6 +56,7 @@ reset: ## Stop everything and delete data, logs and secrets (downloads are kept)
 	@$(call IF_INSTALLED,0); $(PYTHON) -m cli.main reset --yes
 
 test: $(STAMP) ## Run every test, on ports and data of their own (also while the demo is up)
+	@$(PYTHON) -m deploy.local.jars
 	@$(WITHOUT_STACK) $(PYTHON) -m pytest
 
 check: $(STAMP) ## Format, lint, types, imports, migrations, deployment files, generated files

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from deploy.local.errors import StackError
+from deploy.local.folders import CACHE
 from deploy.local.packages import package_folder
 
 KAFKA_VERSION = "4.1.1"
@@ -129,3 +130,7 @@ def _resolve(downloads: Path, report: Report) -> dict[str, Path]:
         path = Path(dependency.artifact.resolve())
         found[path.name] = path
     return found
+
+
+if __name__ == "__main__":
+    ensure_jars(CACHE)
