@@ -13,6 +13,7 @@ T = TypeVar("T")
 
 SETTLE_SECONDS = 60.0
 POLL_SECONDS = 0.2
+VERSION_HEADER = "Sluice-Version"
 AWAY = frozenset({502, 503, 504})
 """Statuses of a service that is away for the moment."""
 
@@ -22,13 +23,18 @@ class StoryError(Exception):
 
 
 class Api:
-    """One caller of one Sluice: an origin and a key."""
+    """One caller of one Sluice: an origin and a key.
+
+    Attributes:
+        version: the last `Sluice-Version` that an answer carried.
+    """
 
     def __init__(self, origin: str, key: str, *, tenant: str | None = None) -> None:
         headers = {"Authorization": f"Bearer {key}"}
         if tenant is not None:
             headers["X-Tenant-ID"] = tenant
         self._http = httpx.AsyncClient(base_url=origin, headers=headers, timeout=30)
+        self.version: str | None = None
 
     async def call(self, method: str, path: str, *, expect: int | None = None, **parts: Any) -> Any:
         """The answer's JSON, asked for again while the service is away or says so.
@@ -51,10 +57,16 @@ class Api:
             if time.monotonic() > deadline:
                 raise StoryError(f"{method} {path} answered {trouble}")
             await asyncio.sleep(0.5)
+        self.version = answer.headers.get(VERSION_HEADER, self.version)
         well = answer.status_code == expect if expect else answer.is_success
         if not well:
             raise StoryError(f"{method} {path} answered {trouble}")
         return answer.json() if answer.content else None
+
+    def read_after(self, version: str | None) -> None:
+        """From now on be answered only by services that know this version of the tenant."""
+        if version is not None:
+            self._http.headers[VERSION_HEADER] = version
 
     async def get(self, path: str, **query: Any) -> Any:
         """GET; the answer's JSON."""

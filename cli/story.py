@@ -176,6 +176,7 @@ class Story:
             return clock if clock["status"] == "ready" else None
 
         clock = await eventually("the clock's advance", ready, seconds=120)
+        self.tenant.read_after(self.operator.version)
         now = parse_time(clock["business_now"])
         if now < to:
             raise StoryError(f"the clock stands at {now}, before {to}")

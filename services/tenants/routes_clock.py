@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
@@ -21,6 +21,7 @@ from libs.web.problems import (
 )
 from libs.web.times import UtcTime
 from services.tenants import clock
+from services.tenants.answers import stamp
 from services.tenants.bodies import StrictBody, TenantPath
 
 router = APIRouter(tags=["clock"])
@@ -78,16 +79,21 @@ async def advance_clock(
 @router.get("/api/v1/tenants/{tenant}/clock", responses=problem_responses(NotFound))
 async def get_clock(
     request: Request,
+    response: Response,
     tenant: TenantPath,  # noqa: ARG001 - the gate reads it
     access: Annotated[Access, Depends(Requires("tenants:read"))],
 ) -> ClockBody:
-    """Where the clock stands, and whether it is being moved."""
+    """Where the clock stands, and whether it is being moved.
+
+    `Sluice-Version` of the answer lets another service wait until it knows this time.
+    """
     _refuse_live(access)
     database: Database = request.app.state.database
     async with database.tenant(access.tenant_id, access.mode) as tx:
         state = await clock.read(tx, utc_now())
     if state is None:
         raise NotFound
+    await stamp(response, database, access.tenant_id)
     return _body(state)
 
 
