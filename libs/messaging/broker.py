@@ -26,6 +26,7 @@ from libs.observability.metrics import JOB_RUNS_TOTAL, JOB_SECONDS
 log = structlog.get_logger()
 
 CANCELLATIONS_MAX = 8
+BROKEN_JOB_PAUSE_SECONDS = 10.0
 STOP_SECONDS = 6.0
 
 Job = Callable[[], Awaitable[None]]
@@ -134,8 +135,9 @@ async def _end(tasks: Sequence[asyncio.Task[None]]) -> None:
 
 
 async def _repeat(name: str, run_once: Job, every_seconds: float) -> None:
-    """Run a job for ever; a transient failure waits for the next turn."""
+    """Run a job for ever; a failure waits for a later turn, and does not end what else runs here."""
     while True:
+        pause_seconds = every_seconds
         try:
             with JOB_SECONDS.labels(job=name).time():
                 await run_once()
@@ -143,4 +145,8 @@ async def _repeat(name: str, run_once: Job, every_seconds: float) -> None:
         except (KafkaError, *TRANSIENT_ERRORS) as error:
             JOB_RUNS_TOTAL.labels(job=name, outcome="failed").inc()
             log.warning("job_failed", job=name, error=f"{type(error).__name__}: {error}"[:200])
-        await asyncio.sleep(every_seconds)
+        except Exception:
+            JOB_RUNS_TOTAL.labels(job=name, outcome="broken").inc()
+            log.exception("job_broken", job=name)
+            pause_seconds = max(every_seconds, BROKEN_JOB_PAUSE_SECONDS)
+        await asyncio.sleep(pause_seconds)
