@@ -20,6 +20,8 @@ from libs.web.problems import HeadersTooLarge, InvalidRequest, Problem, RateLimi
 BODY_BYTES_MAX = 1024 * 1024
 HEADER_BYTES_MAX = 16 * 1024
 HEADERS_MAX = 100
+DISCARD_BYTES_MAX = 8 * 1024 * 1024
+DISCARD_SECONDS = 2.0
 PATH_LENGTH_MAX = 2_000
 QUERY_LENGTH_MAX = 8_000
 BODY_TIMEOUT_SECONDS = 30.0
@@ -63,6 +65,8 @@ class RequestGuard:
             return
         problem = self._problem_of_head(scope)
         if problem is not None:
+            if isinstance(problem, TooLarge):
+                await _discard(receive)
             # The rest of the request is unread: the connection cannot be used for another one.
             problem.headers["Connection"] = "close"
             await response_of(problem, request_id_of(Request(scope)))(scope, receive, send)
@@ -95,6 +99,24 @@ class RequestGuard:
             if int(value) > self._limits.body_bytes_max_of(scope["path"]):
                 return TooLarge()
         return None
+
+
+async def _discard(receive: Receive) -> None:
+    """Read a body that is refused, up to a bound, and keep nothing of it.
+
+    A proxy that is still sending when the connection closes sees it broken and cannot pass the
+    answer on.
+    """
+    read = 0
+    try:
+        async with asyncio.timeout(DISCARD_SECONDS):
+            while read < DISCARD_BYTES_MAX:
+                message = await receive()
+                read += len(message.get("body", b""))
+                if not message.get("more_body", False):
+                    return
+    except TimeoutError:
+        return
 
 
 class _WatchedBody:

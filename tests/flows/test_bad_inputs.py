@@ -206,6 +206,18 @@ async def test_a_body_beyond_its_limit_is_refused(attacker: Attacker, operation:
     assert answer.json()["code"] == "body_too_large"
 
 
+async def test_a_body_that_says_its_length_gets_its_answer_through_the_proxy(
+    attacker: Attacker,
+) -> None:
+    operation = next(each for each in WITH_BODY if body_bytes_max(each) == 1024 * 1024)
+    headers = attacker.headers(operation) | {"Content-Type": "application/json"}
+    for size in [1024 * 1024 + 1] * 10 + [5 * 1024 * 1024] * 3:
+        answer = await attacker.http.request(
+            operation.method, absent(operation), content=b" " * size, headers=headers
+        )
+        assert answer.status_code == 413
+
+
 @pytest.mark.parametrize("operation", WITH_SCHEMA, ids=str)
 async def test_bodies_with_something_wrong_in_them(
     attacker: Attacker, operation: Operation
