@@ -167,7 +167,7 @@ async def test_a_command_tried_for_weeks_is_put_off_as_before(database: TestData
         async with opened.tenant(tenant_id, "live") as tx:
             payload = event.data.model_dump(mode="json")
             await store_work.insert_command(
-                tx, command_id, commands.COMPLETE_INVOICE, payload, event
+                tx, command_id, commands.COMPLETE_INVOICE, payload, event, {}
             )
             await tx.execute("update command set attempts = 5000")
         await commands.CommandWorker(opened, Identities({})).run_once()
