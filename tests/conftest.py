@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from cli.demo import next_number
 from cli.story import Story
 from cli.terms import draw
 from deploy.local.scratch import RunningKafka, RunningPostgres, start_kafka, start_postgres
@@ -16,9 +17,6 @@ from libs.testing.databases import TestDatabase, clone, make_template
 from libs.testing.memory_log import MemoryLog
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-STORY_OF_PAGES = 1
 
 
 def story_seed() -> int:
@@ -84,7 +82,8 @@ def stack(scratch: Path) -> Generator[Stack, None, None]:
 @pytest.fixture(scope="session")
 async def played_story(stack: Stack) -> Story:
     """A stack on which the story has been played to its end."""
-    story = Story(stack.environment(), draw(story_seed()), number=STORY_OF_PAGES)
+    environment = stack.environment()
+    story = Story(environment, draw(story_seed()), number=await next_number(environment))
     for step in story.steps():
         await step()
     await story.close()

@@ -25,6 +25,9 @@ LONG = os.environ.get("SLUICE_CHAOS") == "long"
 KILLS_MIN = 20 if LONG else 5
 STEPS_MIN = 5 if LONG else 3
 STORIES_MAX = 12 if LONG else 2
+SHORT_SEED = 20_260_101
+"""The round inside `make test` kills the same programs in the same order each time."""
+
 SPARED = {"stripe_sim", "caddy", "deploy", "console", "reporting"}
 """The sandbox plays Stripe, which does not crash with us; the rest takes no part in the story."""
 
@@ -78,7 +81,7 @@ async def play(story: Story, killer: Killer) -> None:
 
 
 async def test_nothing_is_lost_or_doubled_by_kill_9(stack: Stack) -> None:
-    seed = story_seed()
+    seed = story_seed() if LONG else SHORT_SEED
     killer = Killer(stack, random.Random(seed))
     environment = stack.environment()
     stories = []
