@@ -140,16 +140,18 @@ async def test_topics_show_lag_and_renew_themselves(operator: Watched):
 async def test_a_page_that_does_not_exist_says_so(operator: Watched, played_story: Story):
     page, slug = operator.page, played_story.named("globex")
     invoice = played_story.cycle_invoice["id"]
-    answer = await page.goto(f"/invoices/{invoice}?tenant={slug}")
+    # The browser itself notes the 404 it was answered, in its own time.
+    async with page.expect_console_message(lambda message: "404" in message.text):
+        answer = await page.goto(f"/invoices/{invoice}?tenant={slug}")
     assert answer is not None
     assert answer.status == 404
     assert await page.inner_text("h1") == "Not found"
     assert played_story.cycle_invoice["number"] not in await page.inner_text("main")
-    # The browser itself notes the 404 it was answered.
-    operator.errors.clear()
-    answer = await page.goto("/no/such/page")
+    async with page.expect_console_message(lambda message: "404" in message.text):
+        answer = await page.goto("/no/such/page")
     assert answer is not None
     assert answer.status == 404
+    assert len(operator.errors) == 2
     operator.errors.clear()
 
 
