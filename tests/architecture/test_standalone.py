@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -55,7 +56,7 @@ def install_as_told(text: str, service: str, target: Path) -> None:
     words = re.sub(r'"\$\{SERVICE:[^}]*\}"', service, command[1]).split()
     words.remove("--no-cache")
     done = subprocess.run(
-        [find_uv(), *words, "--offline", "--python", "3.11"],
+        [find_uv(), *words, "--offline", "--python", sys.executable],
         cwd=target,
         env={**os.environ, "UV_PROJECT_ENVIRONMENT": str(target / ".venv"), "VIRTUAL_ENV": ""},
         capture_output=True,
