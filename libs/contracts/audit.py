@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+from pydantic import AwareDatetime
+
 from libs.contracts.envelope import Fact
 
 
@@ -38,3 +40,31 @@ class ConfigurationChanged(Fact):
     before: dict[str, str | int | bool | None] | None = None
     after: dict[str, str | int | bool | None] | None = None
     remote_address: str | None = None
+
+
+class KeyUsed(Fact):
+    """A key or secret was used; told at most once a minute per key and service.
+
+    Not an entry of the log: tenants keeps the latest use of each version.
+
+    Attributes:
+        kind: what was used.
+        object_id: UUID text of the API key or of the connection.
+        version: of the secret; 1 for API keys.
+    """
+
+    kind: Literal["api_key", "stripe_secret_key", "stripe_webhook_secret"]
+    object_id: str
+    version: int
+    service: str
+    used_at: AwareDatetime
+
+
+class SecretsHeld(Fact):
+    """A service holds this version of a tenant's sealed secrets now.
+
+    A master key may be retired only when every holder has told a version that was wrapped anew.
+    """
+
+    service: str
+    version: int

@@ -1,6 +1,6 @@
 """Events of the tenants service: who exists, and what everybody must know of them."""
 
-from typing import Literal
+from typing import Any, Literal
 from uuid import UUID
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict
@@ -12,6 +12,9 @@ DEFAULT_TENANT_ID = UUID("00000000-0000-7000-8000-000000000002")
 
 TenantStatus = Literal["trialing", "active", "past_due", "suspended", "canceled"]
 TenantType = Literal["user", "organization"]
+ConnectionKind = Literal["CONNECT_STANDARD", "CONNECT_EXPRESS", "RAW_KEYS"]
+ConnectionStatus = Literal["NOT_CONNECTED", "PENDING", "CONNECTED", "REVOKED"]
+SecretName = Literal["stripe_secret_key", "stripe_webhook_secret"]
 
 
 class TenantCreated(Fact):
@@ -38,6 +41,25 @@ class TenantStatusChanged(Fact):
 
     from_status: TenantStatus
     to_status: TenantStatus
+
+
+class TenantWentLive(Fact):
+    """A tenant passed the checklist and may work in live mode; its own mode is `live`.
+
+    Consumers derive the live side of a tenant from it as they derive the test side from
+    `TenantCreated`.
+
+    Attributes:
+        self_customer_id: the customer that is the tenant itself, the same as in test mode.
+    """
+
+    name: str
+    slug: str
+    tenant_type: TenantType
+    currency: str
+    locale: str
+    self_customer_id: UUID
+    billing_email: str | None = None
 
 
 class ClockAdvanceRequested(Fact):
@@ -90,6 +112,54 @@ class StripeIds(BaseModel):
     subscription_ids: tuple[str, ...] = ()
 
 
+class ConnectionRecord(BaseModel):
+    """A tenant's own Stripe account in one mode, without any secret (requirements S1-S3, S6).
+
+    Attributes:
+        account_id: `acct_…`, once Stripe has told it.
+        is_active: False while the tenant has switched it off; its keys are kept.
+        credential_version: of the raw secret key in `tenants.secrets`; 0 where the platform's key
+            is used with `Stripe-Account`.
+        webhook_token_hashes: hex SHA-256 of the opaque tokens of the tenant's webhook URL.
+        application_fee_basis_points: the platform's share of a Connect payment; None takes none.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    connection_id: UUID
+    mode: Mode
+    kind: ConnectionKind
+    status: ConnectionStatus
+    is_active: bool = True
+    account_id: str | None = None
+    charges_enabled: bool = False
+    payouts_enabled: bool = False
+    requirements_due: tuple[str, ...] = ()
+    key_valid: bool = True
+    credential_version: int = 0
+    webhook_token_hashes: tuple[str, ...] = ()
+    application_fee_basis_points: int | None = None
+
+
+class ConfigRecord(BaseModel):
+    """One namespace of a tenant's configuration as it holds now (requirement T9)."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    namespace: str
+    version: int
+    values: dict[str, Any]
+
+
+class MemberRevocation(BaseModel):
+    """A member lost rights: assertions made for an earlier version of the tenant are void."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    user_id: UUID
+    version: int
+
+
 class TenantSnapshot(Fact):
     """The complete public record of one tenant on the compacted topic `tenants.directory`.
 
@@ -99,6 +169,8 @@ class TenantSnapshot(Fact):
         clock_offset_seconds: what business_now adds to the clock, test mode only.
         assertion_keys: on the record of `platform` only.
         sessions_revoked: ids of sessions ended in the last minute or so.
+        members_revoked: members who lost rights in the last minute or so.
+        live_since: when the tenant went live; None: live mode is not open to it.
     """
 
     version: int
@@ -116,3 +188,57 @@ class TenantSnapshot(Fact):
     clock_offset_seconds: int = 0
     assertion_keys: tuple[AssertionKey, ...] = ()
     sessions_revoked: tuple[UUID, ...] = ()
+    members_revoked: tuple[MemberRevocation, ...] = ()
+    connections: tuple[ConnectionRecord, ...] = ()
+    config: tuple[ConfigRecord, ...] = ()
+    tax_region: str | None = None
+    live_since: AwareDatetime | None = None
+
+
+class WrappedKeyRecord(BaseModel):
+    """A data key of the tenant, wrapped by a master key; without that it is noise.
+
+    Attributes:
+        wrapped: base64 of the wrapped key's record, which names its master key.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    data_key_id: UUID
+    wrapped: str
+
+
+class SecretRecord(BaseModel):
+    """One version of a secret: sealed here, or a reference into a secret store.
+
+    Attributes:
+        version: counts the versions of this name on this connection from 1.
+        valid_until: a previous version may be used until then; None for the current one.
+        sealed: base64 of the sealed value (`libs.crypto.sealed`), bound to table
+            `connection_secret`, field `value`, row `secret_id`.
+        reference: where an external store keeps it; exactly one of the two is set.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    secret_id: UUID
+    connection_id: UUID
+    mode: Mode
+    name: SecretName
+    version: int
+    valid_until: AwareDatetime | None = None
+    sealed: str | None = None
+    reference: str | None = None
+
+
+class TenantSecrets(Fact):
+    """All sealed secrets of one tenant, on the compacted topic `tenants.secrets`.
+
+    Only a higher `version` is applied; it travels with mode None. What it no longer holds is
+    destroyed: compaction removes the older record within 24 hours, and a record without secrets is
+    the last word on a tenant that was shredded.
+    """
+
+    version: int
+    secrets: tuple[SecretRecord, ...] = ()
+    data_keys: tuple[WrappedKeyRecord, ...] = ()

@@ -59,9 +59,10 @@ TOPICS: tuple[Topic, ...] = (
         events=(
             tenants.TenantCreated,
             tenants.TenantStatusChanged,
+            tenants.TenantWentLive,
             tenants.ClockAdvanceRequested,
         ),
-        purpose="Tenants sign up and change status; the business clock is asked to move.",
+        purpose="Tenants sign up, change status and go live; the business clock is asked to move.",
     ),
     Topic(
         name="tenants.directory",
@@ -69,6 +70,14 @@ TOPICS: tuple[Topic, ...] = (
         consumers=EVERYBODY,
         events=(tenants.TenantSnapshot,),
         purpose="The complete public record of each tenant, so that services authenticate offline.",
+        cleanup="compact",
+    ),
+    Topic(
+        name="tenants.secrets",
+        producers=("tenants",),
+        consumers=("gateway", "stripe_sync"),
+        events=(tenants.TenantSecrets,),
+        purpose="Sealed secrets of each tenant, for the two services that use them.",
         cleanup="compact",
     ),
     Topic(
@@ -131,6 +140,9 @@ TOPICS: tuple[Topic, ...] = (
             stripe_sync.BalanceTransactionRecorded,
             stripe_sync.StripeClockAdvanced,
             stripe_sync.StripeCommandFailed,
+            stripe_sync.StripeAccountChanged,
+            stripe_sync.StripeAccountDeauthorized,
+            stripe_sync.StripeCredentialRefused,
         ),
         purpose="What is true at Stripe, in the product's words.",
     ),
@@ -145,8 +157,13 @@ TOPICS: tuple[Topic, ...] = (
         name="audit.events",
         producers=EVERYBODY,
         consumers=("tenants",),
-        events=(audit.SecurityEventRaised, audit.ConfigurationChanged),
-        purpose="Security events and configuration changes, kept by tenants in one log.",
+        events=(
+            audit.SecurityEventRaised,
+            audit.ConfigurationChanged,
+            audit.KeyUsed,
+            audit.SecretsHeld,
+        ),
+        purpose="Security events, configuration changes and key use, kept by tenants.",
     ),
 )
 

@@ -30,6 +30,10 @@ async def apply_snapshot(event: Envelope[TenantSnapshot], tx: Tx) -> None:
     for stripe in snapshot.stripe:
         for stripe_id in (*stripe.customer_ids, *stripe.subscription_ids):
             lookups.add(("stripe", f"{stripe.mode}:{stripe_id}"))
+    for connection in snapshot.connections:
+        lookups |= {("webhook_token", digest) for digest in connection.webhook_token_hashes}
+        if connection.account_id is not None:
+            lookups.add(("account", f"{connection.mode}:{connection.account_id}"))
     await tx.execute("delete from directory_lookup where tenant_id = $1", event.tenant_id)
     await tx.executemany(
         "insert into directory_lookup (kind, value, tenant_id) values ($1, $2, $3) "

@@ -1,17 +1,18 @@
-"""The two consumers of a service: its events, and the directory beside them."""
+"""The two consumers of a service: its events, and beside them the directory (and the secrets)."""
 
 import os
 from collections.abc import Mapping
 
 from libs.contracts.envelope import Fact
-from libs.contracts.tenants import TenantSnapshot
+from libs.contracts.tenants import TenantSecrets, TenantSnapshot
 from libs.contracts.topics import topics_consumed_by
 from libs.db.pool import Database
 from libs.directory.apply import apply_snapshot
+from libs.directory.secrets import apply_secrets
 from libs.messaging.apply import Applier, BatchHandler, Handler
 from libs.messaging.consume import MAX_RECORDS, Consumer
 
-DIRECTORY_TOPIC = "tenants.directory"
+DIRECTORY_TOPICS = frozenset({"tenants.directory", "tenants.secrets"})
 
 
 def code_version() -> str:
@@ -39,8 +40,8 @@ def consumers_of(
     """
     service = database.service
     topics = topics_consumed_by(service)
-    events = [topic for topic in topics if topic.name != DIRECTORY_TOPIC]
-    directory = [topic for topic in topics if topic.name == DIRECTORY_TOPIC]
+    events = [topic for topic in topics if topic.name not in DIRECTORY_TOPICS]
+    directory = [topic for topic in topics if topic.name in DIRECTORY_TOPICS]
     consumers = []
     if events:
         consumers.append(
@@ -55,7 +56,11 @@ def consumers_of(
         )
     consumers.append(
         Consumer(
-            Applier(f"{service}.directory", {TenantSnapshot: apply_snapshot}, parks=False),
+            Applier(
+                f"{service}.directory",
+                {TenantSnapshot: apply_snapshot, TenantSecrets: apply_secrets},
+                parks=False,
+            ),
             database=database,
             bootstrap=bootstrap,
             topics=directory,

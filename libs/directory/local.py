@@ -1,4 +1,4 @@
-"""Looking tenants up in the local copy: by id, slug, API key prefix or Stripe id.
+"""Looking tenants up in the local copy: by id, slug, API key prefix, Stripe id, account or token.
 
 Found tenants are remembered for a second, so a revocation holds everywhere within two.
 """
@@ -12,7 +12,13 @@ from uuid import UUID
 
 from libs.clock import utc_now
 from libs.contracts.envelope import Mode
-from libs.contracts.tenants import PLATFORM_TENANT_ID, ApiKeyRecord, TenantSnapshot
+from libs.contracts.tenants import (
+    PLATFORM_TENANT_ID,
+    ApiKeyRecord,
+    ConfigRecord,
+    ConnectionRecord,
+    TenantSnapshot,
+)
 from libs.db.pool import Database
 from libs.ids import parse_uuid
 
@@ -21,7 +27,8 @@ CACHE_ENTRIES = 10_000
 WAIT_SECONDS = 2.0
 POLL_SECONDS = 0.05
 
-LookupKind = Literal["id", "slug", "key", "stripe"]
+LookupKind = Literal["id", "slug", "key", "stripe", "account", "webhook_token"]
+"""`stripe` and `account` values are `<mode>:<Stripe id>`; `webhook_token` is a hex SHA-256."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,14 @@ class Tenant:
     def api_key(self, prefix: str) -> ApiKeyRecord | None:
         """The key with this look-up prefix."""
         return next((key for key in self.snapshot.api_keys if key.prefix == prefix), None)
+
+    def connection(self, mode: Mode) -> ConnectionRecord | None:
+        """The tenant's own Stripe connection in this mode, whatever its state."""
+        return next((each for each in self.snapshot.connections if each.mode == mode), None)
+
+    def config(self, namespace: str) -> ConfigRecord | None:
+        """What the tenant has set in a namespace; None: nothing."""
+        return next((each for each in self.snapshot.config if each.namespace == namespace), None)
 
 
 def business_now(tenant: Tenant, mode: Mode) -> datetime:

@@ -17,7 +17,7 @@ from aiokafka.errors import KafkaError
 
 from libs.clock import utc_now
 from libs.contracts.topics import TOPICS
-from libs.directory.consume import DIRECTORY_TOPIC
+from libs.directory.consume import DIRECTORY_TOPICS
 
 log = structlog.get_logger()
 
@@ -73,7 +73,7 @@ def expected_groups() -> dict[str, set[str]]:
     """The groups that should read each topic, as the record of topics says."""
     return {
         topic.name: {
-            f"{service}.directory" if topic.name == DIRECTORY_TOPIC else service
+            f"{service}.directory" if topic.name in DIRECTORY_TOPICS else service
             for service in topic.consumers
         }
         for topic in TOPICS

@@ -30,6 +30,8 @@ WAIVERS: Mapping[str, Waiver] = {
         "ids of Stripe's events, taken before their tenant is known; holds nothing else",
         NO_TENANT - {MODE},
     ),
+    "gateway.tenant_secrets": Waiver("sealed secrets of both modes travel together", IDENTITY),
+    "stripe_sync.tenant_secrets": Waiver("sealed secrets of both modes travel together", IDENTITY),
     "stripe_sync.lease": Waiver("who holds a piece of work; no tenant's data", NO_TENANT),
     "stripe_sync.object_owner": Waiver(
         "claims a Stripe id for one tenant among all, so the key cannot contain the tenant",

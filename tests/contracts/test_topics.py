@@ -56,6 +56,13 @@ UNREAD = {
     "CustomerCreated": "told for readers to come; billing itself keeps the customers",
     "TenantStatusChanged": "told for readers to come; the status travels in the snapshot",
     "TenantSnapshot": "taken by the directory's consumer of every service (libs/directory)",
+    "TenantSecrets": "taken by the directory's consumer of its two holders (libs/directory)",
+    "TenantWentLive": "going live has no producer yet",
+    "KeyUsed": "key use has no producer yet",
+    "SecretsHeld": "the rotation of master keys will read it",
+    "StripeAccountChanged": "connected accounts have no producer yet",
+    "StripeAccountDeauthorized": "connected accounts have no producer yet",
+    "StripeCredentialRefused": "connected accounts have no producer yet",
 }
 """Events without a handler in any service, each with its reason."""
 
