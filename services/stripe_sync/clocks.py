@@ -14,12 +14,18 @@ import structlog
 
 from libs.clock import from_unix, utc_now
 from libs.contracts.envelope import Envelope
-from libs.contracts.stripe_sync import PLATFORM_ACCOUNT, StripeClockAdvanced
+from libs.contracts.stripe_sync import PLATFORM_ACCOUNT, StripeClockAdvanced, StripeCommandFailed
 from libs.contracts.tenants import ClockAdvanceRequested
 from libs.db.pool import TRANSIENT_ERRORS, Cause, Database, Row, Tx
 from libs.messaging.outbox import emit
 from services.stripe_sync import store_checkout, store_marks, store_work
-from services.stripe_sync.client import Identities, Json, StripeApi, StripeCallError
+from services.stripe_sync.client import (
+    Identities,
+    Json,
+    StripeApi,
+    StripeCallError,
+    StripeRefusedError,
+)
 from services.stripe_sync.concurrency import all_of
 from services.stripe_sync.lease import leased
 from services.stripe_sync.objects import is_managed, period_of
@@ -78,6 +84,8 @@ class ClockWorker:
         clock_id, customer = clocks[0]["stripe_test_clock_id"], clocks[0]["stripe_customer_id"]
         try:
             waits_for = await self._move(api, row, clock_id, customer)
+        except StripeRefusedError as error:
+            await self._give_up(row, error)
         except StripeCallError as error:
             log.warning("clock_not_moved", clock=clock_id, error=str(error))
             pause = min(POLL_SECONDS * 2 ** min(row["attempts"], 10), PAUSE_SECONDS_MAX)
@@ -152,6 +160,17 @@ class ClockWorker:
                     advance_id=row["advance_id"], reached=reached, final=final
                 )
                 emit(tx, fact, effective_at=reached)
+
+    async def _give_up(self, row: Row, error: StripeRefusedError) -> None:
+        """Stripe said no and will say so again: the advance is over, and another may be asked for."""
+        log.error("clock_refused", advance=str(row["advance_id"]), error=str(error))
+        cause = Cause(row["causation_id"], row["correlation_id"])
+        async with self.database.tenant(row["tenant_id"], row["mode"], cause=cause) as tx:
+            if await store_work.fail_advance(tx, row["advance_id"], str(error)):
+                fact = StripeCommandFailed(
+                    command_id=row["advance_id"], code=error.code, detail=error.message
+                )
+                emit(tx, fact, effective_at=row["requested_at"])
 
     async def _look_again(self, row: Row, pause_seconds: float, reason: str) -> None:
         until = utc_now() + timedelta(seconds=pause_seconds)

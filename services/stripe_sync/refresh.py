@@ -18,6 +18,7 @@ from libs.db.pool import TRANSIENT_ERRORS, Database, Tx
 from libs.db.tenant import Scope
 from libs.directory.local import Directory, business_now
 from libs.messaging.outbox import emit
+from libs.observability.tracing import extract, start_span
 from services.stripe_sync import fetching, store_marks, store_objects
 from services.stripe_sync.client import Json, StripeApi, StripeTransientError
 from services.stripe_sync.concurrency import all_of
@@ -83,8 +84,10 @@ class AccountWorker:
         slots = asyncio.Semaphore(AT_ONCE_MAX)
 
         async def one(dirty: Dirty) -> None:
+            name = f"refresh {dirty.object_type}"
             async with slots:
-                await self._refresh(lease, dirty)
+                with start_span(name, parent=extract(dirty.trace)):
+                    await self._refresh(lease, dirty)
 
         await all_of(map(one, batch))
 

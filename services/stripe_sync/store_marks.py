@@ -1,11 +1,12 @@
 """SQL of dirty marks: which objects are to be fetched."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
 from libs.db.pool import Tx
+from libs.observability.tracing import inject
 
 
 @dataclass(frozen=True)
@@ -15,24 +16,32 @@ class Dirty:
     Attributes:
         marks: (tenant the webhook came under, generation of the mark).
         attempts: fetches that led to nothing yet.
+        trace: of the latest mark (W3C Trace Context headers).
     """
 
     object_type: str
     object_id: str
     marks: tuple[tuple[UUID, int], ...]
     attempts: int
+    trace: Mapping[str, str] = field(default_factory=dict)
 
 
 async def mark(tx: Tx, account: str, objects: Iterable[tuple[str, str]]) -> None:
-    """Mark objects, or mark them anew: a fetch under way does not answer this mark."""
+    """Mark objects, or mark them anew: a fetch under way does not answer this mark.
+
+    The fetch belongs to the trace in which the mark was made.
+    """
+    trace = inject()
     await tx.executemany(
         """
-        insert into dirty_object (tenant_id, mode, account, object_type, object_id, generation)
-        values ($1, $2, $3, $4, $5, nextval('dirty_generation'))
+        insert into dirty_object (tenant_id, mode, account, object_type, object_id, generation,
+            trace)
+        values ($1, $2, $3, $4, $5, nextval('dirty_generation'), $6)
         on conflict (tenant_id, mode, account, object_type, object_id) do update set
-            generation = excluded.generation, next_try_at = '-infinity', attempts = 0
+            generation = excluded.generation, next_try_at = '-infinity', attempts = 0,
+            trace = excluded.trace
         """,
-        [(tx.tenant_id, tx.mode, account, kind, object_id) for kind, object_id in objects],
+        [(tx.tenant_id, tx.mode, account, kind, object_id, trace) for kind, object_id in objects],
     )
 
 
@@ -41,7 +50,8 @@ async def due(tx: Tx, account: str, mode: str, now: datetime, limit: int) -> lis
     rows = await tx.fetch(
         """
         select object_type, object_id, array_agg(tenant_id order by generation) as tenants,
-            array_agg(generation order by generation) as generations, max(attempts) as attempts
+            array_agg(generation order by generation) as generations, max(attempts) as attempts,
+            (array_agg(trace order by generation desc))[1] as trace
         from dirty_object where account = $1 and mode = $2 and next_try_at <= $3
         group by object_type, object_id order by min(generation) limit $4
         """,
@@ -56,6 +66,7 @@ async def due(tx: Tx, account: str, mode: str, now: datetime, limit: int) -> lis
             row["object_id"],
             tuple(zip(row["tenants"], row["generations"], strict=True)),
             row["attempts"],
+            row["trace"],
         )
         for row in rows
     ]

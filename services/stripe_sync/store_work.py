@@ -126,6 +126,19 @@ async def note_reached(tx: Tx, advance_id: UUID, reached: datetime, *, done: boo
     )
 
 
+async def fail_advance(tx: Tx, advance_id: UUID, error: str) -> bool:
+    """Stripe refused the advance for good; False where it had ended before."""
+    failed = await tx.execute(
+        "update clock_advance set state = 'failed', last_error = $4, attempts = attempts + 1 "
+        "where tenant_id = $1 and mode = $2 and advance_id = $3 and state = 'pending'",
+        tx.tenant_id,
+        tx.mode,
+        advance_id,
+        error[:500],
+    )
+    return failed == 1
+
+
 async def postpone_advance(tx: Tx, advance_id: UUID, until: datetime, error: str) -> None:
     """Look at a moving clock again later."""
     await tx.execute(

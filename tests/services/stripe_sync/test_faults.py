@@ -4,11 +4,13 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from opentelemetry import trace
 
 from libs.clock import utc_now
 from libs.contracts.billing import CommandLine, CompleteInvoice
 from libs.contracts.envelope import wrap
 from libs.contracts.stripe_sync import (
+    PLATFORM_ACCOUNT,
     StripeClockAdvanced,
     StripeCommandFailed,
     StripeInvoiceChanged,
@@ -16,8 +18,9 @@ from libs.contracts.stripe_sync import (
 )
 from libs.contracts.tenants import ClockAdvanceRequested
 from libs.ids import new_id
+from libs.observability.tracing import configure_tracing, start_span
 from libs.testing.databases import TestDatabase
-from services.stripe_sync import commands, store_work
+from services.stripe_sync import commands, fetching, store_marks, store_work
 from services.stripe_sync.client import Identities
 from services.stripe_sync.lease import LeaseLostError, hold, leased
 from services.stripe_sync.once import Writer
@@ -124,6 +127,50 @@ async def test_a_clock_goes_on_where_it_was_left(world: World) -> None:
             break
     (hop,) = world.log.events(StripeClockAdvanced)
     assert (hop.data.reached, hop.data.final) == (target, True)
+
+
+async def test_a_clock_that_stripe_refuses_to_move_is_given_up_and_said_once(world: World) -> None:
+    acme = world.tenants["acme"]
+    await world.plan()
+    await world.subscribe(acme)
+    shown = world.log.events(StripeSubscriptionChanged)[-1].data.period_start
+    world.sandbox.fault(
+        kind="error", status=400, path="/v1/test_helpers", method="POST", moment="before", count=1
+    )
+    request = ClockAdvanceRequested(advance_id=new_id(), advance_to=shown + timedelta(days=2))
+    await world.publish(request, acme.id)
+    await world.settle()
+    (failed,) = world.log.events(StripeCommandFailed)
+    assert failed.data.command_id == request.advance_id
+    again = ClockAdvanceRequested(advance_id=new_id(), advance_to=shown + timedelta(days=2))
+    await world.publish(again, acme.id)
+    for _ in range(400):
+        await world.take_webhooks()
+        if world.log.events(StripeClockAdvanced):
+            break
+    assert world.log.events(StripeClockAdvanced)[-1].data.advance_id == again.advance_id
+    assert len(world.log.events(StripeCommandFailed)) == 1
+
+
+async def test_fetching_stands_in_the_trace_of_the_webhook_that_asked_for_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, str] = {}
+    real = fetching.fetch
+
+    async def watched(api: Any, kind: str, object_id: str, **rest: Any) -> Any:
+        context = trace.get_current_span().get_span_context()
+        seen[object_id] = trace.format_trace_id(context.trace_id)
+        return await real(api, kind, object_id, **rest)
+
+    monkeypatch.setattr(fetching, "fetch", watched)
+    configure_tracing("trial", None)
+    with start_span("webhook") as span:
+        wanted = trace.format_trace_id(span.get_span_context().trace_id)
+        async with world.database.tenant(world.tenants["acme"].id, "test") as tx:
+            await store_marks.mark(tx, PLATFORM_ACCOUNT, [("customer", "cus_absent")])
+    await world.settle()
+    assert seen["cus_absent"] == wanted
 
 
 async def test_a_rate_limit_slows_everybody_down_and_loses_nothing(world: World) -> None:
