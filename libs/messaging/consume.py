@@ -25,7 +25,6 @@ from libs.messaging import stops
 from libs.messaging.apply import RETRIED, Applier, ConsumerStoppedError
 from libs.messaging.drain import drain_released
 from libs.messaging.fence import (
-    Breach,
     Fence,
     FenceMovedError,
     create_fences,
@@ -33,13 +32,13 @@ from libs.messaging.fence import (
     load_fences,
     move_fences,
 )
+from libs.messaging.places import Places, place_of
 from libs.messaging.records import Record, from_kafka
 from libs.observability.health import Check
 from libs.observability.metrics import (
     BATCH_SECONDS,
     CONSUMER_LAG_RECORDS,
     CONSUMER_STOPPED,
-    FENCE_REFUSED,
     TRANSIENT_FAILURES_TOTAL,
 )
 
@@ -76,17 +75,11 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
         self._bootstrap = bootstrap
         self.topics = [topic.name for topic in topics]
         self._compacted = frozenset(topic.name for topic in topics if topic.cleanup == "compact")
+        self.places = Places(self.name, self._compacted)
         self._code_version = code_version
         self._max_records = max_records
-        self._client: Any = None
         self._lock = asyncio.Lock()
         self._place_now = asyncio.Event()
-        self._assigned: set[TopicPartition] | None = None
-        self._unplaced: set[TopicPartition] = set()
-        self.positions: dict[TopicPartition, int] = {}
-        self._holes: dict[TopicPartition, tuple[int, int]] = {}
-        self._hinted: dict[TopicPartition, int] = {}
-        self._refused: dict[TopicPartition, str] = {}
         self._stopped: str | None = None
         self._trouble: str | None = None
         self._watch_trouble: str | None = None
@@ -123,19 +116,11 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
         """These partitions are somebody else's now; what is in hand for them is dropped."""
-        for place in revoked:
-            self.positions.pop(place, None)
-            self._refused.pop(place, None)
-        self._unplaced -= revoked
+        self.places.revoke(revoked)
 
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
         """Hold new partitions still until their fences are read and checked."""
-        self._client = self._subscriber.consumer
-        self._assigned = set(assigned)
-        self.positions.clear()
-        self._refused.clear()
-        self._unplaced = set(assigned)
-        self._client.pause(*assigned)
+        self.places.assign(self._subscriber.consumer, assigned)
         self._place_now.set()
 
     async def watch(self) -> None:
@@ -148,12 +133,13 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
         self._progress_at = loop.time()
         while True:
             try:
-                if self._assigned is not None:
+                if self.places.assigned is not None:
                     await self._load_stop()
                     await self._place()
                     await self._follow_fences()
                     await self.drain()
-                    await self._hint_again()
+                    async with self._lock:
+                        await self.places.hint(self.places.unhinted())
                     await self._measure_lag(loop.time())
                     self._watch_trouble = None
             except (KafkaError, *RETRIED) as error:
@@ -169,12 +155,13 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
     async def take(self, records: Sequence[Record]) -> None:
         """Apply a delivered batch, or put the client back to the fence and wait a little."""
         async with self._lock:
-            self._doubt_what_does_not_follow(records)
-            mine = [record for record in records if _place_of(record) in self.positions]
+            if self.places.doubt(records):
+                self._place_now.set()
+            mine = self.places.flowing(records)
             if not mine:
                 return
             if self._stopped is not None:
-                self._rewind(mine)
+                self.places.rewind(mine)
                 await asyncio.sleep(1)
                 return
             try:
@@ -182,12 +169,10 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
                     await self._commit_batch(mine)
                 self._pause_seconds, self._trouble = 0.1, None
             except FenceMovedError as moved:
-                log.warning("fence_moved_back", consumer=self.name, detail=str(moved))
-                if moved.fence.place in self.positions:
-                    self.positions[moved.fence.place] = moved.fence.next_offset
-                self._rewind(mine)
+                self.places.go_back(moved.fence)
+                self.places.rewind(mine)
             except ConsumerStoppedError as stopped:
-                self._rewind(mine)
+                self.places.rewind(mine)
                 await self._stop(str(stopped))
             except Exception as error:
                 # Whatever it was: a batch that is left here would be read past.
@@ -200,44 +185,13 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
                     retry_in_seconds=self._pause_seconds,
                     exc_info=not isinstance(error, (*RETRIED, KafkaError)),
                 )
-                self._rewind(mine)
+                self.places.rewind(mine)
                 await asyncio.sleep(self._pause_seconds * random.uniform(0.5, 1.0))  # noqa: S311
                 self._pause_seconds = min(self._pause_seconds * 2, MAX_PAUSE_SECONDS)
 
-    def _doubt_what_does_not_follow(self, records: Sequence[Record]) -> None:
-        """Records that do not begin at our position: check the fence before reading on.
-
-        Below it: the log was re-created. Above it: the client went on without a batch, or to where
-        retention has cut the log, or the fence was moved back while the batch was in hand. Only a
-        hole that is still there after the check is the log's own.
-        """
-        for place, offset in {_place_of(r): r.offset for r in reversed(records)}.items():
-            position = self.positions.get(place, offset)
-            if offset == position or (offset > position and self._is_hole(place, position, offset)):
-                continue
-            log.warning(
-                "log_went_back" if offset < position else "log_does_not_follow",
-                consumer=self.name,
-                topic=place.topic,
-                partition=place.partition,
-                offset=offset,
-                position=position,
-            )
-            self.positions.pop(place)
-            self._unplaced.add(place)
-            self._place_now.set()
-            if self._client is not None:
-                self._client.pause(place)
-
-    def _is_hole(self, place: TopicPartition, position: int, offset: int) -> bool:
-        """Whether the log itself has nothing between: compacted, or seen again after a check."""
-        seen_before = self._holes.get(place) == (position, offset)
-        self._holes[place] = (position, offset)
-        return seen_before or place.topic in self._compacted
-
     async def _commit_batch(self, records: Sequence[Record]) -> None:
         """Apply a batch, or nothing of it; then go on behind it."""
-        stood = {place: self.positions[place] for place in map(_place_of, records)}
+        stood = {place: self.places.positions[place] for place in map(place_of, records)}
         strikes = self.applier.strikes
         try:
             await self._apply_batch(records, stood)
@@ -245,12 +199,9 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
             # What was put aside was rolled back: tried again, it must not count twice.
             self.applier.strikes = strikes
             raise
-        for record in records:
-            # A partition that was taken away meanwhile is not ours again by this.
-            if _place_of(record) in self.positions:
-                self.positions[_place_of(record)] = record.offset + 1
+        self.places.go_on_behind(records)
         self._progress_at = asyncio.get_running_loop().time()
-        await self._hint(set(stood))
+        await self.places.hint(set(stood))
 
     async def _apply_batch(
         self, records: Sequence[Record], stood: Mapping[TopicPartition, int]
@@ -261,35 +212,17 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
             for place, fence in fences.items():
                 if fence.next_offset < stood[place]:
                     raise FenceMovedError(fence)
-            fresh = [r for r in records if r.offset >= fences[_place_of(r)].next_offset]
+            fresh = [r for r in records if r.offset >= fences[place_of(r)].next_offset]
             await self.applier.apply(tx, fresh)
             await tx.enter(NOBODY)
-            await move_fences(tx, self.name, list({_place_of(r): r for r in fresh}.values()))
-
-    async def _hint(self, places: set[TopicPartition]) -> None:
-        """Tell Kafka where we stand; nothing depends on it but lag tools."""
-        if self._client is None:
-            return
-        offsets = {p: self.positions[p] for p in places if p in self.positions}
-        self._hinted |= dict.fromkeys(offsets, -1)
-        try:
-            await self._client.commit(offsets)
-            self._hinted |= offsets
-        except (KafkaError, ValueError) as error:
-            log.info("offset_hint_failed", consumer=self.name, error=type(error).__name__)
-
-    def _rewind(self, records: Sequence[Record]) -> None:
-        """Read these partitions again from where this worker stands."""
-        for place in {_place_of(record) for record in records}:
-            if place in self.positions and self._client is not None:
-                self._client.seek(place, self.positions[place])
+            await move_fences(tx, self.name, list({place_of(r): r for r in fresh}.values()))
 
     async def _place(self) -> None:
         """Read and check the fences of new partitions, then let them flow."""
-        if not self._unplaced:
+        if not self.places.unplaced:
             return
         async with self._lock:
-            places = set(self._unplaced)
+            places = set(self.places.unplaced)
             async with self._database.transaction() as tx:
                 fences = await load_fences(tx, self.name, places)
             new = [Fence(p.topic, p.partition, 0, None) for p in places if p not in fences]
@@ -302,91 +235,33 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
                 async with self._database.transaction() as tx:
                     await create_fences(tx, self.name, starts)
                     fences = await load_fences(tx, self.name, places)
-            self._seek(places & self._unplaced, fences, [b for b in breaches if b.fence in known])
+            self.places.settle(
+                places & self.places.unplaced, fences, [b for b in breaches if b.fence in known]
+            )
             self._trouble = None
-
-    def _seek(
-        self,
-        places: set[TopicPartition],
-        fences: dict[TopicPartition, Fence],
-        breaches: Sequence[Breach],
-    ) -> None:
-        """Seek to the fences; a partition whose fence does not fit its log stays paused."""
-        refused = {breach.fence.place: breach.reason for breach in breaches}
-        for place in places:
-            self._unplaced.discard(place)
-            if place in refused:
-                self._refused[place] = refused[place]
-                FENCE_REFUSED.labels(topic=place.topic, partition=str(place.partition)).set(1)
-                log.critical(
-                    "fence_refused",
-                    consumer=self.name,
-                    topic=place.topic,
-                    partition=place.partition,
-                    reason=refused[place],
-                    next_offset=fences[place].next_offset,
-                )
-                continue
-            FENCE_REFUSED.labels(topic=place.topic, partition=str(place.partition)).set(0)
-            self.positions[place] = fences[place].next_offset
-            self._client.seek(place, fences[place].next_offset)
-            self._client.resume(place)
 
     async def drain(self) -> None:
         """Apply the queues of released keys in this worker's partitions."""
         async with self._lock:
-            await drain_released(self._database, self.applier, set(self.positions))
+            await drain_released(self._database, self.applier, set(self.places.positions))
 
     async def _follow_fences(self) -> None:
         """Go back where somebody moved a fence back, also on a partition without new records."""
         async with self._lock:
             async with self._database.transaction() as tx:
-                fences = await load_fences(tx, self.name, set(self.positions))
+                fences = await load_fences(tx, self.name, set(self.places.positions))
             for place, fence in fences.items():
-                if fence.next_offset < self.positions.get(place, 0):
-                    log.warning(
-                        "fence_moved_back",
-                        consumer=self.name,
-                        topic=place.topic,
-                        partition=place.partition,
-                        next_offset=fence.next_offset,
-                    )
-                    self.positions[place] = fence.next_offset
-                    self._client.seek(place, fence.next_offset)
-
-    async def _hint_again(self) -> None:
-        """Send the positions that Kafka has not been told, after a hint that failed."""
-        places = {p for p, at in self.positions.items() if self._hinted.get(p, at) != at}
-        if places:
-            async with self._lock:
-                await self._hint(places)
+                if fence.next_offset < self.places.positions.get(place, 0):
+                    self.places.go_back(fence)
 
     async def _measure_lag(self, now: float) -> None:
-        """Lag by topic; a log that ends before our position was re-created: refuse it."""
-        stood = dict(self.positions)
+        """Ask Kafka how far each log goes; stuck is lag without progress."""
+        stood = dict(self.places.positions)
         if not stood:
             return
         async with asyncio.timeout(10):
-            ends = await self._client.end_offsets(set(stood))
-        lag: dict[str, int] = dict.fromkeys(self.topics, 0)
-        for place, end in ends.items():
-            if place not in self.positions:
-                continue
-            # The answer may be older than what was read while it was on its way.
-            if end < min(stood[place], self.positions[place]):
-                position = self.positions.pop(place)
-                self._refused[place] = f"the log ends at {end}, before {position}"
-                self._client.pause(place)
-                FENCE_REFUSED.labels(topic=place.topic, partition=str(place.partition)).set(1)
-                log.critical(
-                    "fence_refused",
-                    consumer=self.name,
-                    topic=place.topic,
-                    partition=place.partition,
-                    reason=self._refused[place],
-                )
-                continue
-            lag[place.topic] += max(0, end - self.positions[place])
+            ends = await self.places.client.end_offsets(set(stood))
+        lag = dict.fromkeys(self.topics, 0) | self.places.lag_records(ends, stood)
         for topic, records in lag.items():
             CONSUMER_LAG_RECORDS.labels(topic=topic).set(records)
         self._lag_records = sum(lag.values())
@@ -414,23 +289,20 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
 
     def check(self) -> Check:
         """Progress, not a ping: partitions assigned and placed, not refused, not stopped."""
-        if self._assigned is None:
+        places = self.places
+        if places.assigned is None:
             return Check(ok=False, detail="no partitions assigned yet")
-        if self._refused:
-            place, reason = next(iter(self._refused.items()))
+        if places.refused:
+            place, reason = next(iter(places.refused.items()))
             return Check(ok=False, detail=f"{place.topic}[{place.partition}] refused: {reason}")
         if self._stopped is not None:
             return Check(ok=False, detail=f"stopped: {self._stopped[:200]}")
         trouble = self._trouble or self._watch_trouble
         if trouble is not None:
             return Check(ok=False, detail=trouble)
-        if self._unplaced or not self._assigned:
+        if places.unplaced or not places.assigned:
             return Check(ok=False, detail="waiting for partitions and fences")
         return Check(ok=True, detail=f"{self._lag_records} records behind")
-
-
-def _place_of(record: Record) -> TopicPartition:
-    return TopicPartition(record.topic, record.partition)
 
 
 async def _keep_raw(raw: Any) -> KafkaMessage:

@@ -107,7 +107,7 @@ class MemoryLog:
                 if clear_inboxes:
                     await tx.execute("delete from inbox")
             for consumer in consumers:
-                consumer.positions.clear()
+                consumer.places.positions.clear()
         await self.settle()
 
     def events(self, kind: type[Fact]) -> list[Envelope[Any]]:
@@ -144,20 +144,20 @@ class MemoryLog:
         moved = 0
         for topic in consumer.topics:
             place = TopicPartition(topic, 0)
-            if place not in consumer.positions:
+            if place not in consumer.places.positions:
                 async with database.transaction() as tx:
                     await create_fences(tx, consumer.name, {place: 0})
-                    consumer.positions[place] = await tx.fetchval(
+                    consumer.places.positions[place] = await tx.fetchval(
                         "select next_offset from fence where consumer = $1 and topic = $2 "
                         "and partition = 0",
                         consumer.name,
                         topic,
                     )
-            start = consumer.positions[place]
+            start = consumer.places.positions[place]
             batch = self.topics[topic][start : start + 500]
             if batch:
                 await consumer.take(batch)
-                moved += consumer.positions[place] - start
+                moved += consumer.places.positions[place] - start
         return moved
 
 

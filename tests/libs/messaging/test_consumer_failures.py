@@ -67,7 +67,7 @@ async def test_a_hole_that_is_really_in_the_log_is_passed(ledger: Database, log:
     log.append(EVENTS.topic, None, None)
     after = log.publish(credit(ACME, 4))
     await consumer.take([after])
-    consumer.positions[EVENTS] = 1
+    consumer.places.positions[EVENTS] = 1
     await consumer.take([after])
     assert await sums.sum_of(ledger, ACME) == 5
 
@@ -82,7 +82,7 @@ async def test_partitions_lost_while_a_batch_commits_stay_lost(
         await sums.on_credit(event, tx)
 
     consumer = log.add(ledger, {CreditGranted: on_credit})[0]
-    consumer.positions[EVENTS] = 0
+    consumer.places.positions[EVENTS] = 0
     async with ledger.transaction() as tx:
         await tx.execute(
             "insert into fence (consumer, topic, partition, next_offset) values ('ledger', $1, 0, 0)",
@@ -90,7 +90,7 @@ async def test_partitions_lost_while_a_batch_commits_stay_lost(
         )
     await consumer.take([log.publish(credit(ACME, 1))])
     assert await sums.sum_of(ledger, ACME) == 1
-    assert EVENTS not in consumer.positions
+    assert EVENTS not in consumer.places.positions
 
 
 class ClientThatIsSlow:
@@ -123,12 +123,12 @@ async def test_a_late_answer_about_the_end_of_the_log_refuses_nothing(
     async def read_on() -> None:
         await consumer.take([record])
 
-    places = {place: (1 if place == EVENTS else 0) for place in consumer.positions}
+    places = {place: (1 if place == EVENTS else 0) for place in consumer.places.positions}
     client = ClientThatIsSlow(places, read_on)
-    consumer._client = client
+    consumer.places.client = client
     await consumer._measure_lag(0.0)
     assert client.paused == set()
-    assert consumer.positions[EVENTS] == 2
+    assert consumer.places.positions[EVENTS] == 2
 
 
 async def test_one_event_tried_again_and_again_is_one_strike(

@@ -45,7 +45,7 @@ async def test_bytes_that_postgres_cannot_hold_as_text_are_buried(
     log.append(EVENTS.topic, key, b"{}", headers)
     log.publish(credit(GLOBEX, 1))
     await log.settle()
-    assert consumer.positions[EVENTS] == 2
+    assert consumer.places.positions[EVENTS] == 2
     assert await sums.sum_of(ledger, GLOBEX) == 1
     async with ledger.maintenance() as tx:
         assert await tx.fetchval("select key from dead_letter") == key
@@ -61,7 +61,7 @@ async def test_a_failure_with_odd_words_is_kept_too(
     consumer = log.add(ledger, {CreditGranted: fail}, parks=parks)[0]
     log.publish(credit(ACME))
     await log.settle()
-    assert consumer.positions[EVENTS] == 1
+    assert consumer.places.positions[EVENTS] == 1
     async with ledger.maintenance() as tx:
         table = "parked_key" if parks else "dead_letter"
         assert "half" in await tx.fetchval(f"select detail from {table}")

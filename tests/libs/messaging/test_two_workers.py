@@ -70,7 +70,7 @@ class Replica:
     @property
     def partitions(self) -> set[int]:
         """The partitions of `billing.events` that it reads."""
-        return {p.partition for p in self.consumer.positions if p.topic == "billing.events"}
+        return {p.partition for p in self.consumer.places.positions if p.topic == "billing.events"}
 
 
 @asynccontextmanager
@@ -173,7 +173,7 @@ async def test_partitions_move_and_a_zombie_goes_on(
                 grant_rounds(billing, tenants, range(ROUNDS // 2, ROUNDS * 3 // 4))
             )
             for batch in (old_batch, list(second.last_batch)) * 3:
-                zombie.positions = {
+                zombie.places.positions = {
                     TopicPartition(record.topic, record.partition): record.offset
                     for record in reversed(batch)
                 }
