@@ -14,7 +14,7 @@ from libs.ids import public_id
 from libs.money import Currency, Money
 from libs.web.auth import OPERATOR, Access, Gate, Requires
 from libs.web.idempotency import answer_once
-from libs.web.problems import FieldProblem, Forbidden, InvalidFields, NotFound
+from libs.web.problems import FieldProblem, InvalidFields, NotFound
 from libs.web.times import UtcTime
 from services.billing import credit, subscriptions
 from services.billing.routes_customers import Reader, id_or_404
@@ -79,7 +79,8 @@ async def grant_credit(
     if customer is None:
         raise NotFound("There is no such customer. Check the id, and name the tenant.")
     if customer["billed_by"] == "platform" and not access.caller.operator:
-        raise Forbidden(OPERATOR, "Only the platform's staff give credit against its own invoices.")
+        sentence = "Only the platform's staff give credit against its own invoices."
+        await gate.refuse(request, access, OPERATOR, sentence)
     now = business_now(access.tenant, access.mode)
     if body.expires_at is not None and body.expires_at <= now:
         field = FieldProblem(field="body.expires_at", detail="Must be after the business time now.")
