@@ -1,0 +1,239 @@
+"""The matrix: every operation of the API for every kind of caller, cell by cell.
+
+What a cell must be follows from two things and nothing else: the permission each operation declares
+(`Requires`) and the one table of what each role has (services/tenants/roles.py). A caller that
+may is never answered 401 or 403, whatever else is wrong with its request; one that may not is
+refused before anything of the request is looked at, and each such refusal is a security event.
+
+Objects named in paths do not exist, so an operation that is allowed harms nothing; that other
+tenants' objects are as absent as these is shown in test_isolation.py.
+"""
+
+import json
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from uuid import UUID
+
+import httpx
+import pytest
+
+from cli import proof
+from cli.api import eventually
+from deploy.local.stack import Stack
+from services.tenants.roles import PERMISSIONS, SCOPES
+from tests.flows.callers import Caller, House, Key, Nobody, Person, house
+from tests.flows.operations import Operation, read_operations
+
+pytestmark = pytest.mark.flow
+
+OPERATIONS = read_operations()
+SECURED = [each for each in OPERATIONS if each.permission is not None]
+PUBLIC = [each for each in OPERATIONS if each.permission is None]
+CALLERS = (
+    "anonymous",
+    *PERMISSIONS,
+    "operator",
+    "operator's key",
+    "another's owner",
+    "another's owner, naming us",
+    "little key",
+    "little key, other scope",
+)
+STRANGERS = ("another's owner", "another's owner, naming us")
+
+Event = tuple[str, str, str, str, str | None]
+"""A refusal as the audit log has it: who, what kind, method, path, permission."""
+
+
+@dataclass
+class Matrix:
+    """A tenant, its callers, and the refusals that the log must have in the end."""
+
+    ours: House
+    other: House
+    http: httpx.AsyncClient
+    callers: Mapping[str, Caller]
+    refused: list[tuple[UUID, Event]] = field(default_factory=list)
+    cells: int = 0
+
+    async def ask(self, operation: Operation, caller: Caller) -> httpx.Response:
+        """One request; absent objects, no body worth the name."""
+        values = {name: f"none-{name}" for name in operation.path_names}
+        values["tenant"] = self.ours.slug
+        self.cells += 1
+        return await self.http.request(
+            operation.method,
+            operation.at(values),
+            headers=await caller.headers(),
+            json={} if operation.takes_body else None,
+        )
+
+
+def _strangers(ours: House, other: House, email: str, password: str) -> dict[str, Person]:
+    everything = frozenset(SCOPES)
+    return {
+        name: Person(name, ours.origin, email, password, other.tenant_id, everything, named=named)
+        for name, named in zip(STRANGERS, (None, ours.tenant_id), strict=True)
+    }
+
+
+@pytest.fixture(scope="module")
+async def matrix(stack: Stack) -> AsyncGenerator[Matrix, None]:
+    environment = stack.environment()
+    async with AsyncExitStack() as opened:
+        ours = await opened.enter_async_context(house(environment, "matrix"))
+        other = await opened.enter_async_context(house(environment, "other"))
+        people = [await ours.person(role, has) for role, has in PERMISSIONS.items()]
+        stranger = await other.person("owner", PERMISSIONS["owner"])
+        operator = Person(
+            "operator",
+            ours.origin,
+            environment["SLUICE_OPERATOR_EMAIL"],
+            environment["SLUICE_OPERATOR_PASSWORD"],
+            tenant=None,
+            permissions=frozenset(),
+            operator=True,
+            named=ours.tenant_id,
+        )
+        operators_key = _OperatorsKey(environment["SLUICE_OPERATOR_KEY"], ours.tenant_id)
+        made = {scope: await ours.make_key(scope) for scope in ("usage:write", "tenants:read")}
+        keys = [
+            Key(name, made[scope]["key"], frozenset({scope}))
+            for name, scope in (
+                ("little key", "usage:write"),
+                ("little key, other scope", "tenants:read"),
+            )
+        ]
+        strangers = _strangers(ours, other, stranger.email, stranger.password)
+        everybody: list[Caller] = [Nobody(), *people, operator, operators_key, *keys]
+        callers = {each.name: each for each in (*everybody, *strangers.values())}
+        assert callers.keys() == set(CALLERS)
+        http = await opened.enter_async_context(httpx.AsyncClient(base_url=ours.origin, timeout=30))
+        yield Matrix(ours, other, http, callers)
+        for person in (*people, operator, stranger, *strangers.values()):
+            await person.http.aclose()
+
+
+@dataclass(frozen=True)
+class _OperatorsKey:
+    key: str = field(repr=False)
+    named: str
+    name: str = "operator's key"
+
+    def may(self, permission: str) -> bool:  # noqa: ARG002 - the staff may everything
+        return True
+
+    async def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.key}", "X-Tenant-ID": self.named}
+
+
+def expected(operation: Operation, caller: Caller) -> tuple[int, str] | None:
+    """Status and code of the refusal; None where the caller may."""
+    assert operation.permission is not None
+    if isinstance(caller, Nobody):
+        return 401, "unauthorized"
+    names_us = caller.name == STRANGERS[1] or "tenant" in operation.path_names
+    if caller.name in STRANGERS and names_us:
+        return 403, "tenant_forbidden"
+    if caller.may(operation.permission):
+        return None
+    if operation.permission.startswith("billing:"):
+        return 403, "insufficient_billing_permissions"
+    return 403, "insufficient_permissions"
+
+
+@pytest.mark.parametrize("name", CALLERS)
+@pytest.mark.parametrize("operation", SECURED, ids=str)
+async def test_cell(matrix: Matrix, operation: Operation, name: str) -> None:
+    caller = matrix.callers[name]
+    answer = await matrix.ask(operation, caller)
+    refusal = expected(operation, caller)
+    if refusal is None:
+        assert answer.status_code < 500, answer.text
+        assert answer.status_code not in (401, 403), answer.text
+        return
+    problem = answer.json()
+    assert (answer.status_code, problem["code"]) == refusal, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert problem["detail"]
+    if refusal[0] == 401:
+        assert answer.headers["www-authenticate"] == "Bearer"
+        return
+    if refusal[1] != "tenant_forbidden":
+        assert problem["permission"] == operation.permission
+    matrix.refused.append(_event(matrix, caller, answer, refusal[1], problem.get("permission")))
+
+
+def _event(
+    matrix: Matrix, caller: Caller, answer: httpx.Response, code: str, permission: str | None
+) -> tuple[UUID, Event]:
+    """Which chain tells of the refusal, and what: a stranger's stands in its own tenant's log."""
+    kind = "tenant_denied" if code == "tenant_forbidden" else "permission_denied"
+    home = matrix.other if caller.name in STRANGERS else matrix.ours
+    request = answer.request
+    told = (caller.name, kind, request.method, request.url.path, permission)
+    return UUID(home.tenant_id), told
+
+
+@pytest.mark.parametrize("operation", PUBLIC, ids=str)
+async def test_credentials_change_nothing_where_none_are_asked_for(
+    matrix: Matrix, operation: Operation
+) -> None:
+    answers = [await matrix.ask(operation, caller) for caller in matrix.callers.values()]
+    told = {(each.status_code, each.json()["code"]) for each in answers}
+    assert len(told) == 1, told
+    assert next(iter(told))[0] in (400, 403, 422), told
+
+
+async def test_afterwards_every_refusal_is_a_security_event(matrix: Matrix) -> None:
+    # Given the refusals of the cells that this run has tried (all, unless some were picked),
+    actors = await _actors(matrix)
+    wanted = {(home, (actors[event[0]], *event[1:])) for home, event in matrix.refused}
+
+    # then each stands in the log, with the actor, the method, the path and the permission.
+    async def all_told() -> bool:
+        missing.clear()
+        missing.update(wanted - await _told(matrix))
+        return not missing
+
+    missing: set[tuple[UUID, Event]] = set()
+    try:
+        await eventually("the entries of all refusals", all_told)
+    finally:
+        assert missing == set()
+
+
+async def _actors(matrix: Matrix) -> dict[str, str]:
+    """How the log names each caller."""
+    admin = await proof.connect(matrix.ours.environment)
+    try:
+        found = {}
+        for name, caller in matrix.callers.items():
+            if isinstance(caller, Person):
+                sql = "select 'usr_' || user_id from tenants.user_account where email = $1"
+                found[name] = await admin.fetchval(sql, caller.email)
+            elif isinstance(caller, Key):
+                sql = "select 'key_' || key_id from tenants.api_key where $1 like '%' || prefix || '%'"
+                found[name] = await admin.fetchval(sql, caller.key)
+        return found
+    finally:
+        await admin.close()
+
+
+async def _told(matrix: Matrix) -> set[tuple[UUID, Event]]:
+    admin = await proof.connect(matrix.ours.environment)
+    try:
+        rows = await admin.fetch(
+            "select tenant_id, actor, action, content->'data' as data from tenants.audit_entry "
+            "where tenant_id = any ($1) and kind = 'security'",
+            [UUID(matrix.ours.tenant_id), UUID(matrix.other.tenant_id)],
+        )
+    finally:
+        await admin.close()
+    told = set()
+    for row in rows:
+        data = json.loads(row["data"])
+        event = (row["actor"], row["action"], data["method"], data["path"], data["permission"])
+        told.add((row["tenant_id"], event))
+    return told
