@@ -194,6 +194,11 @@ class ProcessSettings(BaseSettings):
         validation_alias="OTEL_EXPORTER_OTLP_ENDPOINT",
         description="base address of an OTLP/HTTP collector; traces go to <base>/v1/traces",
     )
+    trusted_proxies: str = Field(
+        default="127.0.0.1,::1",
+        validation_alias="SLUICE_TRUSTED_PROXIES",
+        description="addresses of the proxies whose X-Forwarded-For is believed",
+    )
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
@@ -214,6 +219,11 @@ class ProcessSettings(BaseSettings):
         """The environment, then the file; no `.env` in the current folder is ever picked up."""
         del dotenv_settings, file_secret_settings
         return init_settings, env_settings, _FileSource(settings_cls)
+
+    @property
+    def proxies(self) -> frozenset[str]:
+        """The trusted proxies' addresses."""
+        return frozenset(part.strip() for part in self.trusted_proxies.split(",") if part.strip())
 
     @property
     def origin_url(self) -> str:

@@ -14,6 +14,7 @@ from libs.clock import utc_now
 from libs.contracts.envelope import MAX_EVENT_BYTES, D, Envelope, wrap
 from libs.contracts.topics import TOPIC_OF
 from libs.db.pool import Tx
+from libs.messaging.told import told
 from libs.observability.tracing import inject
 
 SHARDS = 4
@@ -62,7 +63,7 @@ def emit(tx: Tx, data: D, *, effective_at: datetime | None = None) -> Envelope[D
         EventTooLargeError: the event is over 512 KiB.
     """
     event = wrap(
-        data,
+        told(data),
         tenant_id=tx.tenant_id,
         mode=tx.scope.mode,
         source=tx.service,

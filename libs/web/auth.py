@@ -275,7 +275,6 @@ class Gate:
                     path=request.url.path[:500],
                     permission=permission,
                     role=caller.role,
-                    remote_address=request.client.host if request.client else None,
                 ),
             )
 

@@ -16,8 +16,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from libs.observability.logging import get_logger
 from libs.observability.metrics import HTTP_REQUEST_SECONDS, HTTP_REQUESTS_TOTAL
+from libs.observability.remote import serving
 from libs.observability.tracing import extract, start_span
 from libs.web.answers import internal_error
+from libs.web.forwarded import LOOPBACK, address_of
 from libs.web.health_routes import PATHS as HEALTH_PATHS
 
 REQUEST_ID_HEADER = "request-id"
@@ -55,6 +57,7 @@ class RequestObserver:
         method = scope["method"] if scope["method"] in _KNOWN_METHODS else "OTHER"
         with (
             structlog.contextvars.bound_contextvars(request_id=request_id),
+            serving(address_of(scope, _proxies(scope))),
             start_span(method, parent=extract(_text_headers(scope)), kind=SpanKind.SERVER) as span,
         ):
             try:
@@ -120,6 +123,13 @@ def _request_id(scope: Scope) -> str:
             if _REQUEST_ID.fullmatch(text):
                 return str(text)
     return uuid4().hex
+
+
+def _proxies(scope: Scope) -> frozenset[str]:
+    """The proxies that the process was started with; `serve` sets them."""
+    app = scope.get("app")
+    trusted: frozenset[str] = getattr(getattr(app, "state", None), "trusted_proxies", LOOPBACK)
+    return trusted
 
 
 def _text_headers(scope: Scope) -> list[tuple[str, str | bytes]]:

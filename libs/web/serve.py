@@ -97,6 +97,7 @@ def serve(
     endpoint = settings.otlp_endpoint
     configure_tracing(settings.service, str(endpoint) if endpoint else None)
     app = app_factory()
+    app.state.trusted_proxies = settings.proxies
     config = uvicorn.Config(
         app,
         host=settings.host,
@@ -107,7 +108,7 @@ def serve(
         log_config=None,
         access_log=False,
         server_header=False,
-        # Behind a proxy, but nothing here believes where a request says it came from.
+        # Behind a proxy: `libs.web.forwarded` alone says where a request came from.
         proxy_headers=False,
         timeout_keep_alive=30,
         timeout_graceful_shutdown=REQUEST_DRAIN_SECONDS,

@@ -4,7 +4,6 @@ Only these routes read the cookie. A browser sends it along by itself, so each o
 also wants the header `Origin` to be ours (requirement T5; OWASP's guide to CSRF, "verifying origin").
 """
 
-import ipaddress
 from datetime import datetime
 from uuid import UUID
 
@@ -17,6 +16,7 @@ from libs.contracts.envelope import Mode
 from libs.contracts.tenants import TenantStatus, TenantType
 from libs.db.pool import Database, Tx
 from libs.ids import public_id
+from libs.observability.remote import remote_address
 from libs.web.problems import (
     Problem,
     RateLimited,
@@ -111,7 +111,7 @@ async def sign_in(request: Request, body: SignInBody) -> JSONResponse:
     database: Database = request.app.state.database
     if request.headers.get("origin") is not None:
         _refuse_foreign_origin(request, settings)
-    address = _remote_address(request, settings)
+    address = remote_address() or "unknown"
     attempt = throttle.Attempt.of(body.email, address, settings.key_pepper_bytes)
     async with database.transaction() as tx:
         wait_seconds = await throttle.count(tx, attempt, utc_now())
@@ -202,21 +202,6 @@ async def make_assertion(request: Request, body: AssertionRequest | None = None)
 def _refuse_foreign_origin(request: Request, settings: Settings) -> None:
     if request.headers.get("origin", "").lower() != settings.browser_origin:
         raise OriginRefused
-
-
-def _remote_address(request: Request, settings: Settings) -> str:
-    """Where the request came from: the proxy's word where it is one of ours, else the peer.
-
-    The last entry of `X-Forwarded-For` is the one our own proxy wrote.
-    """
-    peer = request.client.host if request.client else "unknown"
-    if peer not in settings.proxies:
-        return peer
-    told = request.headers.get("x-forwarded-for", "").rpartition(",")[2].strip()
-    try:
-        return str(ipaddress.ip_address(told))
-    except ValueError:
-        return peer
 
 
 async def _note_failure(database: Database, request: Request, address: str) -> None:

@@ -65,11 +65,6 @@ class Settings(ServiceSettings):
     session_hours: int = Field(
         default=12, ge=1, le=24 * 30, description="how long a session lasts, at most"
     )
-    trusted_proxies: str = Field(
-        default="127.0.0.1,::1",
-        validation_alias="SLUICE_TRUSTED_PROXIES",
-        description="addresses of the proxies whose X-Forwarded-For is believed",
-    )
 
     @property
     def keyring(self) -> Keyring:
@@ -91,8 +86,3 @@ class Settings(ServiceSettings):
         """The origin as a browser writes it in the header `Origin`."""
         parts = urlsplit(self.origin_url)
         return f"{parts.scheme}://{parts.netloc}".lower()
-
-    @property
-    def proxies(self) -> frozenset[str]:
-        """The trusted proxies' addresses."""
-        return frozenset(part.strip() for part in self.trusted_proxies.split(",") if part.strip())
