@@ -19,6 +19,7 @@ from faststream.kafka import KafkaBroker
 from libs.db.pool import TRANSIENT_ERRORS, Database, UnsafeRoleError, refuse_unsafe_role
 from libs.messaging import retention
 from libs.messaging.consume import Consumer
+from libs.messaging.key_use import KEY_USES
 from libs.messaging.relay import Relay
 from libs.observability.health import Check, Health
 from libs.observability.metrics import JOB_RUNS_TOTAL, JOB_SECONDS
@@ -44,6 +45,7 @@ class Runtime:
         self._health = health
         self.add_job("prune_core_tables", partial(retention.prune, database), every_seconds=30)
         self.add_job("measure_parked", partial(retention.measure, database), every_seconds=5)
+        self.add_job("tell_key_use", partial(KEY_USES.tell, database), every_seconds=5)
 
     def add_consumers(self, consumers: Sequence[Consumer]) -> None:
         """Consume for as long as the service runs."""

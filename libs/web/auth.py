@@ -21,6 +21,7 @@ from libs.crypto import apikeys, tokens
 from libs.db.pool import Database
 from libs.directory.local import Directory, LookupKind, Tenant
 from libs.ids import public_id
+from libs.messaging.key_use import KEY_USES
 from libs.messaging.outbox import emit
 from libs.observability.metrics import SECURITY_EVENTS_TOTAL
 from libs.web.problems import (
@@ -56,6 +57,7 @@ class Caller:
         actor: `key_<UUID>` or `usr_<UUID>`, as the audit log names it.
         tenant_id: the key's tenant, or the tenant the assertion was made for.
         role: the member's role; None for an API key.
+        session_id: the session an assertion was made from; None for an API key.
     """
 
     actor: str
@@ -64,6 +66,7 @@ class Caller:
     permissions: frozenset[str]
     operator: bool = False
     role: str | None = None
+    session_id: UUID | None = None
 
     def may(self, permission: str) -> bool:
         """Whether the caller has the permission, directly or by a larger one."""
@@ -174,6 +177,7 @@ class Gate:
             return None
         if record.revoked_at is not None or (record.expires_at and record.expires_at <= utc_now()):
             return None
+        KEY_USES.note(tenant.id, record.mode, "api_key", record.key_id)
         return Caller(
             public_id("api_key", record.key_id),
             tenant.id,
@@ -195,6 +199,10 @@ class Gate:
         tenant = await self.directory.by_id(claims.tenant_id)
         if tenant is None or claims.session_id in tenant.snapshot.sessions_revoked:
             return None
+        if _lost_rights(tenant, claims.user_id, claims.tenant_version):
+            return None
+        if claims.operator and _lost_rights(platform, claims.user_id, claims.platform_version):
+            return None
         return Caller(
             public_id("user", claims.user_id),
             claims.tenant_id,
@@ -202,6 +210,7 @@ class Gate:
             frozenset(claims.permissions),
             operator=claims.operator,
             role=claims.role,
+            session_id=claims.session_id,
         )
 
     async def _choose(self, request: Request, caller: Caller, reference: str | None) -> Access:
@@ -294,6 +303,14 @@ class Requires:
 def in_mode(access: Access, mode: Mode) -> Access:
     """The same access in another mode, for the one body that names a mode (new API keys)."""
     return replace(access, mode=mode)
+
+
+def _lost_rights(tenant: Tenant, user_id: UUID, version: int) -> bool:
+    """Whether the user lost rights in the tenant after this version of its record."""
+    return any(
+        lost.user_id == user_id and version < lost.version
+        for lost in tenant.snapshot.members_revoked
+    )
 
 
 def _credential(request: Request) -> str | None:
