@@ -63,6 +63,11 @@ class Claims:
 
     `permissions` are complete: a service does not derive any from the role. Times are aware UTC in
     whole seconds.
+
+    Attributes:
+        tenant_version: the version of the tenant's record at signing: whoever lost rights in a later
+            one is refused.
+        platform_version: the same of the platform's record, where the user is an operator.
     """
 
     user_id: UUID
@@ -74,6 +79,8 @@ class Claims:
     operator: bool
     issued_at: datetime
     expires_at: datetime
+    tenant_version: int = 0
+    platform_version: int = 0
 
     def __post_init__(self) -> None:
         """Check what a signer must keep to.
@@ -170,6 +177,8 @@ def _claims(body: bytes) -> Claims:
             operator=_flag(data, "operator"),
             issued_at=_time(data, "issued_at"),
             expires_at=_time(data, "expires_at"),
+            tenant_version=_version(data, "tenant_version"),
+            platform_version=_version(data, "platform_version"),
         )
     except (ValueError, OverflowError, OSError, RecursionError):
         raise MalformedTokenError("the claims are not complete and well formed") from None
@@ -186,6 +195,8 @@ def _as_json(claims: Claims) -> dict[str, Any]:
         "operator": claims.operator,
         "issued_at": int(claims.issued_at.timestamp()),
         "expires_at": int(claims.expires_at.timestamp()),
+        "tenant_version": claims.tenant_version,
+        "platform_version": claims.platform_version,
     }
 
 
@@ -208,6 +219,14 @@ def _time(data: Mapping[str, Any], name: str) -> datetime:
     if type(value) is not int:
         raise MalformedTokenError(f"the claim {name} is not a time")
     return datetime.fromtimestamp(value, UTC)
+
+
+def _version(data: Mapping[str, Any], name: str) -> int:
+    """A version; a token without one is older than every revocation."""
+    value = data.get(name, 0)
+    if type(value) is not int or value < 0:
+        raise MalformedTokenError(f"the claim {name} is not a version")
+    return value
 
 
 def _permissions(value: object) -> frozenset[str]:
