@@ -9,7 +9,7 @@ from libs.contracts.tenants import ApiKeyRecord, AssertionKey, StripeIds, Tenant
 from libs.db.pool import Row, Tx
 from libs.db.tenant import Scope
 from libs.messaging.outbox import emit
-from services.tenants import store_keys, store_people, store_tenants
+from services.tenants import connections, store_keys, store_people, store_tenants
 
 REVOKED_KEYS_MAX = 100
 """Revoked keys that are still told of; an older one is unknown, which is as good as revoked."""
@@ -47,6 +47,7 @@ async def publish(tx: Tx, at: datetime) -> int:
             for row in await store_keys.signing_keys(tx)
         ),
         sessions_revoked=tuple(await store_people.revoked_sessions(tx, REVOKED_SESSIONS_MAX)),
+        connections=tuple(await connections.read_connections(tx)),
     )
     emit(tx, snapshot, effective_at=at)
     await tx.enter(here)

@@ -56,6 +56,17 @@ WAIVERS: Mapping[str, Waiver] = {
         "goes into the one snapshot of both modes", IDENTITY_WITH_MODE
     ),
     "tenants.stripe_object": Waiver("goes into the one snapshot of both modes", IDENTITY_WITH_MODE),
+    "tenants.stripe_connection": Waiver(
+        "goes into the one snapshot of both modes", frozenset({MODE_POLICY})
+    ),
+    "tenants.connection_secret": Waiver(
+        "sealed secrets of both modes travel and are sealed anew together",
+        frozenset({MODE_POLICY}),
+    ),
+    "tenants.stripe_account_owner": Waiver(
+        "a Stripe account belongs to one tenant among all; holds nothing else", frozenset({KEYS})
+    ),
+    "tenants.secrets_version": Waiver("sealed secrets of both modes travel together", IDENTITY),
     "tenants.clock_advance": Waiver(
         "refers to the tenant, which exists in both modes", frozenset({KEYS})
     ),

@@ -1,0 +1,32 @@
+"""A tenant's own Stripe account: one connection per mode, by Connect or by its raw keys.
+
+A connection keeps its id for ever, so that versions of its secrets and its history go on when it is
+made anew. A Stripe account belongs to one tenant among all.
+"""
+
+from libs.contracts.tenants import ConnectionRecord
+from libs.db.pool import Row, Tx
+from services.tenants import store_connections as store
+
+
+async def read_connections(tx: Tx) -> list[ConnectionRecord]:
+    """What the directory tells of the tenant's connections, both modes; no secret."""
+    return [_record(row) for row in await store.list_connections(tx)]
+
+
+def _record(row: Row) -> ConnectionRecord:
+    return ConnectionRecord(
+        connection_id=row["connection_id"],
+        mode=row["mode"],
+        kind=row["kind"],
+        status=row["status"],
+        is_active=row["is_active"],
+        account_id=row["account_id"],
+        charges_enabled=row["charges_enabled"],
+        payouts_enabled=row["payouts_enabled"],
+        requirements_due=tuple(row["requirements_due"]),
+        key_valid=row["key_valid"],
+        credential_version=row["credential_version"] if row["kind"] == "RAW_KEYS" else 0,
+        webhook_token_hashes=tuple(row["webhook_token_hashes"]),
+        application_fee_basis_points=row["application_fee_basis_points"],
+    )
