@@ -203,11 +203,12 @@ async def assert_identity(
             session.expires_at.replace(microsecond=0) + timedelta(seconds=1),
         ),
     )
-    text = tokens.sign(claims, await _signing_key(tx, keyring))
+    text = tokens.sign(claims, await signing_key(tx, keyring))
     return Assertion(text, claims.expires_at, home, mode, permissions)
 
 
-async def _signing_key(tx: Tx, keyring: Keyring) -> bytes:
+async def signing_key(tx: Tx, keyring: Keyring) -> bytes:
+    """The platform's private key that signs assertions and heads of the audit log."""
     here = tx.scope
     await tx.enter(Scope((PLATFORM_TENANT_ID,), None))
     (row, *_) = await store_keys.signing_keys(tx)
