@@ -26,7 +26,8 @@ class Api:
     """One caller of one Sluice: an origin and a key.
 
     Attributes:
-        version: the last `Sluice-Version` that an answer carried.
+        version: the last `Sluice-Version` that an answer carried. It is sent along from then on,
+            so that no service answers from before this caller's own writes.
     """
 
     def __init__(self, origin: str, key: str, *, tenant: str | None = None) -> None:
@@ -57,7 +58,9 @@ class Api:
             if time.monotonic() > deadline:
                 raise StoryError(f"{method} {path} answered {trouble}")
             await asyncio.sleep(0.5)
-        self.version = answer.headers.get(VERSION_HEADER, self.version)
+        if VERSION_HEADER in answer.headers:
+            self.version = answer.headers[VERSION_HEADER]
+            self.read_after(self.version)
         well = answer.status_code == expect if expect else answer.is_success
         if not well:
             raise StoryError(f"{method} {path} answered {trouble}")

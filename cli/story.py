@@ -105,7 +105,7 @@ class Story:
         )
         self.tenant_id = tenant["id"]
         self.tenant_key = await self.make_key(slug)
-        self.tenant = Api(self.origin, self.tenant_key)
+        self.tenant = self.caller(self.tenant_key)
         free = await eventually("the free subscription", lambda: self.subscription("free"))
         return {"tenant": self.tenant_id, "slug": slug, "subscription": free["id"], "plan": "free"}
 
@@ -117,6 +117,12 @@ class Story:
         )
         key: str = created["key"]
         return key
+
+    def caller(self, key: str) -> Api:
+        """A client with a key that the operator has just made."""
+        api = Api(self.origin, key)
+        api.read_after(self.operator.version)
+        return api
 
     async def subscription(self, plan: str, status: str = "active") -> dict[str, Any] | None:
         """The tenant's subscription, once it is on this plan with this status."""
@@ -349,7 +355,7 @@ class Story:
         slug = self.named("globex")
         other = await self.operator.post("/api/v1/tenants", {"name": slug.title(), "slug": slug})
         self.other_id = other["id"]
-        stranger = Api(self.origin, await self.make_key(slug))
+        stranger = self.caller(await self.make_key(slug))
         try:
             seen = len((await stranger.get("/api/v1/invoices"))["items"])
             foreign = await stranger.status_of(

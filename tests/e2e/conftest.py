@@ -26,10 +26,15 @@ FLAGS = [
 
 @dataclass
 class Watched:
-    """A page with everything that went wrong on it, and wherever it went."""
+    """A page with everything that went wrong on it, and wherever it went.
+
+    Attributes:
+        expected: paths that are asked for though they fail; the browser notes each in its own time.
+    """
 
     page: Page
     errors: list[str] = field(default_factory=list)
+    expected: set[str] = field(default_factory=set)
     foreign: list[str] = field(default_factory=list)
 
     def start(self) -> None:
@@ -46,8 +51,9 @@ class Watched:
         return await self.page.inner_text("main")
 
     def _on_console(self, message: ConsoleMessage) -> None:
-        if message.type in ("error", "warning"):
-            self.errors.append(message.text)
+        url = message.location["url"]
+        if message.type in ("error", "warning") and urlsplit(url).path not in self.expected:
+            self.errors.append(f"{message.text} ({url})")
 
     def _on_request(self, request: Request) -> None:
         if urlsplit(request.url).hostname not in LOOPBACK:

@@ -75,6 +75,7 @@ async def theirs(played_story: Story) -> AsyncGenerator[Theirs, None]:
     operator = Api(story.origin, story.environment["SLUICE_OPERATOR_KEY"])
     owner_key = await _made_key(operator, slug, SCOPES)
     owner = Api(story.origin, owner_key)
+    owner.read_after(operator.version)
     meter = await owner.post(
         "/api/v1/meters",
         {"key": f"acme_own_{os.getpid()}", "event_type": "acme.own", "aggregation": "count"},
