@@ -48,6 +48,7 @@ VARIABLE_OF_FILE_KEY: Mapping[str, str] = {
     "billing.stripe.currency": "SLUICE_STRIPE_CURRENCY",
     "billing.tenant.default_tenant_id": "SLUICE_DEFAULT_TENANT_ID",
     "billing.platform_fallback": "SLUICE_PLATFORM_FALLBACK",
+    "billing.platform_fallback_tenants": "SLUICE_PLATFORM_FALLBACK_TENANTS",
 }
 
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -99,6 +100,7 @@ class _BillingSection(_Strict):
     platform_fallback: Annotated[
         str | None, BeforeValidator(lambda value: "off" if value is False else value)
     ] = None
+    platform_fallback_tenants: str | None = None
 
 
 class _ConfigFile(_Strict):
@@ -308,6 +310,34 @@ class StripeSettings(BaseSettings):
         validation_alias="SLUICE_PLATFORM_FALLBACK",
         description="which tenants without a connection use the platform's account",
     )
+    platform_fallback_tenants: str = Field(
+        default="",
+        validation_alias="SLUICE_PLATFORM_FALLBACK_TENANTS",
+        max_length=10_000,
+        description="slugs or ids of the tenants that `listed` lists, with commas between",
+    )
+    stripe_client_id: str | None = Field(
+        default=None,
+        validation_alias="STRIPE_CLIENT_ID",
+        pattern=r"^ca_[A-Za-z0-9_]{1,200}$",
+        description="the platform's Connect client id, ca_…",
+    )
+    stripe_connect_base: HttpUrl | None = Field(
+        default=None,
+        validation_alias="SLUICE_STRIPE_CONNECT_BASE",
+        description="where a browser finds Stripe's Connect pages; empty: beside the API",
+    )
+    stripe_webhook_base: HttpUrl | None = Field(
+        default=None,
+        validation_alias="SLUICE_STRIPE_WEBHOOK_BASE",
+        description="the address Stripe reaches our webhooks at; empty: the origin",
+    )
+
+    @property
+    def fallback_tenants(self) -> frozenset[str]:
+        """Slugs and ids of the listed tenants, in lower case."""
+        names = self.platform_fallback_tenants.split(",")
+        return frozenset(name.strip().lower() for name in names if name.strip())
 
 
 S = TypeVar("S", bound=ProcessSettings)

@@ -44,6 +44,7 @@ PREFIXES = ("SLUICE_", "STRIPE_", "OTEL_")
 FOR_COMMANDS = {"SLUICE_LOCAL", "SLUICE_PORT_BASE", "SLUICE_MIN_FREE_DISK_MB"}
 LOCAL_HOSTS = {"127.0.0.1", "localhost"}
 OPERATOR_EMAIL = "operator@example.com"
+SANDBOX_CLIENT_ID = "ca_platform_sandbox"
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +245,11 @@ class _Settling:
                     " nothing (SLUICE_STRIPE_API_BASE=)."
                 )
             address = self.values["SLUICE_STRIPE_SIM_URL"]
-            self.values |= {"SLUICE_STRIPE_API_BASE": address, "STRIPE_SIM_URL": address}
+            self.values |= {
+                "SLUICE_STRIPE_API_BASE": address,
+                "STRIPE_SIM_URL": address,
+                "STRIPE_CLIENT_ID": SANDBOX_CLIENT_ID,
+            }
         elif not key:
             raise StackError("SLUICE_STRIPE_API_BASE is set: set STRIPE_SECRET_KEY as well.")
         webhook = self._given("STRIPE_WEBHOOK_SECRET")

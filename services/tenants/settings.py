@@ -9,10 +9,11 @@ from libs.crypto import apikeys
 from libs.crypto.errors import KeyringError
 from libs.crypto.keyring import Keyring
 from libs.money import Currency
-from libs.settings import ServiceSettings
+from libs.settings import ServiceSettings, StripeSettings
 from services.tenants.people import EmailAddress
 
 SESSION_COOKIE = "sluice_session"
+STRIPE_API_VERSION = "2026-10-28.endive"
 
 
 def _check_master_keys(value: SecretStr) -> SecretStr:
@@ -30,8 +31,8 @@ def _check_operator_key(value: SecretStr) -> SecretStr:
     return value
 
 
-class Settings(ServiceSettings):
-    """Master keys, the first operator, sessions."""
+class Settings(StripeSettings, ServiceSettings):
+    """Master keys, the first operator, sessions, and how Stripe is reached."""
 
     service: ClassVar[str] = "tenants"
 
@@ -62,14 +63,40 @@ class Settings(ServiceSettings):
         validation_alias="SLUICE_STRIPE_CURRENCY",
         description="currency of a tenant that names none",
     )
+    stripe_api_version: str = Field(
+        default=STRIPE_API_VERSION,
+        validation_alias="SLUICE_STRIPE_API_VERSION",
+        description="the version of Stripe's API that every call pins",
+    )
+    stripe_timeout_seconds: float = Field(
+        default=10.0, gt=0, le=60, description="how long one call to Stripe may take"
+    )
     session_hours: int = Field(
         default=12, ge=1, le=24 * 30, description="how long a session lasts, at most"
+    )
+    audit_anchor_seconds: int = Field(
+        default=3600, ge=1, le=24 * 3600, description="how often a growing audit chain is signed"
+    )
+    audit_anchor_entries: int = Field(
+        default=1_000, ge=1, le=100_000, description="a chain that grew by so many is signed at once"
     )
 
     @property
     def keyring(self) -> Keyring:
         """The master keys."""
         return Keyring.parse(self.master_keys.get_secret_value())
+
+    @property
+    def platform_stripe_key(self) -> str | None:
+        """The platform's secret key, or None where Stripe is off or not configured."""
+        if not self.stripe_enabled or self.stripe_secret_key is None:
+            return None
+        return self.stripe_secret_key.get_secret_value() or None
+
+    @property
+    def webhook_base_url(self) -> str:
+        """The address Stripe reaches our webhooks at, without a slash at its end."""
+        return str(self.stripe_webhook_base or self.origin).rstrip("/")
 
     @property
     def is_https(self) -> bool:
