@@ -14,7 +14,15 @@ class TamperedSealedValueError(SealedValueError):
 
 
 class UnknownMasterKeyError(SealedValueError):
-    """The keyring has no master key of the id that the value names."""
+    """No master key held here has the id, or is of the provider, that the value names."""
+
+
+class DestroyedKeyError(SealedValueError):
+    """The data key was destroyed, and with it every value sealed under it."""
+
+
+class SecretGoneError(SealedValueError):
+    """The secret store has no secret under the reference."""
 
 
 class DataKeyExhaustedError(Exception):
@@ -22,4 +30,12 @@ class DataKeyExhaustedError(Exception):
 
 
 class KeyringError(Exception):
-    """`SLUICE_MASTER_KEYS` is missing or malformed."""
+    """`SLUICE_MASTER_KEYS`, or the file of master keys, is missing or malformed."""
+
+
+class MasterKeyUnavailableError(ConnectionError):
+    """The key service does not answer, or refuses us; nothing is sealed or opened without it."""
+
+
+class SecretStoreUnavailableError(ConnectionError):
+    """The secret store does not answer, or refuses us."""

@@ -1,7 +1,7 @@
-"""Master keys: they wrap the data keys of tenants and touch nothing else.
+"""Master keys held in memory: they wrap the data keys of tenants and touch nothing else.
 
-The keyring is the local provider, read from `SLUICE_MASTER_KEYS` (`id:base64[;id:base64…]`, the
-first wraps, all unwrap). Rotation: put a new key first, wrap every data key again, drop the old key
+The text of a keyring is `id:base64[;id:base64…]`, or one key per line with `#` before a remark; the
+first wraps, all unwrap. Rotation: put a new key first, wrap every data key again, drop the old key
 when no wrapped key names it. Sealed values stay as they are.
 """
 
@@ -16,22 +16,10 @@ from uuid import UUID
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from libs.crypto.errors import (
-    KeyringError,
-    MalformedSealedValueError,
-    TamperedSealedValueError,
-    UnknownMasterKeyError,
-)
-from libs.crypto.framing import (
-    ALGORITHM_AES_256_GCM,
-    KEY_BYTES,
-    NONCE_BYTES,
-    Reader,
-    canonical,
-    short_text,
-)
+from libs.crypto.errors import KeyringError, TamperedSealedValueError, UnknownMasterKeyError
+from libs.crypto.framing import KEY_BYTES, NONCE_BYTES, TAG_BYTES, canonical
+from libs.crypto.wrapped import LOCAL, WrappedKey, head_of, read_wrapped
 
-WRAPPED_KEY_FORMAT = 1
 _MASTER_KEY_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
@@ -61,28 +49,30 @@ class Keyring:
 
     @classmethod
     def parse(cls, text: str) -> "Keyring":
-        """The keyring that `SLUICE_MASTER_KEYS` holds.
+        """The keyring that a text holds.
 
         Raises:
             KeyringError: it is not `id:base64[;id:base64…]` of 32-byte keys with different ids.
         """
         keys: dict[str, bytes] = {}
-        for part in text.strip().strip(";").split(";"):
-            key_id, separator, encoded = part.strip().partition(":")
+        for part in _parts(text):
+            key_id, separator, encoded = part.partition(":")
             if not separator:
-                raise KeyringError("SLUICE_MASTER_KEYS must be id:base64[;id:base64…]")
+                raise KeyringError("master keys must be id:base64[;id:base64…]")
             if key_id in keys:
-                raise KeyringError("SLUICE_MASTER_KEYS names the same id twice")
+                raise KeyringError("the master keys have the same id twice")
             try:
                 keys[key_id] = base64.b64decode(encoded, validate=True)
             except (binascii.Error, ValueError):
-                raise KeyringError("SLUICE_MASTER_KEYS holds a key that is not base64") from None
+                raise KeyringError("a master key is not base64") from None
+        if not keys:
+            raise KeyringError("there is no master key: id:base64[;id:base64…]")
         return cls(keys, current_id=next(iter(keys)))
 
     def wrap(self, key: bytes, *, tenant_id: UUID, data_key_id: UUID) -> bytes:
         """The data key, encrypted under the current master key and bound to tenant and id."""
         nonce = os.urandom(NONCE_BYTES)
-        head = bytes([WRAPPED_KEY_FORMAT, ALGORITHM_AES_256_GCM]) + short_text(self.current_id)
+        head = head_of(LOCAL, self.current_id)
         bound = canonical(head, tenant_id.bytes, data_key_id.bytes)
         return head + nonce + AESGCM(self.keys[self.current_id]).encrypt(nonce, key, bound)
 
@@ -93,29 +83,25 @@ class Keyring:
             SealedValueError: malformed, changed, another tenant's or another key's, or wrapped under
                 a master key that is not here.
         """
-        master_key_id, nonce, ciphertext = _read_wrapped(wrapped)
-        master_key = self.keys.get(master_key_id)
+        parts = read_wrapped(wrapped)
+        master_key = self.keys.get(parts.master_key_id) if parts.provider == LOCAL else None
         if master_key is None:
             raise UnknownMasterKeyError("the data key is wrapped under a master key not held here")
-        head = wrapped[: len(wrapped) - len(ciphertext) - NONCE_BYTES]
-        bound = canonical(head, tenant_id.bytes, data_key_id.bytes)
-        try:
-            return AESGCM(master_key).decrypt(nonce, ciphertext, bound)
-        except InvalidTag:
-            raise TamperedSealedValueError("the wrapped key does not open") from None
+        return _decrypt(
+            master_key, parts, canonical(parts.head, tenant_id.bytes, data_key_id.bytes)
+        )
 
 
-def master_key_id_of(wrapped: bytes) -> str:
-    """Which master key a wrapped key needs: tells what a rotation still has to wrap again.
-
-    Raises:
-        MalformedSealedValueError: not a wrapped key.
-    """
-    return _read_wrapped(wrapped)[0]
+def _parts(text: str) -> list[str]:
+    lines = (line.partition("#")[0] for line in text.splitlines())
+    return [part.strip() for line in lines for part in line.split(";") if part.strip()]
 
 
-def _read_wrapped(wrapped: bytes) -> tuple[str, bytes, bytes]:
-    reader = Reader(wrapped)
-    if reader.byte() != WRAPPED_KEY_FORMAT or reader.byte() != ALGORITHM_AES_256_GCM:
-        raise MalformedSealedValueError("not a wrapped key of a known format")
-    return reader.short_text(), reader.take(NONCE_BYTES), reader.ciphertext()
+def _decrypt(master_key: bytes, parts: WrappedKey, bound: bytes) -> bytes:
+    nonce, ciphertext = parts.body[:NONCE_BYTES], parts.body[NONCE_BYTES:]
+    if len(nonce) != NONCE_BYTES or len(ciphertext) < TAG_BYTES:
+        raise TamperedSealedValueError("the wrapped key is cut short")
+    try:
+        return AESGCM(master_key).decrypt(nonce, ciphertext, bound)
+    except InvalidTag:
+        raise TamperedSealedValueError("the wrapped key does not open") from None

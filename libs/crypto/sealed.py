@@ -13,7 +13,7 @@ inventories: opening goes by the data key's own record, which rotation keeps cur
 """
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -33,8 +33,7 @@ from libs.crypto.framing import (
     canonical,
     short_text,
 )
-from libs.crypto.keyring import Keyring, master_key_id_of
-from libs.ids import new_id
+from libs.crypto.wrapped import master_key_id_of
 
 SEALED_VALUE_FORMAT = 1
 PLAINTEXT_BYTES_MAX = 64 * 1024
@@ -49,8 +48,8 @@ DATA_KEY_AGE_DAYS_MAX = 90
 class DataKey:
     """A tenant's key as it is stored: wrapped, with the number of values sealed under it.
 
-    Whoever seals must first store `uses + 1` (one `update … set uses = uses + 1 returning uses`), so
-    that concurrent sealing cannot pass the limit.
+    Whoever seals must first store the uses it is about to make, under the row's lock, so that
+    concurrent sealing cannot pass the limit.
     """
 
     id: UUID
@@ -59,44 +58,14 @@ class DataKey:
     created_at: datetime
     uses: int = 0
 
-    @classmethod
-    def create(cls, keyring: Keyring, tenant_id: UUID, created_at: datetime) -> "DataKey":
-        """A new random key, wrapped under the current master key."""
-        key_id = new_id()
-        key = AESGCM.generate_key(bit_length=KEY_BYTES * 8)
-        wrapped = keyring.wrap(key, tenant_id=tenant_id, data_key_id=key_id)
-        return cls(key_id, tenant_id, wrapped, created_at)
-
     @property
     def master_key_id(self) -> str:
         """The master key that unwraps this one."""
         return master_key_id_of(self.wrapped)
 
-    def unwrap(self, keyring: Keyring) -> bytes:
-        """The key itself; keep it no longer than the operation lasts.
-
-        Raises:
-            SealedValueError: see `Keyring.unwrap`.
-        """
-        key = keyring.unwrap(self.wrapped, tenant_id=self.tenant_id, data_key_id=self.id)
-        if len(key) != KEY_BYTES:
-            raise MalformedSealedValueError("the wrapped key has a wrong length")
-        return key
-
-    def rewrap(self, keyring: Keyring) -> "DataKey":
-        """The same key under the current master key: what a master-key rotation stores."""
-        key = self.unwrap(keyring)
-        wrapped = keyring.wrap(key, tenant_id=self.tenant_id, data_key_id=self.id)
-        return replace(self, wrapped=wrapped)
-
-    def used(self) -> "DataKey":
-        """The key with one more use counted.
-
-        Raises:
-            DataKeyExhaustedError: it has sealed `DATA_KEY_USES_MAX` values.
-        """
-        self.refuse_exhausted()
-        return replace(self, uses=self.uses + 1)
+    def has_room_for(self, values: int) -> bool:
+        """Whether the key may seal this many values more."""
+        return self.uses + values <= DATA_KEY_USES_MAX
 
     def refuse_exhausted(self) -> None:
         """Check that the key may seal one more value.
@@ -104,13 +73,30 @@ class DataKey:
         Raises:
             DataKeyExhaustedError: it may not.
         """
-        if self.uses >= DATA_KEY_USES_MAX:
+        if not self.has_room_for(1):
             raise DataKeyExhaustedError("this data key has sealed all it may; make a new one")
 
     def is_due_for_rotation(self, now: datetime) -> bool:
         """Whether new values should be sealed under a new key."""
         too_old = now - self.created_at >= timedelta(days=DATA_KEY_AGE_DAYS_MAX)
         return too_old or self.uses >= DATA_KEY_USES_MAX
+
+
+@dataclass(frozen=True)
+class OpenDataKey:
+    """A data key that a master key has unwrapped: what seals and opens, in memory only."""
+
+    data_key: DataKey
+    key: bytes = field(repr=False)
+
+    def __post_init__(self) -> None:
+        """Check the length.
+
+        Raises:
+            MalformedSealedValueError: the key is not 32 bytes.
+        """
+        if len(self.key) != KEY_BYTES:
+            raise MalformedSealedValueError("the wrapped key has a wrong length")
 
 
 @dataclass(frozen=True)
@@ -124,8 +110,7 @@ class SealedHeader:
 def seal(
     plaintext: bytes,
     *,
-    keyring: Keyring,
-    data_key: DataKey,
+    key: OpenDataKey,
     tenant_id: UUID,
     table: str,
     field: str,
@@ -135,15 +120,14 @@ def seal(
 
     Raises:
         DataKeyExhaustedError: the data key has sealed all it may.
-        SealedValueError: the data key does not unwrap.
         ValueError: the plaintext is over `PLAINTEXT_BYTES_MAX`, or the key is another tenant's.
     """
     if len(plaintext) > PLAINTEXT_BYTES_MAX:
         raise ValueError(f"a sealed value holds at most {PLAINTEXT_BYTES_MAX} bytes")
+    data_key = key.data_key
     if data_key.tenant_id != tenant_id:
         raise ValueError("the data key belongs to another tenant")
     data_key.refuse_exhausted()
-    key = data_key.unwrap(keyring)
     nonce = os.urandom(NONCE_BYTES)
     head = (
         bytes([SEALED_VALUE_FORMAT, ALGORITHM_AES_256_GCM])
@@ -151,14 +135,13 @@ def seal(
         + data_key.id.bytes
     )
     bound = _bound(head, tenant_id, table, field, row_id)
-    return head + nonce + AESGCM(key).encrypt(nonce, plaintext, bound)
+    return head + nonce + AESGCM(key.key).encrypt(nonce, plaintext, bound)
 
 
 def open_sealed(
     record: bytes,
     *,
-    keyring: Keyring,
-    data_key: DataKey,
+    key: OpenDataKey,
     tenant_id: UUID,
     table: str,
     field: str,
@@ -171,12 +154,13 @@ def open_sealed(
             whatever the bytes.
     """
     header, nonce, ciphertext = _read(record)
-    if header.data_key_id != data_key.id or data_key.tenant_id != tenant_id:
+    if header.data_key_id != key.data_key.id or key.data_key.tenant_id != tenant_id:
         raise TamperedSealedValueError("the value was sealed under another data key")
-    key = data_key.unwrap(keyring)
     head = record[: len(record) - len(ciphertext) - NONCE_BYTES]
     try:
-        return AESGCM(key).decrypt(nonce, ciphertext, _bound(head, tenant_id, table, field, row_id))
+        return AESGCM(key.key).decrypt(
+            nonce, ciphertext, _bound(head, tenant_id, table, field, row_id)
+        )
     except InvalidTag:
         raise TamperedSealedValueError("the value does not open in this place") from None
 

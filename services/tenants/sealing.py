@@ -1,13 +1,31 @@
-"""Sealing values of a tenant that must not stand in the database in the clear."""
+"""Sealing values of a tenant that must not stand in the database in the clear.
 
+    key = await sealer.prepare(tenant_id, utc_now())            # never inside a transaction
+    async with database.tenant(tenant_id, mode) as tx:
+        sealed = key.seal(b"…", Place("connection_secret", "value", str(secret_id)))
+        …                                                       # sealed.value, sealed.data_key_id
+    plaintext = await sealer.open(tenant_id, value, place)      # never inside a transaction
+
+What holds the master keys may be far away: it is asked in `prepare` and `open` only, outside of any
+transaction, and what it said is kept in memory for some minutes.
+"""
+
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Self
 from uuid import UUID
 
+from libs.crypto.errors import DataKeyExhaustedError, DestroyedKeyError, SealedValueError
 from libs.crypto.keyring import Keyring
-from libs.crypto.sealed import DataKey, header_of, open_sealed, seal
-from libs.db.pool import Tx
-from services.tenants import store_keys as store
+from libs.crypto.sealed import DataKey, OpenDataKey, header_of, open_sealed, seal
+from libs.crypto.settings import Sealing, SealingSettings
+from libs.db.pool import Database, Tx
+from libs.ids import new_id
+from services.tenants import store_data_keys as store
+
+VALUES_MAX = 1_000
 
 
 @dataclass(frozen=True)
@@ -19,39 +37,179 @@ class Place:
     row_id: str
 
 
+@dataclass(frozen=True)
+class Sealed:
+    """A sealed value and the key that opens it."""
+
+    value: bytes
+    data_key_id: UUID
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Where a secret is kept: sealed here, or by reference in a store outside. One of the two."""
+
+    sealed: bytes | None
+    data_key_id: UUID | None
+    reference: str | None
+
+
+class SealingKey:
+    """A tenant's data key in memory: seals as many values as were asked for, without any call.
+
+    Use it at once: a key that a rotation has replaced is destroyed after a minute.
+    """
+
+    def __init__(self, key: OpenDataKey, values: int) -> None:
+        self._key = key
+        self._values = values
+
+    @property
+    def tenant_id(self) -> UUID:
+        """Whose key it is."""
+        return self._key.data_key.tenant_id
+
+    def seal(self, plaintext: bytes, place: Place) -> Sealed:
+        """The value sealed for exactly this place."""
+        assert self._values > 0, "ask `prepare` for as many values as are sealed"
+        self._values -= 1
+        data_key = self._key.data_key
+        value = seal(
+            plaintext,
+            key=self._key,
+            tenant_id=data_key.tenant_id,
+            table=place.table,
+            field=place.field,
+            row_id=place.row_id,
+        )
+        return Sealed(value, data_key.id)
+
+
+class Sealer:
+    """Seals and opens values of tenants. One per process."""
+
+    def __init__(self, database: Database, sealing: Sealing) -> None:
+        self._database = database
+        self.data_keys = sealing.data_keys
+        self.store = sealing.store
+
+    @classmethod
+    def of(cls, database: Database, settings: SealingSettings) -> Self:
+        """The sealer that the settings describe."""
+        return cls(database, Sealing.of(settings))
+
+    async def prepare(self, tenant_id: UUID, at: datetime, *, values: int = 1) -> SealingKey:
+        """The tenant's newest data key, made where there is none or it is due for another.
+
+        Raises:
+            MasterKeyUnavailableError: nothing can be sealed now.
+        """
+        assert 0 < values <= VALUES_MAX
+        key = await self._take(tenant_id, at, values)
+        if key is None:
+            await self.add_data_key(
+                tenant_id, at, only_if=lambda newest: newest is None or _is_due(newest, at, values)
+            )
+            key = await self._take(tenant_id, at, values)
+        if key is None:
+            raise DataKeyExhaustedError("a new data key seals no value")
+        return SealingKey(await self.data_keys.open(key), values)
+
+    async def open(self, tenant_id: UUID, value: bytes, place: Place) -> bytes:
+        """The value inside.
+
+        Raises:
+            SealedValueError: it was changed or moved, or its key is gone.
+            MasterKeyUnavailableError: nothing can be opened now.
+        """
+        wanted = header_of(value).data_key_id
+        async with self._database.tenant(tenant_id, None) as tx:
+            data_key = await store.find_data_key(tx, wanted)
+        if data_key is None:
+            raise DestroyedKeyError("the data key of this value was destroyed")
+        return open_sealed(
+            value,
+            key=await self.data_keys.open(data_key),
+            tenant_id=tenant_id,
+            table=place.table,
+            field=place.field,
+            row_id=place.row_id,
+        )
+
+    async def keep(self, key: SealingKey, secret_id: UUID, plaintext: bytes, place: Place) -> Kept:
+        """Keep a secret where secrets are kept: sealed for its row, or in the store outside.
+
+        Raises:
+            SecretStoreUnavailableError: the store outside does not take it.
+        """
+        if self.store is None:
+            sealed = key.seal(plaintext, place)
+            return Kept(sealed.value, sealed.data_key_id, None)
+        return Kept(None, None, await self.store.put(key.tenant_id, secret_id, plaintext))
+
+    async def read(self, tenant_id: UUID, kept: Kept, place: Place) -> bytes:
+        """A secret that was kept.
+
+        Raises:
+            SealedValueError, MasterKeyUnavailableError, SecretStoreUnavailableError.
+        """
+        if kept.sealed is not None:
+            return await self.open(tenant_id, kept.sealed, place)
+        if kept.reference is None or self.store is None:
+            raise SealedValueError("the secret is in a store that is not configured here")
+        return await self.store.get(kept.reference)
+
+    async def add_data_key(
+        self, tenant_id: UUID, at: datetime, *, only_if: Callable[[DataKey | None], bool]
+    ) -> bool:
+        """Make a data key, unless somebody else just did; whether it was made."""
+        made = await self.data_keys.create(tenant_id, at)
+        async with self._database.tenant(tenant_id, None) as tx:
+            await store.lock_data_keys(tx)
+            if not only_if(await store.newest_data_key(tx)):
+                return False
+            await store.insert_data_key(tx, made.data_key)
+        return True
+
+    async def _take(self, tenant_id: UUID, at: datetime, values: int) -> DataKey | None:
+        """The newest key with these values counted; None where another is needed."""
+        async with self._database.tenant(tenant_id, None) as tx:
+            key = await store.newest_data_key(tx)
+            if key is None or _is_due(key, at, values):
+                return None
+            await store.count_uses(tx, key.id, values)
+        return key
+
+
+def _is_due(key: DataKey, at: datetime, values: int) -> bool:
+    return key.is_due_for_rotation(at) or not key.has_room_for(values)
+
+
 async def seal_value(
     tx: Tx, keyring: Keyring, plaintext: bytes, place: Place, at: datetime
 ) -> tuple[bytes, UUID]:
-    """The value sealed under the tenant's data key, and that key's id."""
-    key = await store.newest_data_key(tx)
-    if key is None or key.is_due_for_rotation(at):
-        key = DataKey.create(keyring, tx.tenant_id, at)
-        await store.insert_data_key(tx, key)
-    await store.count_use(tx, key.id)
-    sealed = seal(
-        plaintext,
-        keyring=keyring,
-        data_key=key,
-        tenant_id=tx.tenant_id,
-        table=place.table,
-        field=place.field,
-        row_id=place.row_id,
-    )
-    return sealed, key.id
+    """The value sealed under the tenant's data key by a local keyring, and that key's id."""
+    data_key = await store.newest_data_key(tx)
+    if data_key is None or _is_due(data_key, at, 1):
+        key_id = new_id()
+        wrapped = keyring.wrap(os.urandom(32), tenant_id=tx.tenant_id, data_key_id=key_id)
+        data_key = DataKey(key_id, tx.tenant_id, wrapped, at)
+        await store.insert_data_key(tx, data_key)
+    await store.count_uses(tx, data_key.id, 1)
+    key = keyring.unwrap(data_key.wrapped, tenant_id=tx.tenant_id, data_key_id=data_key.id)
+    sealed = SealingKey(OpenDataKey(data_key, key), 1).seal(plaintext, place)
+    return sealed.value, sealed.data_key_id
 
 
 async def open_value(tx: Tx, keyring: Keyring, sealed: bytes, place: Place) -> bytes:
-    """The value inside.
-
-    Raises:
-        SealedValueError: it was changed or moved, or its master key is gone.
-    """
-    key = await store.find_data_key(tx, header_of(sealed).data_key_id)
-    assert key is not None, "a sealed value's data key is kept as long as the value"
+    """The value inside, by a local keyring."""
+    data_key = await store.find_data_key(tx, header_of(sealed).data_key_id)
+    if data_key is None:
+        raise DestroyedKeyError("the data key of this value was destroyed")
+    key = keyring.unwrap(data_key.wrapped, tenant_id=tx.tenant_id, data_key_id=data_key.id)
     return open_sealed(
         sealed,
-        keyring=keyring,
-        data_key=key,
+        key=OpenDataKey(data_key, key),
         tenant_id=tx.tenant_id,
         table=place.table,
         field=place.field,

@@ -20,28 +20,45 @@ from libs.crypto.errors import (
     UnknownMasterKeyError,
 )
 from libs.crypto.framing import canonical
-from libs.crypto.keyring import Keyring, master_key_id_of
+from libs.crypto.keyring import Keyring
 from libs.crypto.sealed import (
     DATA_KEY_USES_MAX,
     PLAINTEXT_BYTES_MAX,
     DataKey,
+    OpenDataKey,
     header_of,
     open_sealed,
     seal,
 )
+from libs.crypto.wrapped import master_key_id_of
+from libs.ids import new_id
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 TENANT = UUID("01890000-0000-7000-8000-000000000001")
 OLD, NEW = b"o" * 32, b"n" * 32
 KEYRING = Keyring({"2026-01": OLD}, "2026-01")
-DATA_KEY = DataKey.create(KEYRING, TENANT, NOW)
+
+
+def new_key(tenant_id: UUID = TENANT) -> OpenDataKey:
+    """A fresh data key, wrapped by the keyring."""
+    key_id, key = new_id(), secrets.token_bytes(32)
+    wrapped = KEYRING.wrap(key, tenant_id=tenant_id, data_key_id=key_id)
+    return OpenDataKey(DataKey(key_id, tenant_id, wrapped, NOW), key)
+
+
+KEY = new_key()
+DATA_KEY = KEY.data_key
+
+
+def with_key(**changes: Any) -> OpenDataKey:
+    """The key, its record changed."""
+    return replace(KEY, data_key=replace(DATA_KEY, **changes))
 
 
 def place(**changes: Any) -> dict[str, Any]:
     """Where a value lives; `changes` move it."""
     whole = {
-        "keyring": KEYRING,
-        "data_key": DATA_KEY,
+        "key": KEY,
         "tenant_id": TENANT,
         "table": "stripe_connection",
         "field": "secret_key",
@@ -77,10 +94,9 @@ def test_the_same_plaintext_never_seals_to_the_same_bytes():
         {"row_id": "43"},
         {"tenant_id": uuid4()},
         {"table": "stripe_connections", "field": "ecret_key"},
-        {"data_key": DataKey.create(KEYRING, TENANT, NOW)},
-        {"data_key": replace(DATA_KEY, tenant_id=uuid4())},
-        {"data_key": replace(DATA_KEY, wrapped=DataKey.create(KEYRING, TENANT, NOW).wrapped)},
-        {"keyring": Keyring({"2026-01": NEW}, "2026-01")},
+        {"key": new_key()},
+        {"key": with_key(tenant_id=uuid4())},
+        {"key": replace(KEY, key=new_key().key)},
     ],
 )
 def test_a_value_opens_in_no_other_place(moved: dict[str, Any]):
@@ -159,33 +175,22 @@ def test_sealing_for_a_tenant_with_another_tenants_key_is_refused():
 
 
 def test_a_data_key_seals_a_bounded_number_of_values():
-    last = replace(DATA_KEY, uses=DATA_KEY_USES_MAX - 1)
-    assert seal(b"x", **place(data_key=last))
-    spent = last.used()
-    assert spent.uses == DATA_KEY_USES_MAX == 2**24
+    last = with_key(uses=DATA_KEY_USES_MAX - 1)
+    assert seal(b"x", **place(key=last))
+    assert last.data_key.has_room_for(1)
+    assert not last.data_key.has_room_for(2)
+    spent = with_key(uses=DATA_KEY_USES_MAX)
+    assert DATA_KEY_USES_MAX == 2**24
     with pytest.raises(DataKeyExhaustedError):
-        spent.used()
-    with pytest.raises(DataKeyExhaustedError):
-        seal(b"x", **place(data_key=spent))
+        seal(b"x", **place(key=spent))
     record = seal(b"x", **place())
-    assert open_sealed(record, **place(data_key=spent)) == b"x"
+    assert open_sealed(record, **place(key=spent)) == b"x"
 
 
 def test_a_data_key_is_due_by_age_or_use():
     assert not DATA_KEY.is_due_for_rotation(NOW + timedelta(days=89))
     assert DATA_KEY.is_due_for_rotation(NOW + timedelta(days=90))
     assert replace(DATA_KEY, uses=DATA_KEY_USES_MAX).is_due_for_rotation(NOW)
-
-
-def test_a_master_key_rotation_leaves_sealed_values_as_they_are():
-    record = seal(b"secret", **place())
-    both = Keyring({"2026-02": NEW, "2026-01": OLD}, "2026-02")
-    rewrapped = DATA_KEY.rewrap(both)
-    assert (DATA_KEY.master_key_id, rewrapped.master_key_id) == ("2026-01", "2026-02")
-    only_new = Keyring({"2026-02": NEW}, "2026-02")
-    assert open_sealed(record, **place(data_key=rewrapped, keyring=only_new)) == b"secret"
-    with pytest.raises(UnknownMasterKeyError):
-        open_sealed(record, **place(keyring=only_new))
 
 
 def test_a_wrapped_key_is_bound_to_tenant_and_id():
@@ -197,10 +202,24 @@ def test_a_wrapped_key_is_bound_to_tenant_and_id():
             KEYRING.unwrap(DATA_KEY.wrapped, **bound)
 
 
-def test_a_wrapped_key_of_another_length_is_no_data_key():
-    wrapped = KEYRING.wrap(b"short", tenant_id=TENANT, data_key_id=DATA_KEY.id)
+def test_a_key_under_an_unknown_master_key_is_told_apart():
+    with pytest.raises(UnknownMasterKeyError):
+        Keyring({"2026-02": NEW}, "2026-02").unwrap(
+            DATA_KEY.wrapped, tenant_id=TENANT, data_key_id=DATA_KEY.id
+        )
+    with pytest.raises(TamperedSealedValueError):
+        Keyring({"2026-01": NEW}, "2026-01").unwrap(
+            DATA_KEY.wrapped, tenant_id=TENANT, data_key_id=DATA_KEY.id
+        )
+
+
+def test_a_key_of_another_length_is_no_data_key():
     with pytest.raises(MalformedSealedValueError):
-        replace(DATA_KEY, wrapped=wrapped).unwrap(KEYRING)
+        OpenDataKey(DATA_KEY, b"short")
+
+
+def test_a_key_in_memory_is_not_shown():
+    assert repr(KEY.key) not in repr(KEY)
 
 
 def encoded(key: bytes) -> str:
@@ -211,6 +230,8 @@ def test_the_first_master_key_is_the_current_one():
     keyring = Keyring.parse(f"2026-02:{encoded(NEW)};2026-01:{encoded(OLD)};")
     assert keyring.current_id == "2026-02"
     assert dict(keyring.keys) == {"2026-02": NEW, "2026-01": OLD}
+    lines = f"# master keys\n2026-02:{encoded(NEW)}  # current\n\n2026-01:{encoded(OLD)}\n"
+    assert Keyring.parse(lines) == keyring
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,196 @@
+"""Settings of the services that seal and open: where master keys and secrets are held.
+
+    class Settings(SealingSettings, ServiceSettings): …
+
+Only tenants, gateway and stripe_sync read these. `Sealing.of(settings)` makes what they name.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, HttpUrl, SecretStr, ValidationInfo, field_validator
+from pydantic_settings import BaseSettings
+
+from libs.crypto.data_keys import DataKeys
+from libs.crypto.errors import KeyringError
+from libs.crypto.keyring import Keyring
+from libs.crypto.stores.protocol import SecretStore
+from libs.crypto.vaults.local import KeyringFile, LocalMasterKeys, read_keyring
+from libs.crypto.vaults.protocol import MasterKeys
+
+MasterKeyProvider = Literal["local", "vault", "aws", "gcp"]
+SecretStoreName = Literal["own", "vault", "aws", "gcp"]
+
+_NAME = r"^[A-Za-z0-9_][A-Za-z0-9_./-]{0,127}$"
+_GCP_KEY = (
+    r"^projects/[a-z0-9:.-]+/locations/[a-z0-9-]+/keyRings/[A-Za-z0-9_-]+"
+    r"/cryptoKeys/[A-Za-z0-9_-]+$"
+)
+
+
+def _check_master_keys(value: SecretStr | None) -> SecretStr | None:
+    if value is not None:
+        try:
+            Keyring.parse(value.get_secret_value())
+        except KeyringError as error:
+            raise ValueError(str(error)) from None
+    return value
+
+
+def _check_master_keys_file(value: Path | None) -> Path | None:
+    if value is not None:
+        try:
+            read_keyring(value)
+        except KeyringError as error:
+            raise ValueError(str(error)) from None
+    return value
+
+
+class SealingSettings(BaseSettings):
+    """Who holds the master keys and the secrets, and how to reach them."""
+
+    master_keys: Annotated[SecretStr | None, AfterValidator(_check_master_keys)] = Field(
+        default=None,
+        validation_alias="SLUICE_MASTER_KEYS",
+        description="id:base64key[;id:base64key…], the first is current",
+    )
+    master_keys_file: Annotated[Path | None, AfterValidator(_check_master_keys_file)] = Field(
+        default=None,
+        validation_alias="SLUICE_MASTER_KEYS_FILE",
+        description="a file of mode 0600 with the same, one key per line; read again when it changes",
+    )
+    vault_address: HttpUrl | None = Field(
+        default=None,
+        validation_alias="SLUICE_VAULT_ADDRESS",
+        description="HashiCorp Vault or OpenBao, https://…:8200",
+    )
+    vault_token: SecretStr | None = Field(
+        default=None, validation_alias="SLUICE_VAULT_TOKEN", description="a token of Vault"
+    )
+    vault_token_file: Path | None = Field(
+        default=None,
+        validation_alias="SLUICE_VAULT_TOKEN_FILE",
+        description="a file with the token, as Vault's agent keeps it fresh; read at every call",
+    )
+    vault_namespace: str | None = Field(
+        default=None, validation_alias="SLUICE_VAULT_NAMESPACE", max_length=200
+    )
+    vault_transit_mount: str = Field(
+        default="transit", validation_alias="SLUICE_VAULT_TRANSIT_MOUNT", pattern=_NAME
+    )
+    vault_transit_key: str = Field(
+        default="sluice",
+        validation_alias="SLUICE_VAULT_TRANSIT_KEY",
+        pattern=r"^[A-Za-z0-9_-]{1,64}$",
+        description="the transit key, made with `derived=true`",
+    )
+    vault_kv_mount: str = Field(
+        default="secret", validation_alias="SLUICE_VAULT_KV_MOUNT", pattern=_NAME
+    )
+    aws_region: str | None = Field(
+        default=None, validation_alias="SLUICE_AWS_REGION", pattern=r"^[a-z0-9-]{1,32}$"
+    )
+    aws_endpoint: HttpUrl | None = Field(
+        default=None,
+        validation_alias="SLUICE_AWS_ENDPOINT",
+        description="another address of AWS's API (VPC endpoint, test server)",
+    )
+    aws_kms_key: str | None = Field(
+        default=None,
+        validation_alias="SLUICE_AWS_KMS_KEY",
+        pattern=r"^[A-Za-z0-9:/_-]{1,200}$",
+        description="id, ARN or alias of the symmetric KMS key",
+    )
+    gcp_project: str | None = Field(
+        default=None, validation_alias="SLUICE_GCP_PROJECT", pattern=r"^[a-z0-9:.-]{1,64}$"
+    )
+    gcp_kms_key: str | None = Field(
+        default=None,
+        validation_alias="SLUICE_GCP_KMS_KEY",
+        pattern=_GCP_KEY,
+        description="projects/…/locations/…/keyRings/…/cryptoKeys/…",
+    )
+    gcp_kms_base: HttpUrl = Field(
+        default=HttpUrl("https://cloudkms.googleapis.com"), validation_alias="SLUICE_GCP_KMS_BASE"
+    )
+    gcp_secrets_base: HttpUrl = Field(
+        default=HttpUrl("https://secretmanager.googleapis.com"),
+        validation_alias="SLUICE_GCP_SECRETS_BASE",
+    )
+    gcp_credentials: Literal["default", "anonymous"] = Field(
+        default="default",
+        validation_alias="SLUICE_GCP_CREDENTIALS",
+        description="`default` finds them as every Google library does; `anonymous` is for tests",
+    )
+    secrets_prefix: str = Field(
+        default="sluice",
+        validation_alias="SLUICE_SECRETS_PREFIX",
+        pattern=r"^[A-Za-z0-9_-]{1,40}$",
+        description="what the names of our secrets in an outside store begin with",
+    )
+    master_key_provider: MasterKeyProvider = Field(
+        default="local",
+        validation_alias="SLUICE_MASTER_KEY_PROVIDER",
+        description="who holds the master keys: local, vault, aws or gcp",
+    )
+    secret_store: SecretStoreName = Field(
+        default="own",
+        validation_alias="SLUICE_SECRET_STORE",
+        description="where tenants' secrets are kept: own (sealed, with us), vault, aws or gcp",
+    )
+
+    @field_validator("master_key_provider", "secret_store")
+    @classmethod
+    def _check_complete(cls, value: str, info: ValidationInfo) -> str:
+        """What the choice needs is there; the sentence names the variable that is not."""
+        for_keys = info.field_name == "master_key_provider"
+        data = info.data
+        if value == "local" and not (data.get("master_keys") or data.get("master_keys_file")):
+            raise ValueError("set SLUICE_MASTER_KEYS or SLUICE_MASTER_KEYS_FILE")
+        if value == "local" and data.get("master_keys") and data.get("master_keys_file"):
+            raise ValueError("set SLUICE_MASTER_KEYS or SLUICE_MASTER_KEYS_FILE, not both")
+        if value == "vault":
+            if not data.get("vault_address"):
+                raise ValueError("set SLUICE_VAULT_ADDRESS")
+            if not (data.get("vault_token") or data.get("vault_token_file")):
+                raise ValueError("set SLUICE_VAULT_TOKEN or SLUICE_VAULT_TOKEN_FILE")
+        if value == "aws" and for_keys and not data.get("aws_kms_key"):
+            raise ValueError("set SLUICE_AWS_KMS_KEY")
+        if value == "gcp" and for_keys and not data.get("gcp_kms_key"):
+            raise ValueError("set SLUICE_GCP_KMS_KEY")
+        if value == "gcp" and not for_keys and not data.get("gcp_project"):
+            raise ValueError("set SLUICE_GCP_PROJECT")
+        return value
+
+
+@dataclass(frozen=True)
+class Sealing:
+    """What a process seals and opens with.
+
+    Attributes:
+        store: None: secrets stand sealed in our own database.
+    """
+
+    data_keys: DataKeys
+    store: SecretStore | None = None
+
+    @classmethod
+    def of(cls, settings: SealingSettings) -> Self:
+        """What the settings name; nothing is called yet."""
+        return cls(DataKeys(master_keys_of(settings)), secret_store_of(settings))
+
+
+def master_keys_of(settings: SealingSettings) -> MasterKeys:
+    """The holder of master keys that the settings name."""
+    if settings.master_keys_file is not None:
+        return LocalMasterKeys(KeyringFile(settings.master_keys_file))
+    assert settings.master_keys is not None, "the settings were checked"
+    keyring = Keyring.parse(settings.master_keys.get_secret_value())
+    return LocalMasterKeys(lambda: keyring)
+
+
+def secret_store_of(settings: SealingSettings) -> SecretStore | None:
+    """The store that the settings name; None: our own database."""
+    del settings
+    return None
