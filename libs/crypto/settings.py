@@ -2,12 +2,13 @@
 
     class Settings(SealingSettings, ServiceSettings): …
 
-Only tenants, gateway and stripe_sync read these. `Sealing.of(settings)` makes what they name.
+Only tenants, gateway and stripe_sync read these. `settings.sealing` is what they name.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, HttpUrl, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings
@@ -163,6 +164,11 @@ class SealingSettings(BaseSettings):
             raise ValueError("set SLUICE_GCP_PROJECT")
         return value
 
+    @cached_property
+    def sealing(self) -> "Sealing":
+        """What the settings name; made once, for data keys in memory are shared."""
+        return Sealing(DataKeys(master_keys_of(self)), secret_store_of(self))
+
 
 @dataclass(frozen=True)
 class Sealing:
@@ -174,11 +180,6 @@ class Sealing:
 
     data_keys: DataKeys
     store: SecretStore | None = None
-
-    @classmethod
-    def of(cls, settings: SealingSettings) -> Self:
-        """What the settings name; nothing is called yet."""
-        return cls(DataKeys(master_keys_of(settings)), secret_store_of(settings))
 
 
 def master_keys_of(settings: SealingSettings) -> MasterKeys:
