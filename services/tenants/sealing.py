@@ -14,13 +14,12 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Self
 from uuid import UUID
 
 from libs.crypto.errors import DataKeyExhaustedError, DestroyedKeyError, SealedValueError
 from libs.crypto.keyring import Keyring
 from libs.crypto.sealed import DataKey, OpenDataKey, header_of, open_sealed, seal
-from libs.crypto.settings import Sealing, SealingSettings
+from libs.crypto.settings import Sealing
 from libs.db.pool import Database, Tx
 from libs.ids import new_id
 from services.tenants import store_data_keys as store
@@ -86,17 +85,12 @@ class SealingKey:
 
 
 class Sealer:
-    """Seals and opens values of tenants. One per process."""
+    """Seals and opens values of tenants: `Sealer(database, settings.sealing)`."""
 
     def __init__(self, database: Database, sealing: Sealing) -> None:
         self._database = database
         self.data_keys = sealing.data_keys
         self.store = sealing.store
-
-    @classmethod
-    def of(cls, database: Database, settings: SealingSettings) -> Self:
-        """The sealer that the settings describe."""
-        return cls(database, Sealing.of(settings))
 
     async def prepare(self, tenant_id: UUID, at: datetime, *, values: int = 1) -> SealingKey:
         """The tenant's newest data key, made where there is none or it is due for another.

@@ -6,22 +6,14 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, SecretStr, StringConstraints
 
 from libs.crypto import apikeys
-from libs.crypto.errors import KeyringError
 from libs.crypto.keyring import Keyring
+from libs.crypto.settings import SealingSettings
 from libs.money import Currency
 from libs.settings import ServiceSettings, StripeSettings
 from services.tenants.people import EmailAddress
 
 SESSION_COOKIE = "sluice_session"
 STRIPE_API_VERSION = "2026-10-28.endive"
-
-
-def _check_master_keys(value: SecretStr) -> SecretStr:
-    try:
-        Keyring.parse(value.get_secret_value())
-    except KeyringError as error:
-        raise ValueError(str(error)) from None
-    return value
 
 
 def _check_operator_key(value: SecretStr) -> SecretStr:
@@ -31,16 +23,11 @@ def _check_operator_key(value: SecretStr) -> SecretStr:
     return value
 
 
-class Settings(StripeSettings, ServiceSettings):
+class Settings(SealingSettings, StripeSettings, ServiceSettings):
     """Master keys, the first operator, sessions, and how Stripe is reached."""
 
     service: ClassVar[str] = "tenants"
 
-    master_keys: Annotated[SecretStr, AfterValidator(_check_master_keys)] = Field(
-        default=...,
-        validation_alias="SLUICE_MASTER_KEYS",
-        description="id:base64key[;id:base64key…], the first is current",
-    )
     operator_email: EmailAddress | None = Field(
         default=None,
         validation_alias="SLUICE_OPERATOR_EMAIL",
@@ -78,13 +65,11 @@ class Settings(StripeSettings, ServiceSettings):
         default=3600, ge=1, le=24 * 3600, description="how often a growing audit chain is signed"
     )
     audit_anchor_entries: int = Field(
-        default=1_000, ge=1, le=100_000, description="a chain that grew by so many is signed at once"
+        default=1_000,
+        ge=1,
+        le=100_000,
+        description="a chain that grew by so many is signed at once",
     )
-
-    @property
-    def keyring(self) -> Keyring:
-        """The master keys."""
-        return Keyring.parse(self.master_keys.get_secret_value())
 
     @property
     def platform_stripe_key(self) -> str | None:
@@ -97,6 +82,12 @@ class Settings(StripeSettings, ServiceSettings):
     def webhook_base_url(self) -> str:
         """The address Stripe reaches our webhooks at, without a slash at its end."""
         return str(self.stripe_webhook_base or self.origin).rstrip("/")
+
+    @property
+    def keyring(self) -> Keyring:
+        """The master keys."""
+        assert self.master_keys is not None
+        return Keyring.parse(self.master_keys.get_secret_value())
 
     @property
     def is_https(self) -> bool:
