@@ -26,7 +26,7 @@ def _nobodys_hash() -> str:
 async def hash_password(password: str) -> str:
     """What is stored of a password: parameters, salt and hash in one text."""
     async with _turns():
-        return await asyncio.to_thread(_HASHER.hash, password)
+        return await asyncio.to_thread(_HASHER.hash, _bytes(password))
 
 
 async def is_password(password: str, password_hash: str | None) -> bool:
@@ -39,9 +39,14 @@ async def is_password(password: str, password_hash: str | None) -> bool:
         return await asyncio.to_thread(_verify, password, password_hash)
 
 
+def _bytes(password: str) -> bytes:
+    """Any text that JSON can hold has bytes, half a surrogate pair too."""
+    return password.encode("utf-8", "surrogatepass")
+
+
 def _verify(password: str, password_hash: str | None) -> bool:
     try:
-        matches = _HASHER.verify(password_hash or _nobodys_hash(), password)
+        matches = _HASHER.verify(password_hash or _nobodys_hash(), _bytes(password))
     except (VerificationError, InvalidHashError):
         return False
     return matches and password_hash is not None
