@@ -13,7 +13,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from cli import kafka_commands
+from cli import audit_commands, kafka_commands
 from cli.doctor import examine
 from cli.program_logs import find_logs, follow, last_lines
 from cli.start_display import StartDisplay
@@ -50,6 +50,7 @@ def quiet_libraries() -> None:
 
 app.command()(kafka_commands.lag)
 app.command()(kafka_commands.topics)
+app.add_typer(audit_commands.app)
 
 
 def _start() -> Stack:

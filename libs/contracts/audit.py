@@ -68,3 +68,24 @@ class SecretsHeld(Fact):
 
     service: str
     version: int
+
+
+class AuditHeadAnchored(Fact):
+    """How far the tenant's audit chain reached at a time, signed by the platform.
+
+    Not an entry of the log: tenants keeps it beside the log, and a verifier reads it from the topic.
+    A chain that lacks the entry, or has another hash there, was changed.
+
+    Attributes:
+        seq: number of the chain's last entry.
+        head_hash: hex of that entry's hash.
+        key_id: which of the platform's Ed25519 keys signed (`TenantSnapshot.assertion_keys`).
+        signature: hex of the signature over tenant, number, hash and time
+            (`libs.crypto.audit_chain.Head`).
+    """
+
+    seq: int
+    head_hash: str
+    key_id: str
+    signature: str
+    anchored_at: AwareDatetime

@@ -162,8 +162,9 @@ TOPICS: tuple[Topic, ...] = (
             audit.ConfigurationChanged,
             audit.KeyUsed,
             audit.SecretsHeld,
+            audit.AuditHeadAnchored,
         ),
-        purpose="Security events, configuration changes and key use, kept by tenants.",
+        purpose="Security events, configuration changes, key use and signed heads of the audit log.",
     ),
 )
 

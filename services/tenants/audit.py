@@ -1,22 +1,29 @@
 """The audit log: one chain per tenant, each entry bound to the one before by its hash.
 
-hash = SHA-256(previous hash || canonical JSON of the content), where the content is the event as it
-came and the entry's number, and the first previous hash is 32 zero bytes. Changing, removing or
-inserting an entry breaks every hash after it.
+`libs.crypto.audit_chain` says how the chain is made and checked. The head of each chain is signed
+now and then and told on `audit.events`, so that an end cut off, or a chain made anew, shows.
 """
 
-import hashlib
-import json
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Literal
+from uuid import UUID
 
-from libs.contracts.audit import ConfigurationChanged, SecurityEventRaised
+from libs.contracts.audit import AuditHeadAnchored, ConfigurationChanged, SecurityEventRaised
 from libs.contracts.envelope import Envelope
-from libs.db.pool import Row, Tx
+from libs.contracts.tenants import PLATFORM_TENANT_ID
+from libs.crypto.audit_chain import GENESIS, Break, ChainCheck, Head, entry_hash
+from libs.crypto.tokens import key_id_of, public_key_of
+from libs.db.pool import Database, Row, Tx
+from libs.messaging.outbox import emit
 from services.tenants import store_audit as store
+from services.tenants import store_keys
 
-GENESIS = bytes(32)
-VERIFY_PAGE = 1_000
+READ_PAGE = 1_000
+EXPORTED_ENTRIES_MAX = 100_000
+VERIFIED_ENTRIES_MAX = 50_000
+ANCHORED_TENANTS_MAX = 100
 
 
 async def record(
@@ -32,10 +39,12 @@ async def record(
     await store.lock_chain(tx)
     if await store.has_entry(tx, event.id):
         return
-    last = await store.last_entry(tx)
-    seq = 1 if last is None else last["seq"] + 1
-    previous_hash = GENESIS if last is None else last["hash"]
+    # From what was recorded, not from what is there: an end that was cut off stays a gap.
+    head = await store.lock_head(tx)
+    seq = 1 if head is None else head["seq"] + 1
+    previous_hash = GENESIS if head is None else head["hash"]
     content = {"seq": seq, **event.model_dump(mode="json", exclude={"stream_seq"})}
+    hashed = entry_hash(previous_hash, content)
     await store.append(
         tx,
         seq=seq,
@@ -47,38 +56,151 @@ async def record(
         object_id=object_id,
         content=content,
         previous_hash=previous_hash,
-        entry_hash=entry_hash(previous_hash, content),
+        entry_hash=hashed,
     )
-
-
-def entry_hash(previous_hash: bytes, content: Mapping[str, Any]) -> bytes:
-    """The hash of an entry. Canonical JSON: sorted keys, no spaces, UTF-8."""
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(previous_hash + text.encode()).digest()
-
-
-async def first_broken_entry(tx: Tx) -> int | None:
-    """The number of the first entry of the tenant's chain that does not hold; None where all do."""
-    expected_seq, previous_hash = 1, GENESIS
-    while True:
-        rows = await store.read_chain(tx, expected_seq - 1, VERIFY_PAGE)
-        for row in rows:
-            if not _holds(row, expected_seq, previous_hash):
-                return expected_seq
-            expected_seq, previous_hash = expected_seq + 1, row["hash"]
-        if len(rows) < VERIFY_PAGE:
-            return None
-
-
-def _holds(row: Row, seq: int, previous_hash: bytes) -> bool:
-    return bool(
-        row["seq"] == seq
-        and row["content"]["seq"] == seq
-        and row["previous_hash"] == previous_hash
-        and row["hash"] == entry_hash(previous_hash, row["content"])
-    )
+    await store.raise_head(tx, seq, hashed)
 
 
 async def search(tx: Tx, wanted: store.Wanted, before: int | None, limit: int) -> list[Row]:
     """Entries of the tenant in scope, the newest first."""
     return await store.list_entries(tx, wanted, before, limit)
+
+
+@dataclass(frozen=True)
+class Extent:
+    """Which entries an export holds.
+
+    Attributes:
+        next_after: number to go on after, where the export ends before the log does.
+    """
+
+    after: int
+    up_to: int
+    next_after: int | None
+
+
+async def extent_of_export(tx: Tx, wanted: store.Wanted, after: int) -> Extent:
+    """At most `EXPORTED_ENTRIES_MAX` numbers of the log as it is now."""
+    last = await store.last_entry(tx)
+    end = 0 if last is None else last["seq"]
+    up_to = min(end, after + EXPORTED_ENTRIES_MAX)
+    left = await store.list_from(tx, wanted, up_to, end, 1)
+    return Extent(after, up_to, up_to if left else None)
+
+
+async def exported(
+    database: Database, tenant_id: UUID, wanted: store.Wanted, extent: Extent
+) -> AsyncGenerator[list[Row], None]:
+    """The entries of an export, oldest first, page by page: no connection is held in between."""
+    after = extent.after
+    while True:
+        async with database.tenant(tenant_id, None) as tx:
+            rows = await store.list_from(tx, wanted, after, extent.up_to, READ_PAGE)
+        if rows:
+            yield rows
+            after = rows[-1]["seq"]
+        if len(rows) < READ_PAGE:
+            return
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What checking a stretch of a chain found.
+
+    Attributes:
+        seq: the last entry that holds.
+        proven_seq: the last entry up to which a signed head proves the chain.
+        is_complete: the end of the chain was reached.
+        forged_heads: signed heads that no key of the platform made; they prove nothing.
+    """
+
+    seq: int
+    proven_seq: int
+    broken: Break | None
+    is_complete: bool
+    forged_heads: int
+
+
+async def verify(database: Database, tenant_id: UUID, *, after: int = 0) -> Verification:
+    """Check at most `VERIFIED_ENTRIES_MAX` entries of a tenant's chain against its signed heads.
+
+    Args:
+        after: go on after this entry, which an earlier call found to hold.
+    """
+    async with database.tenant(PLATFORM_TENANT_ID, None) as tx:
+        public_keys = {
+            key["key_id"]: key["public_key"] for key in await store_keys.signing_keys(tx)
+        }
+    async with database.tenant(tenant_id, None) as tx:
+        anchors = await store.read_anchors(tx)
+        before = await store.read_chain(tx, after - 1, 1) if after else []
+    heads, forged = heads_of(anchors, public_keys)
+    if after and (not before or before[0]["seq"] != after):
+        return Verification(0, 0, Break(after, "the entry is not there"), True, forged)
+    check = ChainCheck(
+        tenant_id,
+        {seq: hashes for seq, hashes in heads.items() if seq > after},
+        seq=after,
+        hash=bytes(before[0]["hash"]) if before else GENESIS,
+        proven_seq=max((seq for seq in heads if seq <= after), default=0),
+    )
+    is_complete = False
+    while not is_complete and check.seq - after < VERIFIED_ENTRIES_MAX:
+        async with database.tenant(tenant_id, None) as tx:
+            rows = await store.read_chain(tx, check.seq, READ_PAGE)
+        is_complete = not check.follow(rows) or len(rows) < READ_PAGE
+    if is_complete:
+        check.finish()
+    return Verification(check.seq, check.proven_seq, check.broken, is_complete, forged)
+
+
+def heads_of(
+    anchors: list[Row], public_keys: Mapping[str, str]
+) -> tuple[dict[int, frozenset[bytes]], int]:
+    """The hashes that signed heads give for a number, and how many heads nobody of us signed."""
+    heads: dict[int, frozenset[bytes]] = {}
+    forged = 0
+    for row in anchors:
+        head = Head(row["tenant_id"], row["seq"], bytes(row["hash"]), row["anchored_at"])
+        if head.is_signed(bytes(row["signature"]), row["key_id"], public_keys):
+            heads[head.seq] = heads.get(head.seq, frozenset()) | {head.hash}
+        else:
+            forged += 1
+    return heads, forged
+
+
+async def tenants_to_anchor(tx: Tx, now: datetime, every: timedelta, entries: int) -> list[UUID]:
+    """Tenants whose head is due to be signed; as the maintenance role."""
+    return await store.unsigned_heads(
+        tx, anchored_before=now - every, entries=entries, limit=ANCHORED_TENANTS_MAX
+    )
+
+
+async def anchor(tx: Tx, private_key: bytes, now: datetime) -> None:
+    """Sign the head of the tenant in scope and tell it; nothing where it was signed already."""
+    row = await store.lock_head(tx)
+    if row is None or row["seq"] == row["anchored_seq"]:
+        return
+    head = Head(tx.tenant_id, row["seq"], bytes(row["hash"]), now)
+    fact = AuditHeadAnchored(
+        seq=head.seq,
+        head_hash=head.hash.hex(),
+        key_id=key_id_of(public_key_of(private_key)),
+        signature=head.sign(private_key).hex(),
+        anchored_at=now,
+    )
+    await store.note_anchored(tx, head.seq, now)
+    emit(tx, fact, effective_at=now)
+
+
+async def keep_anchor(tx: Tx, event_id: UUID, fact: AuditHeadAnchored) -> None:
+    """Keep a signed head as it came from the topic."""
+    await store.keep_anchor(
+        tx,
+        event_id=event_id,
+        seq=fact.seq,
+        head_hash=bytes.fromhex(fact.head_hash),
+        key_id=fact.key_id,
+        signature=bytes.fromhex(fact.signature),
+        anchored_at=fact.anchored_at,
+    )

@@ -1,6 +1,6 @@
 """One function per consumed event: (event, tx) -> one domain call."""
 
-from libs.contracts.audit import ConfigurationChanged, SecurityEventRaised
+from libs.contracts.audit import AuditHeadAnchored, ConfigurationChanged, SecurityEventRaised
 from libs.contracts.billing import SubscriptionChanged
 from libs.contracts.envelope import Envelope, Fact
 from libs.contracts.stripe_sync import (
@@ -51,6 +51,11 @@ async def on_configuration_changed(event: Envelope[ConfigurationChanged], tx: Tx
     await audit.record(tx, event)
 
 
+async def on_audit_head_anchored(event: Envelope[AuditHeadAnchored], tx: Tx) -> None:
+    """Keep the signed head beside the log."""
+    await audit.keep_anchor(tx, event.id, event.data)
+
+
 HANDLERS: dict[type[Fact], Handler] = {
     SubscriptionChanged: on_subscription_changed,
     StripeCustomerLinked: on_stripe_customer_linked,
@@ -59,4 +64,5 @@ HANDLERS: dict[type[Fact], Handler] = {
     StripeCommandFailed: on_stripe_command_failed,
     SecurityEventRaised: on_security_event_raised,
     ConfigurationChanged: on_configuration_changed,
+    AuditHeadAnchored: on_audit_head_anchored,
 }

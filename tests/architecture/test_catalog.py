@@ -48,6 +48,8 @@ WAIVERS: Mapping[str, Waiver] = {
     "tenants.signing_key": Waiver("signs assertions of both modes", IDENTITY),
     "tenants.session_revocation": Waiver("a session holds in both modes", IDENTITY),
     "tenants.audit_entry": Waiver("one chain per tenant, over both modes", IDENTITY),
+    "tenants.audit_head": Waiver("one chain per tenant, over both modes", IDENTITY),
+    "tenants.audit_anchor": Waiver("one chain per tenant, over both modes", IDENTITY),
     "tenants.api_key": Waiver(
         "all keys of a tenant are shown and published together, whatever their mode",
         frozenset({MODE_POLICY, KEYS}),
