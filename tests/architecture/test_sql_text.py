@@ -1,0 +1,117 @@
+"""SQL is text of our own: what callers send travels as parameters (attack A11).
+
+Row-level security cannot stop an injection, which would simply name another tenant. So every
+statement is a constant, or is put together from constants; each exception stands here with the
+reason why nothing from outside can reach it.
+"""
+
+import ast
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+APART = ("libs/testing/", "libs/db/migrate.py", "services/stripe_sim/")
+"""Tests, the deploy step (names of services only), and the sandbox, which has no database."""
+
+METHODS = frozenset(
+    {
+        "execute",
+        "executemany",
+        "fetch",
+        "fetchrow",
+        "fetchval",
+        "prepare",
+        "cursor",
+        "copy_from_query",
+    }
+)
+
+OUR_OWN: Mapping[tuple[str, str], str] = {
+    ("services/metering/store_meters.py", "column"): "`id` or `key`, by the type of the reference",
+    ("services/metering/store_queries.py", "start"): "of a window, which is one of three words",
+    ("services/metering/store_queries.py", "parts"): "numbers of places, or `s.user_id`",
+    ("services/metering/store_queries.py", "columns"): "constants of this module",
+    ("services/metering/store_queries.py", "table"): "constants of this module",
+    ("services/stripe_sync/store_objects.py", "values"): "as many parameters as columns",
+    ("services/stripe_sync/store_objects.py", "updates"): "of the constant list of columns",
+    ("services/tenants/store_connections.py", "columns"): "asserted to be among the constant ones",
+    ("services/tenants/store_people.py", "table"): "a row of the constant table",
+    ("services/tenants/store_people.py", "condition"): "a row of the constant table",
+    ("libs/messaging/retention.py", "table"): "a row of RULES",
+    ("libs/messaging/retention.py", "column"): "a row of RULES",
+    ("libs/messaging/drain.py", "tx.service"): "the service's own name",
+    ("libs/messaging/relay.py", "self._database.service"): "the service's own name",
+    ("libs/db/pool.py", "self.service"): "the service's own name",
+    ("libs/db/pool.py", "sql"): "the one place that passes statements on",
+}
+
+
+def interpolated(node: ast.expr) -> Iterator[str]:
+    """What is put into a statement besides constants."""
+    if isinstance(node, ast.Constant) or (isinstance(node, ast.Name) and _is_constant(node.id)):
+        return
+    if isinstance(node, ast.JoinedStr):
+        for part in node.values:
+            yield from interpolated(part)
+    elif isinstance(node, ast.FormattedValue):
+        yield from interpolated(node.value)
+    elif isinstance(node, ast.IfExp):
+        yield from interpolated(node.body)
+        yield from interpolated(node.orelse)
+    elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        yield from interpolated(node.left)
+        yield from interpolated(node.right)
+    else:
+        yield ast.unparse(node)
+
+
+def _is_constant(name: str) -> bool:
+    return name.isupper()
+
+
+def statements(source: str) -> Iterator[ast.expr]:
+    """The first argument of everything that may be a statement."""
+    for node in ast.walk(ast.parse(source)):
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and node.func.attr in METHODS
+            and node.args
+        ):
+            yield node.args[0]
+
+
+def found_in(path: str, source: str) -> set[tuple[str, str]]:
+    """Places of a file where something other than a constant goes into SQL."""
+    return {(path, text) for sql in statements(source) for text in interpolated(sql)}
+
+
+def test_only_words_of_our_own_go_into_sql() -> None:
+    found: set[tuple[str, str]] = set()
+    for folder in ("services", "libs"):
+        for file in sorted((ROOT / folder).rglob("*.py")):
+            path = file.relative_to(ROOT).as_posix()
+            if not path.startswith(APART):
+                found |= found_in(path, file.read_text())
+    # The Stripe client's `fetch` takes a client, not a statement.
+    found = {each for each in found if each[1] not in ("self.api", "api")}
+    assert sorted(found - OUR_OWN.keys()) == []
+    assert sorted(OUR_OWN.keys() - found) == [], "excused in vain"
+
+
+def test_what_goes_into_sql_is_found() -> None:
+    source = """
+tx.fetch(f"select {COLUMNS} from t where {name}")
+tx.execute("select " + word)
+tx.fetchval("select %s" % word)
+tx.execute("select {}".format(word))
+tx.fetch(sql_of(request))
+tx.fetch(f"select 1 {'for update' if lock else ''}")
+"""
+    assert found_in("x.py", source) == {
+        ("x.py", "name"),
+        ("x.py", "word"),
+        ("x.py", "'select %s' % word"),
+        ("x.py", "'select {}'.format(word)"),
+        ("x.py", "sql_of(request)"),
+    }
