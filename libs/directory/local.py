@@ -13,6 +13,7 @@ from uuid import UUID
 from libs.clock import utc_now
 from libs.contracts.envelope import Mode
 from libs.contracts.tenants import (
+    DEFAULT_TENANT_ID,
     PLATFORM_TENANT_ID,
     ApiKeyRecord,
     ConfigRecord,
@@ -45,6 +46,12 @@ class Tenant:
     def connection(self, mode: Mode) -> ConnectionRecord | None:
         """The tenant's own Stripe connection in this mode, whatever its state."""
         return next((each for each in self.snapshot.connections if each.mode == mode), None)
+
+    @property
+    def is_live(self) -> bool:
+        """Whether live mode is open to the tenant; to the reserved ones it always is."""
+        reserved = self.id in (PLATFORM_TENANT_ID, DEFAULT_TENANT_ID)
+        return reserved or self.snapshot.live_since is not None
 
     def config(self, namespace: str) -> ConfigRecord | None:
         """What the tenant has set in a namespace; None: nothing."""

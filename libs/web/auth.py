@@ -28,6 +28,7 @@ from libs.web.problems import (
     Forbidden,
     InvalidRequest,
     NotFound,
+    NotLive,
     TenantForbidden,
     Unauthorized,
     Unavailable,
@@ -40,6 +41,9 @@ OPERATOR = "operator"
 
 ANYONE_SIGNED_IN = "signed_in"
 """Any valid key or assertion."""
+
+OWNER = "owner"
+"""The permission that only an owner has, as a person: no key carries it."""
 
 IMPLIED = {
     "billing:read": frozenset({"billing:manage"}),
@@ -74,6 +78,8 @@ class Caller:
             return True
         if permission == OPERATOR:
             return False
+        if permission == OWNER:
+            return self.role == OWNER
         return permission in self.permissions or bool(
             IMPLIED.get(permission, frozenset()) & self.permissions
         )
@@ -109,18 +115,31 @@ class Access:
 
 
 class Gate:
-    """Authenticates and authorises requests of one service."""
+    """Authenticates and authorises requests of one service.
 
-    def __init__(self, database: Database, directory: Directory, key_pepper: bytes) -> None:
+    `admits_before_live`: live mode works here before a tenant went live. True for the service where
+    a tenant connects its live Stripe account and goes live; everywhere else only operators, who set
+    a tenant up, may look at the live side of one that is not live.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        directory: Directory,
+        key_pepper: bytes,
+        *,
+        admits_before_live: bool = False,
+    ) -> None:
         self.database = database
         self.directory = directory
         self._key_pepper = key_pepper
+        self._admits_before_live = admits_before_live
 
     async def admit(self, request: Request, permission: str) -> Access:
         """The caller's access, or the problem that says why not.
 
         Raises:
-            Unauthorized, TenantForbidden, Forbidden, InvalidRequest, Unavailable.
+            Unauthorized, TenantForbidden, Forbidden, NotLive, InvalidRequest, Unavailable.
         """
         caller = await self._authenticate_after_writes(request)
         header = _tenant_header(request)
@@ -131,7 +150,13 @@ class Gate:
         if not caller.may(permission):
             await self._raise_alarm(request, access, "permission_denied", permission)
             raise Forbidden(permission)
+        if access.mode == "live" and not self._is_open(access):
+            raise NotLive
         return access
+
+    def _is_open(self, access: Access) -> bool:
+        """Whether live mode is open to the request."""
+        return access.tenant.is_live or access.caller.operator or self._admits_before_live
 
     async def for_tenant(self, request: Request, access: Access, reference: str | None) -> Access:
         """The access for a tenant named in the body; 400 where the header names another."""

@@ -148,6 +148,18 @@ class TenantForbidden(Problem):
     default_detail = "You are not a member of this tenant. Name one of yours in `X-Tenant-ID`."
 
 
+class NotLive(Problem):
+    """403: live mode is not open to this tenant yet."""
+
+    status = 403
+    default_code = "not_live"
+    default_title = "Not live yet"
+    default_detail = (
+        "This tenant has not gone live, so live mode is closed to it. Work in test mode; "
+        "`GET /api/v1/tenants/{tenant}/live` says what is missing."
+    )
+
+
 class NotFound(Problem):
     """404: absent, or another tenant's, which is the same to the caller."""
 

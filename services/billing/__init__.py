@@ -1,8 +1,8 @@
 """Billing: what is sold, who bought it, what it costs, and the invoices that say so.
 
 Owns: plans and their versions, customers, subscriptions, usage charges, invoices, credits.
-Consumes: `tenants.events` (TenantCreated), `metering.events` (MeterCreated, PeriodUsage),
-`payments.events` (StripeCustomerLinked, StripeSubscriptionChanged, StripeInvoiceChanged,
+Consumes: `tenants.events` (TenantCreated, TenantWentLive), `metering.events` (MeterCreated,
+PeriodUsage), `payments.events` (StripeCustomerLinked, StripeSubscriptionChanged, StripeInvoiceChanged,
 StripeCommandFailed).
 Produces: CustomerCreated, PlanPublished, SubscriptionChanged, UsagePeriodClosed, InvoiceFinalized,
 InvoicePaid and CreditGranted on `billing.events`; CompleteInvoice on `stripe.commands`.

@@ -8,7 +8,7 @@ from libs.contracts.stripe_sync import (
     StripeInvoiceChanged,
     StripeSubscriptionChanged,
 )
-from libs.contracts.tenants import TenantCreated
+from libs.contracts.tenants import TenantCreated, TenantWentLive
 from libs.db.pool import Tx
 from libs.messaging.apply import Handler
 from services.billing import completion, intake, invoices, plans
@@ -31,6 +31,7 @@ async def on_stripe_command_failed(event: Envelope[StripeCommandFailed], tx: Tx)
 
 HANDLERS: dict[type[Fact], Handler] = {
     TenantCreated: intake.tenant_created,
+    TenantWentLive: intake.tenant_created,
     MeterCreated: on_meter_created,
     PeriodUsage: on_period_usage,
     StripeCustomerLinked: intake.customer_linked,

@@ -15,15 +15,15 @@ from libs.contracts.stripe_sync import (
     StripeInvoiceChanged,
     StripeSubscriptionChanged,
 )
-from libs.contracts.tenants import TenantCreated
+from libs.contracts.tenants import TenantCreated, TenantWentLive
 from libs.contracts.topics import EVENT_TYPES
 from libs.db.pool import Tx
 from libs.messaging.apply import Handler
 from services.billing import invoices, store_customers, store_waiting, subscriptions
 
 
-async def tenant_created(event: Envelope[TenantCreated], tx: Tx) -> None:
-    """The tenant's self customer and subscription exist from now on."""
+async def tenant_created(event: Envelope[TenantCreated] | Envelope[TenantWentLive], tx: Tx) -> None:
+    """The tenant's self customer and subscription exist from now on, in the mode of the event."""
     await store_customers.lock_tenant(tx)
     await subscriptions.sign_up(tx, event.data, event.effective_at)
     await _take_up(tx, _customer(event.data.self_customer_id))

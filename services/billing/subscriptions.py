@@ -21,7 +21,7 @@ from libs.contracts.billing import (
     SubscriptionStatus,
 )
 from libs.contracts.stripe_sync import StripeCustomerLinked, StripeSubscriptionChanged
-from libs.contracts.tenants import TenantCreated
+from libs.contracts.tenants import TenantCreated, TenantWentLive
 from libs.db.pool import Database, Row, Tx
 from libs.db.tenant import Mode
 from libs.ids import new_id
@@ -50,8 +50,8 @@ NEVER_BEGUN: frozenset[SubscriptionStatus] = frozenset({"incomplete", "canceled"
 """A Stripe subscription in these states gives nobody a plan."""
 
 
-async def sign_up(tx: Tx, fact: TenantCreated, at: datetime) -> None:
-    """Make the tenant its own first customer, on the free plan."""
+async def sign_up(tx: Tx, fact: TenantCreated | TenantWentLive, at: datetime) -> None:
+    """Make the tenant its own first customer of the mode in scope, on the free plan."""
     added = await store.add_customer(
         tx,
         fact.self_customer_id,

@@ -3,8 +3,8 @@
 Owns: two books per tenant and mode. `platform` holds what the platform bills and collects from the
 tenant, `tenant` what the tenant bills and collects from its own customers. Accounts, journal
 entries, postings, balances.
-Consumes: `tenants.events` (TenantCreated), `billing.events` (InvoiceFinalized, CreditGranted),
-`payments.events` (PaymentSucceeded, BalanceTransactionRecorded).
+Consumes: `tenants.events` (TenantCreated, TenantWentLive), `billing.events` (InvoiceFinalized,
+CreditGranted), `payments.events` (PaymentSucceeded, BalanceTransactionRecorded).
 Produces: JournalEntryPosted on `ledger.entries`.
 Invariants, refused by the database otherwise: an entry's postings sum to zero in each currency, in
 one tenant, mode and book; entries and postings never change; a source key is booked once; the

@@ -3,14 +3,14 @@
 from libs.contracts.billing import CreditGranted, InvoiceFinalized
 from libs.contracts.envelope import Envelope, Fact
 from libs.contracts.stripe_sync import BalanceTransactionRecorded, PaymentSucceeded
-from libs.contracts.tenants import TenantCreated
+from libs.contracts.tenants import TenantCreated, TenantWentLive
 from libs.db.pool import Tx
 from libs.messaging.apply import Handler
 from services.ledger import posting, rules
 
 
-async def on_tenant_created(_: Envelope[TenantCreated], tx: Tx) -> None:
-    """Open the tenant's books."""
+async def on_tenant_created(_: Envelope[TenantCreated] | Envelope[TenantWentLive], tx: Tx) -> None:
+    """Open the tenant's books of the mode of the event."""
     await posting.open_books(tx)
 
 
@@ -36,6 +36,7 @@ async def on_credit_granted(event: Envelope[CreditGranted], tx: Tx) -> None:
 
 HANDLERS: dict[type[Fact], Handler] = {
     TenantCreated: on_tenant_created,
+    TenantWentLive: on_tenant_created,
     InvoiceFinalized: on_invoice_finalized,
     PaymentSucceeded: on_payment_succeeded,
     BalanceTransactionRecorded: on_balance_transaction,

@@ -19,6 +19,7 @@ from services.tenants import (
     routes_audit,
     routes_clock,
     routes_keys,
+    routes_live,
     routes_sessions,
     routes_tenants,
 )
@@ -37,7 +38,8 @@ def build() -> FastAPI:
         directory = Directory(database)
         app.state.settings = settings
         app.state.database, app.state.directory = database, directory
-        app.state.gate = Gate(database, directory, settings.key_pepper_bytes)
+        pepper = settings.key_pepper_bytes
+        app.state.gate = Gate(database, directory, pepper, admits_before_live=True)
         runtime = Runtime(database, settings.kafka, health)
         runtime.add_consumers(consumers_of(database, settings.kafka, HANDLERS, parks=False))
         runtime.add_relay()
@@ -59,6 +61,7 @@ def build() -> FastAPI:
             routes_clock.router,
             routes_sessions.router,
             routes_audit.router,
+            routes_live.router,
         ],
         lifespan=lifespan,
         description="Tenants, API keys, sessions, the business clock and the audit log.",

@@ -1,6 +1,6 @@
 """One function per consumed event: (event, tx) -> one domain call."""
 
-from libs.contracts.audit import AuditHeadAnchored, ConfigurationChanged, SecurityEventRaised
+from libs.contracts.audit import ConfigurationChanged, KeyUsed, SecurityEventRaised
 from libs.contracts.billing import SubscriptionChanged
 from libs.contracts.envelope import Envelope, Fact
 from libs.contracts.stripe_sync import (
@@ -11,7 +11,7 @@ from libs.contracts.stripe_sync import (
 )
 from libs.db.pool import Tx
 from libs.messaging.apply import Handler
-from services.tenants import audit, clock, tenancy
+from services.tenants import audit, clock, key_use, tenancy
 
 
 async def on_subscription_changed(event: Envelope[SubscriptionChanged], tx: Tx) -> None:
@@ -51,9 +51,9 @@ async def on_configuration_changed(event: Envelope[ConfigurationChanged], tx: Tx
     await audit.record(tx, event)
 
 
-async def on_audit_head_anchored(event: Envelope[AuditHeadAnchored], tx: Tx) -> None:
-    """Keep the signed head beside the log."""
-    await audit.keep_anchor(tx, event.id, event.data)
+async def on_key_used(event: Envelope[KeyUsed], tx: Tx) -> None:
+    """Show when a key or secret was last used."""
+    await key_use.follow(tx, event.data)
 
 
 HANDLERS: dict[type[Fact], Handler] = {
@@ -64,5 +64,5 @@ HANDLERS: dict[type[Fact], Handler] = {
     StripeCommandFailed: on_stripe_command_failed,
     SecurityEventRaised: on_security_event_raised,
     ConfigurationChanged: on_configuration_changed,
-    AuditHeadAnchored: on_audit_head_anchored,
+    KeyUsed: on_key_used,
 }

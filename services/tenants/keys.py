@@ -1,7 +1,7 @@
-"""API keys: made, shown once, revoked. Stored are the look-up prefix and an HMAC, nothing else."""
+"""API keys: made, shown once, rotated, revoked. Stored are the look-up prefix and an HMAC."""
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from libs.contracts.audit import ConfigurationChanged
@@ -14,11 +14,23 @@ from services.tenants import snapshot, store_tenants
 from services.tenants import store_keys as store
 
 KEYS_MAX = 200
-"""Keys of a tenant that are not revoked: they all travel in its record."""
+"""Valid keys of a tenant: they all travel in its record."""
 
 
 class TooManyKeysError(Exception):
-    """The tenant has `KEYS_MAX` keys that are not revoked."""
+    """The tenant has `KEYS_MAX` valid keys."""
+
+
+class NotLiveError(Exception):
+    """The tenant has not gone live, so it has no live keys."""
+
+
+class KeyReplacedError(Exception):
+    """The key was rotated before; its successor is the one to rotate."""
+
+
+class KeyEndedError(Exception):
+    """The key was revoked or has expired."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +43,7 @@ class NewKey:
     expires_at: datetime | None
     created_by: str
     operator: bool = False
+    replaces: UUID | None = None
 
 
 @dataclass(frozen=True)
@@ -46,14 +59,64 @@ async def make(tx: Tx, new: NewKey, pepper: bytes, at: datetime) -> MadeKey:
 
     Raises:
         TooManyKeysError: revoke one first.
+        NotLiveError: a live key of a tenant that has not gone live.
     """
-    await store_tenants.lock_tenant(tx)
-    if await store.count_keys(tx) >= KEYS_MAX:
+    tenant = await store_tenants.lock_tenant(tx)
+    assert tenant is not None, "the gate knows the tenant"
+    if new.mode == "live" and tenant["live_since"] is None:
+        raise NotLiveError
+    if await store.count_keys(tx, at) >= KEYS_MAX:
         raise TooManyKeysError
     made = apikeys.generate(new.mode)
     row = await enter(tx, new, made.key, pepper, at)
     await snapshot.publish(tx, at)
     return MadeKey(row, made.key)
+
+
+async def rotate(
+    tx: Tx, key_id: UUID, overlap: timedelta, actor: str, pepper: bytes, at: datetime
+) -> MadeKey:
+    """Make the successor of a key; for the time of the overlap both are valid.
+
+    It may do the same, and lasts as long as the old one did from its making to its end.
+
+    Raises:
+        KeyReplacedError, KeyEndedError, NotLiveError, TooManyKeysError: nothing was done.
+    """
+    await store_tenants.lock_tenant(tx)
+    old = await store.find_api_key(tx, key_id)
+    assert old is not None, "the caller has seen it"
+    if old["replaced_by"] is not None:
+        raise KeyReplacedError
+    if old["revoked_at"] is not None or (old["expires_at"] and old["expires_at"] <= at):
+        raise KeyEndedError
+    life = old["expires_at"] - old["created_at"] if old["expires_at"] else None
+    new = NewKey(
+        name=old["name"],
+        mode=old["mode"],
+        scopes=frozenset(old["scopes"]),
+        expires_at=at + life if life else None,
+        created_by=actor,
+        operator=old["operator"],
+        replaces=key_id,
+    )
+    ends_at = await store.end_api_key(tx, key_id, at + overlap)
+    made = await make(tx, new, pepper, at)
+    emit(
+        tx,
+        ConfigurationChanged(
+            action="api_key.rotated",
+            actor=actor,
+            object_id=public_id("api_key", key_id),
+            before={"prefix": old["prefix"], "expires_at": _text(old["expires_at"])},
+            after={
+                "replaced_by": public_id("api_key", made.row["key_id"]),
+                "expires_at": _text(ends_at),
+            },
+        ),
+        effective_at=at,
+    )
+    return made
 
 
 async def enter(tx: Tx, new: NewKey, key: str, pepper: bytes, at: datetime) -> Row:
@@ -72,6 +135,7 @@ async def enter(tx: Tx, new: NewKey, key: str, pepper: bytes, at: datetime) -> R
         expires_at=new.expires_at,
         created_by=new.created_by,
         at=at,
+        replaces=new.replaces,
     )
     emit(
         tx,
@@ -84,7 +148,7 @@ async def enter(tx: Tx, new: NewKey, key: str, pepper: bytes, at: datetime) -> R
                 "mode": new.mode,
                 "scopes": " ".join(sorted(new.scopes)),
                 "prefix": parsed.prefix,
-                "expires_at": new.expires_at.isoformat() if new.expires_at else None,
+                "expires_at": _text(new.expires_at),
             },
         ),
         effective_at=at,
@@ -92,10 +156,10 @@ async def enter(tx: Tx, new: NewKey, key: str, pepper: bytes, at: datetime) -> R
     return row
 
 
-async def revoke(tx: Tx, row: Row, actor: str, at: datetime) -> None:
+async def revoke(tx: Tx, row: Row, reason: str | None, actor: str, at: datetime) -> None:
     """Revoke a key, everywhere within two seconds; nothing where it was."""
     await store_tenants.lock_tenant(tx)
-    if not await store.revoke_api_key(tx, row["key_id"], at):
+    if not await store.revoke_api_key(tx, row["key_id"], reason, at):
         return
     emit(
         tx,
@@ -104,6 +168,7 @@ async def revoke(tx: Tx, row: Row, actor: str, at: datetime) -> None:
             actor=actor,
             object_id=public_id("api_key", row["key_id"]),
             before={"name": row["name"], "prefix": row["prefix"]},
+            after={"reason": reason},
         ),
         effective_at=at,
     )
@@ -120,3 +185,7 @@ async def list_all(
 ) -> list[Row]:
     """The keys of the tenant in scope, oldest first."""
     return await store.list_api_keys(tx, modes, after, limit)
+
+
+def _text(at: datetime | None) -> str | None:
+    return at.isoformat() if at else None

@@ -1,21 +1,21 @@
-"""`/api/v1/api-keys`: make, list, revoke."""
+"""`/api/v1/api-keys`: make, list, rotate, revoke."""
 
 import base64
 import json
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
 from libs.clock import utc_now
 from libs.contracts.envelope import Mode
-from libs.crypto.keyring import Keyring
 from libs.db.pool import Database, Row, Tx
 from libs.ids import InvalidIdError, parse_public_id, public_id
-from libs.web.auth import Access, Caller, Gate, Requires
+from libs.web.auth import OPERATOR, Access, Caller, Gate, Requires
 from libs.web.idempotency import idempotency_key, remember, request_hash, reserve
 from libs.web.pagination import Page, PageRequest, page_request
 from libs.web.problems import (
@@ -24,6 +24,7 @@ from libs.web.problems import (
     Forbidden,
     InvalidFields,
     NotFound,
+    NotLive,
     problem_responses,
 )
 from libs.web.times import UtcTime
@@ -38,6 +39,7 @@ router = APIRouter(tags=["api keys"])
 Manager = Annotated[Access, Depends(Requires("members:manage"))]
 
 LIFE_MAX = timedelta(days=3660)
+OVERLAP_SECONDS_MAX = 30 * 24 * 3600
 MODES: tuple[Mode, ...] = ("test", "live")
 
 
@@ -53,6 +55,17 @@ class NewApiKeyBody(StrictBody):
     expires_at: UtcTime | None = None
 
 
+class RotationBody(StrictBody):
+    """How a key is rotated."""
+
+    overlap_seconds: int = Field(
+        default=24 * 3600,
+        ge=0,
+        le=OVERLAP_SECONDS_MAX,
+        description="How long the old key stays valid beside the new one; never longer than it had.",
+    )
+
+
 class ApiKeyBody(BaseModel):
     """A key without its secret."""
 
@@ -64,6 +77,12 @@ class ApiKeyBody(BaseModel):
     scopes: list[str]
     expires_at: datetime | None
     revoked_at: datetime | None
+    revoke_reason: str | None
+    replaces: str | None = Field(description="The key this one took the place of.")
+    replaced_by: str | None = Field(description="The key that took the place of this one.")
+    last_used_at: datetime | None = Field(
+        description="The last use that any service has told of: exact to a minute or so."
+    )
     created_by: str
     created_at: datetime
 
@@ -86,7 +105,6 @@ class MadeApiKeyBody(ApiKeyBody):
 async def create_api_key(request: Request, body: NewApiKeyBody, access: Manager) -> JSONResponse:
     """Make an API key for a tenant; valid everywhere within two seconds."""
     gate: Gate = request.app.state.gate
-    database: Database = request.app.state.database
     settings: Settings = request.app.state.settings
     access = await gate.for_tenant(request, access, body.tenant)
     new = _new_key(body, access.caller)
@@ -96,29 +114,11 @@ async def create_api_key(request: Request, body: NewApiKeyBody, access: Manager)
     if new.mode not in _modes_of(access.caller):
         sentence = "A key makes keys of its own mode only; sign in to make this one."
         await gate.refuse(request, access, "members:manage", sentence)
-    name = idempotency_key(request)
-    async with database.tenant(access.tenant_id, access.mode) as tx:
-        stored = None
-        if name is not None:
-            stored = await reserve(tx, access, name, request_hash(request, body))
-        if stored is not None:
-            answer = await _open_answer(tx, settings.keyring, stored)
-        else:
-            try:
-                made = await keys.make(tx, new, settings.key_pepper_bytes, utc_now())
-            except keys.TooManyKeysError:
-                raise Conflict(
-                    f"A tenant has at most {keys.KEYS_MAX} keys. Revoke one first.",
-                    code="too_many_keys",
-                ) from None
-            shown = _body(made.row, access.tenant_id).model_dump(mode="json")
-            if name is not None:
-                sealed = await _sealed(tx, settings.keyring, made.secret, shown["id"])
-                await remember(tx, access, name, 201, shown | {"key_sealed": sealed})
-            answer = JSONResponse(shown | {"key": made.secret}, 201)
-    answer.headers["Cache-Control"] = "no-store"
-    await stamp(answer, database, access.tenant_id)
-    return answer
+
+    async def work(tx: Tx) -> keys.MadeKey:
+        return await keys.make(tx, new, settings.key_pepper_bytes, utc_now())
+
+    return await _answer_with_key(request, access, body, work)
 
 
 @router.get("/api/v1/api-keys")
@@ -139,22 +139,113 @@ async def list_api_keys(
     )
 
 
-@router.delete("/api/v1/api-keys/{key}", status_code=204, responses=problem_responses(NotFound))
-async def revoke_api_key(request: Request, key: str, access: Manager) -> Response:
-    """Revoke a key for good; refused everywhere within two seconds. Again: the same answer."""
-    try:
-        key_id = parse_public_id("api_key", key)
-    except InvalidIdError:
-        raise NotFound from None
+@router.post(
+    "/api/v1/api-keys/{key}/rotate",
+    status_code=201,
+    response_model=MadeApiKeyBody,
+    responses=problem_responses(Forbidden, NotFound, Conflict),
+)
+async def rotate_api_key(
+    request: Request, key: str, body: RotationBody, access: Manager
+) -> JSONResponse:
+    """Make a key that takes the place of this one; both are valid for the time of the overlap."""
+    gate: Gate = request.app.state.gate
     database: Database = request.app.state.database
+    settings: Settings = request.app.state.settings
+    key_id = _key_id(key)
     async with database.tenant(access.tenant_id, access.mode) as tx:
-        row = await keys.find(tx, key_id)
-        if row is None or row["mode"] not in _modes_of(access.caller):
-            raise NotFound
-        await keys.revoke(tx, row, access.caller.actor, utc_now())
+        row = await _visible(tx, key_id, access.caller)
+    for scope in [OPERATOR] if row["operator"] else sorted(row["scopes"]):
+        if not access.caller.may(scope):
+            await gate.refuse(request, access, scope, "This key may do more than you may.")
+    overlap = timedelta(seconds=body.overlap_seconds)
+
+    async def work(tx: Tx) -> keys.MadeKey:
+        pepper = settings.key_pepper_bytes
+        return await keys.rotate(tx, key_id, overlap, access.caller.actor, pepper, utc_now())
+
+    return await _answer_with_key(request, access, body, work)
+
+
+@router.delete("/api/v1/api-keys/{key}", status_code=204, responses=problem_responses(NotFound))
+async def revoke_api_key(
+    request: Request,
+    key: str,
+    access: Manager,
+    reason: Annotated[Name | None, Query(description="Kept with the key and in the log.")] = None,
+) -> Response:
+    """Revoke a key for good; refused everywhere within two seconds. Again: the same answer."""
+    database: Database = request.app.state.database
+    key_id = _key_id(key)
+    async with database.tenant(access.tenant_id, access.mode) as tx:
+        row = await _visible(tx, key_id, access.caller)
+        await keys.revoke(tx, row, reason, access.caller.actor, utc_now())
     answer = Response(status_code=204)
     await stamp(answer, database, access.tenant_id)
     return answer
+
+
+def _key_id(reference: str) -> UUID:
+    try:
+        return parse_public_id("api_key", reference)
+    except InvalidIdError:
+        raise NotFound from None
+
+
+async def _visible(tx: Tx, key_id: UUID, caller: Caller) -> Row:
+    """A key of the tenant that the caller may manage."""
+    row = await keys.find(tx, key_id)
+    if row is None or row["mode"] not in _modes_of(caller):
+        raise NotFound
+    return row
+
+
+async def _answer_with_key(
+    request: Request,
+    access: Access,
+    body: StrictBody,
+    work: Callable[[Tx], Awaitable[keys.MadeKey]],
+) -> JSONResponse:
+    """The answer that shows a new key: the same one to the same request with the same key."""
+    database: Database = request.app.state.database
+    settings: Settings = request.app.state.settings
+    sealer = sealing.Sealer(database, settings.sealing)
+    name = idempotency_key(request)
+    sealing_key = await sealer.prepare(access.tenant_id, utc_now()) if name is not None else None
+    stored = None
+    async with database.tenant(access.tenant_id, access.mode) as tx:
+        if name is not None:
+            stored = await reserve(tx, access, name, request_hash(request, body))
+        if stored is None:
+            made = await _made(tx, work)
+            shown = _body(made.row, access.tenant_id).model_dump(mode="json")
+            answer = JSONResponse(shown | {"key": made.secret}, 201)
+            if name is not None and sealing_key is not None:
+                sealed = sealing_key.seal(made.secret.encode(), _place(shown["id"])).value
+                kept = shown | {"key_sealed": base64.b64encode(sealed).decode()}
+                await remember(tx, access, name, 201, kept)
+    if stored is not None:
+        answer = await _open_answer(sealer, access.tenant_id, stored)
+    answer.headers["Cache-Control"] = "no-store"
+    await stamp(answer, database, access.tenant_id)
+    return answer
+
+
+async def _made(tx: Tx, work: Callable[[Tx], Awaitable[keys.MadeKey]]) -> keys.MadeKey:
+    """The new key, or the problem that says why there is none."""
+    try:
+        return await work(tx)
+    except keys.TooManyKeysError:
+        sentence = f"A tenant has at most {keys.KEYS_MAX} valid keys. Revoke one first."
+        raise Conflict(sentence, code="too_many_keys") from None
+    except keys.NotLiveError:
+        raise NotLive from None
+    except keys.KeyReplacedError:
+        sentence = "This key was rotated already. Rotate the one that took its place."
+        raise Conflict(sentence, code="key_replaced") from None
+    except keys.KeyEndedError:
+        sentence = "This key was revoked or has expired. Make a new one."
+        raise Conflict(sentence, code="key_ended") from None
 
 
 def _new_key(body: NewApiKeyBody, caller: Caller) -> keys.NewKey:
@@ -189,16 +280,13 @@ def _modes_of(caller: Caller) -> list[str]:
     return [caller.mode]
 
 
-async def _sealed(tx: Tx, keyring: Keyring, secret: str, key_id: str) -> str:
-    sealed, _ = await sealing.seal_value(tx, keyring, secret.encode(), _place(key_id), utc_now())
-    return base64.b64encode(sealed).decode()
-
-
-async def _open_answer(tx: Tx, keyring: Keyring, stored: JSONResponse) -> JSONResponse:
+async def _open_answer(
+    sealer: sealing.Sealer, tenant_id: UUID, stored: JSONResponse
+) -> JSONResponse:
     """The first answer again, its secret opened."""
     shown: dict[str, Any] = json.loads(bytes(stored.body))
     sealed = base64.b64decode(shown.pop("key_sealed"))
-    secret = await sealing.open_value(tx, keyring, sealed, _place(shown["id"]))
+    secret = await sealer.open(tenant_id, sealed, _place(shown["id"]))
     headers = {"Idempotent-Replayed": "true"}
     return JSONResponse(shown | {"key": secret.decode()}, stored.status_code, headers=headers)
 
@@ -217,6 +305,10 @@ def _body(row: Row, tenant_id: UUID) -> ApiKeyBody:
         scopes=list(row["scopes"]),
         expires_at=row["expires_at"],
         revoked_at=row["revoked_at"],
+        revoke_reason=row["revoke_reason"],
+        replaces=public_id("api_key", row["replaces"]) if row["replaces"] else None,
+        replaced_by=public_id("api_key", row["replaced_by"]) if row["replaced_by"] else None,
+        last_used_at=row["last_used_at"],
         created_by=row["created_by"],
         created_at=row["created_at"],
     )

@@ -11,8 +11,8 @@ from libs.db.tenant import Scope
 from libs.messaging.outbox import emit
 from services.tenants import connections, store_keys, store_people, store_tenants
 
-REVOKED_KEYS_MAX = 100
-"""Revoked keys that are still told of; an older one is unknown, which is as good as revoked."""
+ENDED_KEYS_MAX = 100
+"""Revoked and expired keys still told of; an older one is unknown, which is as good as revoked."""
 STRIPE_IDS_MAX = 50
 REVOKED_SESSIONS_MAX = 200
 
@@ -38,7 +38,7 @@ async def publish(tx: Tx, at: datetime) -> int:
         billing_email=tenant["billing_email"],
         plan_key=tenant["plan_key"],
         api_keys=tuple(
-            _api_key(row) for row in await store_keys.published_keys(tx, REVOKED_KEYS_MAX)
+            _api_key(row) for row in await store_keys.published_keys(tx, ENDED_KEYS_MAX, at)
         ),
         stripe=_stripe_ids(await store_tenants.stripe_objects(tx, STRIPE_IDS_MAX)),
         clock_offset_seconds=tenant["clock_offset_seconds"],
@@ -60,6 +60,7 @@ def _api_key(row: Row) -> ApiKeyRecord:
         prefix=row["prefix"],
         key_hash=row["key_hash"].hex(),
         mode=row["mode"],
+        live_since=tenant["live_since"],
         scopes=tuple(row["scopes"]),
         operator=row["operator"],
         expires_at=row["expires_at"],

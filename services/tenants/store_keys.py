@@ -1,15 +1,23 @@
-"""SQL of API keys, data keys and signing keys."""
+"""SQL of API keys and signing keys."""
 
 from datetime import datetime
 from uuid import UUID
 
-from libs.crypto.sealed import DataKey
 from libs.db.pool import Row, Tx
 
-_API_KEY = (
-    "key_id, mode, prefix, key_hash, name, scopes, operator, expires_at, revoked_at, created_by, "
-    "created_at"
-)
+_API_KEY = "key_id, mode, prefix, key_hash, scopes, operator, expires_at, revoked_at"
+"""What the directory tells of a key."""
+
+# A key as people see it: what took its place, and when any service last saw it used.
+_SHOWN_KEY = """
+    select k.*,
+        (select n.key_id from api_key n
+         where n.tenant_id = k.tenant_id and n.replaces = k.key_id) as replaced_by,
+        (select max(u.used_at) from key_use u
+         where u.tenant_id = k.tenant_id and u.kind = 'api_key'
+           and u.object_id = k.key_id::text) as last_used_at
+    from api_key k
+"""
 
 
 async def insert_api_key(
@@ -25,14 +33,15 @@ async def insert_api_key(
     expires_at: datetime | None,
     created_by: str,
     at: datetime,
+    replaces: UUID | None = None,
 ) -> Row:
     """Enter a key; never its secret."""
-    row = await tx.fetchrow(
-        f"""
+    await tx.execute(
+        """
         insert into api_key (tenant_id, key_id, mode, prefix, key_hash, name, scopes, operator,
-            expires_at, created_by, created_at)
-        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) returning {_API_KEY}
-        """,  # noqa: S608 - constants only
+            expires_at, created_by, created_at, replaces)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+        """,
         tx.tenant_id,
         key_id,
         mode,
@@ -44,7 +53,9 @@ async def insert_api_key(
         expires_at,
         created_by,
         at,
+        replaces,
     )
+    row = await find_api_key(tx, key_id)
     assert row is not None, "the row was entered"
     return row
 
@@ -60,42 +71,47 @@ async def has_prefix(tx: Tx, prefix: str) -> bool:
     )
 
 
-async def count_keys(tx: Tx) -> int:
-    """How many keys of the tenant are not revoked."""
+async def count_keys(tx: Tx, at: datetime) -> int:
+    """How many keys of the tenant are valid."""
     return int(
         await tx.fetchval(
-            "select count(*) from api_key where tenant_id = $1 and revoked_at is null",
+            "select count(*) from api_key where tenant_id = $1 and revoked_at is null "
+            "and (expires_at is null or expires_at > $2)",
             tx.tenant_id,
+            at,
         )
     )
 
 
-async def published_keys(tx: Tx, revoked_max: int) -> list[Row]:
-    """The keys that the directory tells of: all valid ones, and the latest revoked."""
+async def published_keys(tx: Tx, ended_max: int, at: datetime) -> list[Row]:
+    """The keys that the directory tells of: all valid ones, and those that ended last."""
     return await tx.fetch(
         f"""
-        (select {_API_KEY} from api_key where tenant_id = $1 and revoked_at is null)
+        (select {_API_KEY} from api_key where tenant_id = $1 and revoked_at is null
+           and (expires_at is null or expires_at > $3))
         union all
-        (select {_API_KEY} from api_key where tenant_id = $1 and revoked_at is not null
-         order by revoked_at desc, key_id desc limit $2)
+        (select {_API_KEY} from api_key where tenant_id = $1
+           and (revoked_at is not null or expires_at <= $3)
+         order by least(revoked_at, expires_at) desc, key_id desc limit $2)
         order by key_id
         """,  # noqa: S608 - constants only
         tx.tenant_id,
-        revoked_max,
+        ended_max,
+        at,
     )
 
 
 async def list_api_keys(
     tx: Tx, modes: list[str], after: tuple[datetime, UUID] | None, limit: int
 ) -> list[Row]:
-    """The tenant's keys of these modes, oldest first, revoked ones too."""
+    """The tenant's keys of these modes, oldest first, those that ended too."""
     at, key_id = after or (None, None)
     return await tx.fetch(
         f"""
-        select {_API_KEY} from api_key where tenant_id = $1 and mode = any($2::text[])
-          and ($3::timestamptz is null or (created_at, key_id) > ($3, $4::uuid))
-        order by created_at, key_id limit $5
-        """,  # noqa: S608 - constants only
+        {_SHOWN_KEY} where k.tenant_id = $1 and k.mode = any($2::text[])
+          and ($3::timestamptz is null or (k.created_at, k.key_id) > ($3, $4::uuid))
+        order by k.created_at, k.key_id limit $5
+        """,
         tx.tenant_id,
         modes,
         at,
@@ -107,65 +123,33 @@ async def list_api_keys(
 async def find_api_key(tx: Tx, key_id: UUID) -> Row | None:
     """A key of the tenant."""
     return await tx.fetchrow(
-        f"select {_API_KEY} from api_key where tenant_id = $1 and key_id = $2",  # noqa: S608
-        tx.tenant_id,
-        key_id,
+        f"{_SHOWN_KEY} where k.tenant_id = $1 and k.key_id = $2", tx.tenant_id, key_id
     )
 
 
-async def revoke_api_key(tx: Tx, key_id: UUID, at: datetime) -> bool:
+async def revoke_api_key(tx: Tx, key_id: UUID, reason: str | None, at: datetime) -> bool:
     """Revoke a key; False when it was."""
     revoked = await tx.execute(
-        "update api_key set revoked_at = $3 "
+        "update api_key set revoked_at = $3, revoke_reason = $4 "
         "where tenant_id = $1 and key_id = $2 and revoked_at is null",
         tx.tenant_id,
         key_id,
         at,
+        reason,
     )
     return revoked == 1
 
 
-async def newest_data_key(tx: Tx) -> DataKey | None:
-    """The data key that new values are sealed under; locked, for its uses are counted."""
-    row = await tx.fetchrow(
-        "select data_key_id, tenant_id, wrapped, created_at, uses from data_key "
-        "where tenant_id = $1 order by created_at desc, data_key_id desc limit 1 for update",
+async def end_api_key(tx: Tx, key_id: UUID, expires_at: datetime) -> datetime:
+    """Let a key end at a time, or earlier where it would anyway; when it ends."""
+    ends_at: datetime = await tx.fetchval(
+        "update api_key set expires_at = least(expires_at, $3) "
+        "where tenant_id = $1 and key_id = $2 returning expires_at",
         tx.tenant_id,
+        key_id,
+        expires_at,
     )
-    return None if row is None else _data_key(row)
-
-
-async def find_data_key(tx: Tx, data_key_id: UUID) -> DataKey | None:
-    """A data key of the tenant."""
-    row = await tx.fetchrow(
-        "select data_key_id, tenant_id, wrapped, created_at, uses from data_key "
-        "where tenant_id = $1 and data_key_id = $2",
-        tx.tenant_id,
-        data_key_id,
-    )
-    return None if row is None else _data_key(row)
-
-
-async def insert_data_key(tx: Tx, key: DataKey) -> None:
-    """Enter a wrapped data key."""
-    await tx.execute(
-        "insert into data_key (tenant_id, data_key_id, wrapped, uses, created_at) "
-        "values ($1, $2, $3, $4, $5)",
-        key.tenant_id,
-        key.id,
-        key.wrapped,
-        key.uses,
-        key.created_at,
-    )
-
-
-async def count_use(tx: Tx, data_key_id: UUID) -> None:
-    """Count one more value sealed under a key."""
-    await tx.execute(
-        "update data_key set uses = uses + 1 where tenant_id = $1 and data_key_id = $2",
-        tx.tenant_id,
-        data_key_id,
-    )
+    return ends_at
 
 
 async def insert_signing_key(
@@ -196,10 +180,4 @@ async def signing_keys(tx: Tx) -> list[Row]:
         "select key_id, public_key, private_key_sealed, data_key_id from signing_key "
         "where tenant_id = $1 order by created_at desc, key_id",
         tx.tenant_id,
-    )
-
-
-def _data_key(row: Row) -> DataKey:
-    return DataKey(
-        row["data_key_id"], row["tenant_id"], row["wrapped"], row["created_at"], row["uses"]
     )

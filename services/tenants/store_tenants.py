@@ -1,6 +1,6 @@
 """SQL of tenants, their slugs, their subscription and their objects at Stripe."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -74,6 +74,11 @@ async def insert_tenant(
 async def lock_tenant(tx: Tx) -> Row | None:
     """The tenant in scope; until commit nobody else changes its record."""
     return await tx.fetchrow("select * from tenant where tenant_id = $1 for update", tx.tenant_id)
+
+
+async def read_tenant(tx: Tx) -> Row | None:
+    """The record of the tenant in scope."""
+    return await tx.fetchrow("select * from tenant where tenant_id = $1", tx.tenant_id)
 
 
 async def find_tenant(tx: Tx, mode: str) -> Row | None:
@@ -161,6 +166,16 @@ async def set_subscription(tx: Tx, *, plan_key: str, status: str) -> None:
         tx.tenant_id,
         plan_key,
         status,
+    )
+
+
+async def set_live(tx: Tx, waivers: Mapping[str, str], at: datetime) -> None:
+    """Open live mode to the tenant."""
+    await tx.execute(
+        "update tenant set live_since = $2, live_waivers = $3 where tenant_id = $1",
+        tx.tenant_id,
+        at,
+        dict(waivers),
     )
 
 

@@ -54,6 +54,10 @@ WAIVERS: Mapping[str, Waiver] = {
         "all keys of a tenant are shown and published together, whatever their mode",
         frozenset({MODE_POLICY, KEYS}),
     ),
+    "tenants.key_use": Waiver(
+        "shown beside a tenant's keys of both modes", frozenset({MODE_POLICY})
+    ),
+    "tenants.tenant_config": Waiver("a tenant's configuration holds in both modes", IDENTITY),
     "tenants.platform_subscription": Waiver(
         "goes into the one snapshot of both modes", IDENTITY_WITH_MODE
     ),

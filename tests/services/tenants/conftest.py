@@ -21,6 +21,7 @@ from libs.testing.memory_log import EPOCH, MemoryLog
 from libs.web.auth import Gate
 from services.tenants import bootstrap, passwords
 from services.tenants.app import build
+from services.tenants.going_live import ITEM_KEYS
 from services.tenants.handlers import HANDLERS
 from services.tenants.settings import Settings
 
@@ -72,6 +73,12 @@ class World:
         assert answer.status_code == 201, answer.text
         key: str = answer.json()["key"]
         return key
+
+    async def go_live(self, tenant: str) -> None:
+        """An operator opens live mode to a tenant, whatever is missing."""
+        body = {"waive": [{"item": item, "reason": "a test"} for item in ITEM_KEYS]}
+        answer = await self.call("POST", f"/api/v1/tenants/{tenant}/live", json=body)
+        assert answer.status_code == 200, answer.text
 
     def tell(
         self, tenant_id: str | UUID, fact: Fact, *, mode: Mode = "test", source: str = "billing"
@@ -141,7 +148,7 @@ async def world(
         directory = Directory(opened)
         app.state.settings = settings
         app.state.database, app.state.directory = opened, directory
-        app.state.gate = Gate(opened, directory, PEPPER)
+        app.state.gate = Gate(opened, directory, PEPPER, admits_before_live=True)
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url=ORIGIN) as client:
             world = World(app, client, opened, log, operator_key, settings)
