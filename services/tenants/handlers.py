@@ -1,6 +1,11 @@
 """One function per consumed event: (event, tx) -> one domain call."""
 
-from libs.contracts.audit import ConfigurationChanged, KeyUsed, SecurityEventRaised
+from libs.contracts.audit import (
+    AuditHeadAnchored,
+    ConfigurationChanged,
+    KeyUsed,
+    SecurityEventRaised,
+)
 from libs.contracts.billing import SubscriptionChanged
 from libs.contracts.envelope import Envelope, Fact
 from libs.contracts.stripe_sync import (
@@ -56,6 +61,11 @@ async def on_key_used(event: Envelope[KeyUsed], tx: Tx) -> None:
     await key_use.follow(tx, event.data)
 
 
+async def on_audit_head_anchored(event: Envelope[AuditHeadAnchored], tx: Tx) -> None:
+    """Keep the signed head beside the log."""
+    await audit.keep_anchor(tx, event.id, event.data)
+
+
 HANDLERS: dict[type[Fact], Handler] = {
     SubscriptionChanged: on_subscription_changed,
     StripeCustomerLinked: on_stripe_customer_linked,
@@ -64,5 +74,6 @@ HANDLERS: dict[type[Fact], Handler] = {
     StripeCommandFailed: on_stripe_command_failed,
     SecurityEventRaised: on_security_event_raised,
     ConfigurationChanged: on_configuration_changed,
+    AuditHeadAnchored: on_audit_head_anchored,
     KeyUsed: on_key_used,
 }
