@@ -37,10 +37,23 @@ class Api:
         self._http = httpx.AsyncClient(base_url=origin, headers=headers, timeout=30)
         self.version: str | None = None
 
-    async def call(self, method: str, path: str, *, expect: int | None = None, **parts: Any) -> Any:
+    async def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        expect: int | None = None,
+        on_its_way: str | None = None,
+        **parts: Any,
+    ) -> Any:
         """The answer's JSON, asked for again while the service is away or says so.
 
         A POST carries an Idempotency-Key, so asking again has no second effect.
+
+        Args:
+            expect: the status wanted; None: any 2xx.
+            on_its_way: the code of a refusal that only says that what was made a moment ago
+                elsewhere is not known there yet.
 
         Raises:
             StoryError: the status is not the expected one (by default any 2xx).
@@ -51,7 +64,7 @@ class Api:
             try:
                 answer = await self._http.request(method, path, headers=headers, **parts)
                 trouble = f"{answer.status_code}: {answer.text[:400]}"
-                if answer.status_code not in AWAY:
+                if answer.status_code not in AWAY and not _says(answer, on_its_way):
                     break
             except httpx.TransportError as error:
                 trouble = type(error).__name__
@@ -75,9 +88,11 @@ class Api:
         """GET; the answer's JSON."""
         return await self.call("GET", path, params=query or None)
 
-    async def post(self, path: str, body: Any, *, expect: int | None = None) -> Any:
+    async def post(
+        self, path: str, body: Any, *, expect: int | None = None, on_its_way: str | None = None
+    ) -> Any:
         """POST; the answer's JSON."""
-        return await self.call("POST", path, json=body, expect=expect)
+        return await self.call("POST", path, json=body, expect=expect, on_its_way=on_its_way)
 
     async def status_of(self, method: str, path: str, **parts: Any) -> int:
         """Only the status of an answer, once there is one."""
@@ -94,6 +109,11 @@ class Api:
     async def close(self) -> None:
         """Close the connections."""
         await self._http.aclose()
+
+
+def _says(answer: httpx.Response, code: str | None) -> bool:
+    """Whether the answer is a problem of this code."""
+    return code is not None and answer.is_client_error and answer.json().get("code") == code
 
 
 async def eventually(

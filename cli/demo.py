@@ -60,12 +60,13 @@ async def run_demo(environment: Mapping[str, str], console: Console) -> None:
 
 
 async def next_number(environment: Mapping[str, str]) -> int:
-    """1 on a fresh stack; the number of the next run where the story has been played."""
+    """1 on a fresh stack; the number of the next run where the story has been played or begun."""
     operator = Api(environment["SLUICE_ORIGIN"], environment["SLUICE_OPERATOR_KEY"])
     try:
         for number in range(1, RUNS_MAX):
-            slug = "acme" if number == 1 else f"acme-{number}"
-            if await operator.status_of("GET", f"/api/v1/tenants/{slug}") == 404:
+            suffix = "" if number == 1 else f"-{number}"
+            traces = (f"/api/v1/tenants/acme{suffix}", f"/api/v1/meters/api_calls{suffix}")
+            if {await operator.status_of("GET", path) for path in traces} == {404}:
                 return number
     finally:
         await operator.close()

@@ -87,7 +87,9 @@ class Story:
             },
         )
         plan = await self.operator.post(
-            "/api/v1/plans", self.terms.plan_body(self.named("pro"), self.named("api_calls"))
+            "/api/v1/plans",
+            self.terms.plan_body(self.named("pro"), self.named("api_calls")),
+            on_its_way="unknown_meter",
         )
         return {"meter": meter["id"], "plan": plan["id"]}
 
@@ -137,6 +139,7 @@ class Story:
         session = await self.tenant.post(
             "/api/v1/billing/checkout",
             {"tenant_id": self.tenant_id, "plan": self.named("pro")},
+            on_its_way="plan_not_found",
         )
         await self.pay(session["session_id"])
         pro = await eventually("the pro subscription", lambda: self.subscription(self.named("pro")))
