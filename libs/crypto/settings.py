@@ -8,7 +8,7 @@ Only tenants, gateway and stripe_sync read these. `settings.sealing` is what the
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, Field, HttpUrl, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings
@@ -19,6 +19,11 @@ from libs.crypto.keyring import Keyring
 from libs.crypto.stores.protocol import SecretStore
 from libs.crypto.vaults.local import KeyringFile, LocalMasterKeys, read_keyring
 from libs.crypto.vaults.protocol import MasterKeys
+
+if TYPE_CHECKING:
+    from libs.crypto.clients.aws import AwsClient
+    from libs.crypto.clients.gcp import GcpClient
+    from libs.crypto.clients.vault import VaultClient
 
 MasterKeyProvider = Literal["local", "vault", "aws", "gcp"]
 SecretStoreName = Literal["own", "vault", "aws", "gcp"]
@@ -147,6 +152,8 @@ class SealingSettings(BaseSettings):
         """What the choice needs is there; the sentence names the variable that is not."""
         for_keys = info.field_name == "master_key_provider"
         data = info.data
+        if not {"master_keys", "master_keys_file"} <= data.keys():
+            return value  # what is wrong with them is told already
         if value == "local" and not (data.get("master_keys") or data.get("master_keys_file")):
             raise ValueError("set SLUICE_MASTER_KEYS or SLUICE_MASTER_KEYS_FILE")
         if value == "local" and data.get("master_keys") and data.get("master_keys_file"):
@@ -183,7 +190,53 @@ class Sealing:
 
 
 def master_keys_of(settings: SealingSettings) -> MasterKeys:
-    """The holder of master keys that the settings name."""
+    """The holder of master keys that the settings name; nothing is called yet."""
+    match settings.master_key_provider:
+        case "vault":
+            from libs.crypto.vaults.vault import VaultMasterKeys  # noqa: PLC0415 (its extra)
+
+            return VaultMasterKeys(
+                _vault(settings),
+                mount=settings.vault_transit_mount,
+                key=settings.vault_transit_key,
+            )
+        case "aws":
+            from libs.crypto.vaults.aws import AwsMasterKeys  # noqa: PLC0415 (its extra)
+
+            assert settings.aws_kms_key is not None, "the settings were checked"
+            return AwsMasterKeys(_aws(settings, "kms"), key=settings.aws_kms_key)
+        case "gcp":
+            from libs.crypto.vaults.gcp import GcpMasterKeys  # noqa: PLC0415 (its extra)
+
+            assert settings.gcp_kms_key is not None, "the settings were checked"
+            return GcpMasterKeys(_gcp(settings, settings.gcp_kms_base), key=settings.gcp_kms_key)
+        case "local":
+            return _local(settings)
+
+
+def secret_store_of(settings: SealingSettings) -> SecretStore | None:
+    """The store that the settings name; None: our own database. Nothing is called yet."""
+    prefix = settings.secrets_prefix
+    match settings.secret_store:
+        case "vault":
+            from libs.crypto.stores.vault import VaultSecrets  # noqa: PLC0415 (its extra)
+
+            return VaultSecrets(_vault(settings), mount=settings.vault_kv_mount, prefix=prefix)
+        case "aws":
+            from libs.crypto.stores.aws import AwsSecrets  # noqa: PLC0415 (its extra)
+
+            return AwsSecrets(_aws(settings, "secretsmanager"), prefix=prefix)
+        case "gcp":
+            from libs.crypto.stores.gcp import GcpSecrets  # noqa: PLC0415 (its extra)
+
+            assert settings.gcp_project is not None, "the settings were checked"
+            client = _gcp(settings, settings.gcp_secrets_base)
+            return GcpSecrets(client, project=settings.gcp_project, prefix=prefix)
+        case "own":
+            return None
+
+
+def _local(settings: SealingSettings) -> MasterKeys:
     if settings.master_keys_file is not None:
         return LocalMasterKeys(KeyringFile(settings.master_keys_file))
     assert settings.master_keys is not None, "the settings were checked"
@@ -191,7 +244,28 @@ def master_keys_of(settings: SealingSettings) -> MasterKeys:
     return LocalMasterKeys(lambda: keyring)
 
 
-def secret_store_of(settings: SealingSettings) -> SecretStore | None:
-    """The store that the settings name; None: our own database."""
-    del settings
-    return None
+def _vault(settings: SealingSettings) -> "VaultClient":
+    from libs.crypto.clients.vault import VaultClient, VaultLogin  # noqa: PLC0415 (its extra)
+
+    token = settings.vault_token.get_secret_value() if settings.vault_token else None
+    return VaultClient(
+        VaultLogin.of(
+            str(settings.vault_address),
+            token=token,
+            token_file=settings.vault_token_file,
+            namespace=settings.vault_namespace,
+        )
+    )
+
+
+def _aws(settings: SealingSettings, service: str) -> "AwsClient":
+    from libs.crypto.clients.aws import AwsClient  # noqa: PLC0415 (its extra)
+
+    endpoint = str(settings.aws_endpoint) if settings.aws_endpoint else None
+    return AwsClient(service, region=settings.aws_region, endpoint=endpoint)
+
+
+def _gcp(settings: SealingSettings, base: HttpUrl) -> "GcpClient":
+    from libs.crypto.clients.gcp import GcpClient  # noqa: PLC0415 (its extra)
+
+    return GcpClient(str(base), anonymous=settings.gcp_credentials == "anonymous")

@@ -185,7 +185,9 @@ class Secrets:
         if secret.reference is not None:
             if self._store is None:
                 raise SealedValueError("the secret is in a store that is not configured here")
-            return await self._store.get(secret.reference)
+            return await self._store.get(
+                secret.reference, tenant_id=tenant_id, secret_id=secret.secret_id
+            )
         sealed = _bytes(secret.sealed or "")
         wanted = header_of(sealed).data_key_id
         keys = held.record.data_keys if held.record else ()
