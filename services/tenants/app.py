@@ -18,9 +18,12 @@ from services.tenants import (
     jobs,
     routes_audit,
     routes_clock,
+    routes_invitations,
     routes_keys,
     routes_live,
+    routes_members,
     routes_sessions,
+    routes_teams,
     routes_tenants,
 )
 from services.tenants.handlers import HANDLERS
@@ -49,6 +52,9 @@ def build() -> FastAPI:
             every_seconds=5,
         )
         runtime.add_job("prune", partial(jobs.prune, database), every_seconds=30)
+        runtime.add_job(
+            "anchor_audit", partial(jobs.anchor_audit, database, settings), every_seconds=1
+        )
         async with runtime.running():
             yield
 
@@ -58,10 +64,13 @@ def build() -> FastAPI:
         routers=[
             routes_tenants.router,
             routes_keys.router,
+            routes_live.router,
             routes_clock.router,
             routes_sessions.router,
+            routes_members.router,
+            routes_invitations.router,
+            routes_teams.router,
             routes_audit.router,
-            routes_live.router,
         ],
         lifespan=lifespan,
         description="Tenants, API keys, sessions, the business clock and the audit log.",

@@ -5,12 +5,15 @@ from datetime import timedelta
 from libs.clock import utc_now
 from libs.crypto.tokens import LEEWAY_SECONDS, LIFE_SECONDS_MAX
 from libs.db.pool import Database
-from services.tenants import bootstrap, store_people
+from services.tenants import audit, bootstrap, sessions, store_people
+from services.tenants.sealing import Sealer
 from services.tenants.settings import Settings
 
 # Twice the life of an assertion: one made at the very end is stale long before.
 REVOCATION_KEPT = timedelta(seconds=2 * (LIFE_SECONDS_MAX + LEEWAY_SECONDS))
 KEPT = timedelta(days=1)
+INVITATION_KEPT = timedelta(days=90)
+"""After its end; the audit log keeps what became of it."""
 
 
 async def ensure_reserved(database: Database, settings: Settings) -> None:
@@ -26,5 +29,23 @@ async def prune(database: Database) -> None:
     now = utc_now()
     async with database.maintenance() as tx:
         await store_people.prune(
-            tx, assertions_before=now - REVOCATION_KEPT, now=now, failures_before=now - KEPT
+            tx,
+            assertions_before=now - REVOCATION_KEPT,
+            now=now,
+            failures_before=now - KEPT,
+            invitations_before=now - INVITATION_KEPT,
         )
+
+
+async def anchor_audit(database: Database, settings: Settings) -> None:
+    """Sign the heads of the audit chains that are due and tell them on `audit.events`."""
+    now = utc_now()
+    every = timedelta(seconds=settings.audit_anchor_seconds)
+    async with database.maintenance() as tx:
+        due = await audit.tenants_to_anchor(tx, now, every, settings.audit_anchor_entries)
+    if not due:
+        return
+    private_key = await sessions.signing_key(database, Sealer(database, settings.sealing))
+    for tenant_id in due:
+        async with database.tenant(tenant_id, None) as tx:
+            await audit.anchor(tx, private_key, now)

@@ -6,6 +6,8 @@ from functools import cache
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
+LENGTH_MIN = 12
+LENGTH_MAX = 1024
 CONCURRENT_MAX = 4
 """Each takes 64 MiB for a moment."""
 

@@ -11,9 +11,14 @@ from pydantic import AfterValidator, StringConstraints
 from libs.db.pool import Tx
 from libs.ids import new_id
 from services.tenants import store_people as store
-from services.tenants.roles import Role
+from services.tenants.roles import Role, permissions_of
 
 EMAIL_LENGTH_MAX = 254
+TENANTS_PER_USER_MAX = 50
+
+
+class TooManyTenantsError(Exception):
+    """The user is a member of as many tenants as one may be."""
 
 
 def _normal_email(text: str) -> str:
@@ -46,6 +51,12 @@ class Membership:
 
     tenant_id: UUID
     role: Role
+    extra: frozenset[str] = frozenset()
+
+    @property
+    def all_permissions(self) -> frozenset[str]:
+        """By the role, and beyond it."""
+        return permissions_of(self.role, self.extra)
 
 
 async def ensure_user(
@@ -58,7 +69,7 @@ async def ensure_user(
     user_id = new_id()
     if await store.insert_user(tx, user_id, email, name, password_hash, at):
         return user_id
-    known = await store.find_user_by_email(tx, email)
+    known = await store.find_account(tx, email)
     assert known is not None, "the e-mail is taken, so its user is there"
     return cast("UUID", known["user_id"])
 
@@ -66,7 +77,19 @@ async def ensure_user(
 async def memberships(tx: Tx, user_id: UUID) -> list[Membership]:
     """The user's memberships, the primary one first."""
     rows = await store.memberships(tx, user_id)
-    return [Membership(row["tenant_id"], row["role"]) for row in rows]
+    return [
+        Membership(row["tenant_id"], row["role"], frozenset(row["permissions"])) for row in rows
+    ]
+
+
+async def refuse_too_many(tx: Tx, user_id: UUID) -> None:
+    """Keep a user within the tenants that one may be a member of.
+
+    Raises:
+        TooManyTenantsError: `TENANTS_PER_USER_MAX` are reached.
+    """
+    if len(await memberships(tx, user_id)) >= TENANTS_PER_USER_MAX:
+        raise TooManyTenantsError
 
 
 async def find_email(tx: Tx, user_id: UUID) -> str | None:

@@ -4,7 +4,7 @@ Manage billing: owner, admin, billing_admin. View billing and usage: all four. M
 keys: owner, admin. An API key carries scopes of the same names.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 Role = Literal["owner", "admin", "billing_admin", "member"]
@@ -17,6 +17,7 @@ SCOPES: Mapping[str, str] = {
     "ledger:read": "see the tenant's own books",
     "members:manage": "manage members and API keys; read the audit log",
     "tenants:read": "see the tenant's own record",
+    "tenants:manage": "change the tenant's own record",
 }
 """Every permission there is, and what it lets one do."""
 
@@ -28,3 +29,11 @@ PERMISSIONS: Mapping[Role, frozenset[str]] = {
     ),
     "member": frozenset({"usage:read", "billing:read", "tenants:read"}),
 }
+
+RANK: Mapping[Role, int] = {"member": 0, "billing_admin": 1, "admin": 2, "owner": 3}
+"""Nobody gives a role above their own, nor takes one."""
+
+
+def permissions_of(role: Role, extra: Iterable[str] = ()) -> frozenset[str]:
+    """All that a member may do: by its role, and beyond it."""
+    return PERMISSIONS[role] | frozenset(extra)

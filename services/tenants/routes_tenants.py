@@ -112,9 +112,9 @@ async def create_tenant(request: Request, body: NewTenantBody, access: SignedIn)
         answer = await answer_once(request, access, database, body, work)
     except tenancy.SlugTakenError:
         raise Conflict("Another tenant has this slug. Choose another.", code="slug_taken") from None
-    except tenancy.TooManyTenantsError:
+    except people.TooManyTenantsError:
         raise Conflict(
-            f"One user is a member of at most {tenancy.TENANTS_PER_USER_MAX} tenants. "
+            f"One user is a member of at most {people.TENANTS_PER_USER_MAX} tenants. "
             "Ask an operator for more.",
             code="too_many_tenants",
         ) from None

@@ -7,7 +7,7 @@ an assertion of 60 seconds that names user, tenant, mode and permissions.
 import hashlib
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -15,14 +15,13 @@ from libs.contracts.audit import SecurityEventRaised
 from libs.contracts.envelope import Mode
 from libs.contracts.tenants import PLATFORM_TENANT_ID
 from libs.crypto import tokens
-from libs.crypto.keyring import Keyring
-from libs.db.pool import Row, Tx
+from libs.db.pool import Database, Row, Tx
 from libs.db.tenant import Scope
 from libs.ids import new_id, parse_uuid, public_id
 from libs.messaging.outbox import emit
-from services.tenants import people, sealing, snapshot, store_keys, store_tenants
+from services.tenants import people, sealing, snapshot, store_keys, store_members, store_tenants
 from services.tenants import store_people as store
-from services.tenants.roles import PERMISSIONS, Role
+from services.tenants.roles import Role, permissions_of
 
 TOKEN_BYTES = 32
 TOKEN_LENGTH_MAX = 100
@@ -31,6 +30,10 @@ ASSERTION_SECONDS = tokens.LIFE_SECONDS_MAX
 
 class NoSessionError(Exception):
     """The cookie belongs to no session that is valid now."""
+
+
+class UnknownSessionError(Exception):
+    """The user has no such session, or it is over."""
 
 
 class NotAMemberError(Exception):
@@ -48,7 +51,7 @@ class Session:
 
 @dataclass(frozen=True)
 class Home:
-    """A tenant of the user's, with its place there."""
+    """A tenant of the user's, with its place there; `extra` is what it may beyond its role."""
 
     tenant_id: UUID
     slug: str
@@ -57,6 +60,7 @@ class Home:
     status: str
     role: Role
     is_primary: bool
+    extra: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -91,11 +95,13 @@ def hash_token(token: str) -> bytes:
     return hashlib.sha256(token.encode()).digest()
 
 
-async def begin(tx: Tx, user_id: UUID, now: datetime, hours: int) -> tuple[str, datetime]:
+async def begin(
+    tx: Tx, user_id: UUID, now: datetime, hours: int, address: str | None = None
+) -> tuple[str, datetime]:
     """Begin a session: the cookie's value, never seen again, and when the session ends."""
     token = secrets.token_urlsafe(TOKEN_BYTES)
     expires_at = now + timedelta(hours=hours)
-    await store.insert_session(tx, new_id(), hash_token(token), user_id, now, expires_at)
+    await store.insert_session(tx, new_id(), hash_token(token), user_id, now, expires_at, address)
     return token, expires_at
 
 
@@ -115,14 +121,50 @@ async def find(tx: Tx, token: str | None, now: datetime) -> Session:
 
 async def end(tx: Tx, session: Session, now: datetime) -> None:
     """End a session; assertions made from it stop being valid within two seconds."""
-    if not await store.end_session(tx, session.session_id, now):
+    await _end(tx, session.user_id, [session.session_id], now)
+
+
+async def end_one(tx: Tx, user_id: UUID, session_id: UUID, now: datetime) -> None:
+    """End a session of the user's.
+
+    Raises:
+        UnknownSessionError: it is another's, is over, or never was.
+    """
+    if session_id not in {row["session_id"] for row in await list_all(tx, user_id, now)}:
+        raise UnknownSessionError
+    await _end(tx, user_id, [session_id], now)
+
+
+async def end_all(tx: Tx, user_id: UUID, now: datetime, *, but: UUID | None = None) -> int:
+    """End all sessions of a user, or all but one; how many that were."""
+    rows = await store.list_sessions(tx, user_id)
+    ended = [row["session_id"] for row in rows if row["session_id"] != but]
+    await _end(tx, user_id, ended, now)
+    return len(ended)
+
+
+async def list_all(tx: Tx, user_id: UUID, now: datetime) -> list[Row]:
+    """The user's sessions that are valid now, the newest first."""
+    return [row for row in await store.list_sessions(tx, user_id) if row["expires_at"] > now]
+
+
+async def note_use(tx: Tx, session: Session, now: datetime) -> None:
+    """Remember when the session was used, to the quarter of an hour: no more is of use to anybody."""
+    quarter = now.replace(minute=now.minute - now.minute % 15, second=0, microsecond=0)
+    await store.note_session_use(tx, session.session_id, quarter)
+
+
+async def _end(tx: Tx, user_id: UUID, session_ids: Sequence[UUID], now: datetime) -> None:
+    ended = [each for each in session_ids if await store.end_session(tx, each, now)]
+    if not ended:
         return
     here = tx.scope
-    homes = await people.memberships(tx, session.user_id)
+    homes = await people.memberships(tx, user_id)
     for tenant_id in sorted(home.tenant_id for home in homes):
         await tx.enter(Scope((tenant_id,), None))
         await store_tenants.lock_tenant(tx)
-        await store.insert_revocation(tx, session.session_id, now)
+        for session_id in ended:
+            await store.insert_revocation(tx, session_id, now)
         await snapshot.publish(tx, now)
     await tx.enter(here)
 
@@ -138,16 +180,23 @@ async def person(tx: Tx, user_id: UUID) -> Person:
     await tx.enter(here)
     known = {row["tenant_id"]: row for row in rows}
     homes = tuple(
-        _home(known[each.tenant_id], each.role, is_primary=place == 0)
+        _home(known[each.tenant_id], each, is_primary=place == 0)
         for place, each in enumerate(memberships)
     )
     operator = any(home.tenant_id == PLATFORM_TENANT_ID for home in homes)
     return Person(user_id, user["email"], user["name"], operator, homes)
 
 
-def _home(row: Row, role: Role, *, is_primary: bool) -> Home:
+def _home(row: Row, place: people.Membership, *, is_primary: bool) -> Home:
     return Home(
-        row["tenant_id"], row["slug"], row["name"], row["type"], row["status"], role, is_primary
+        tenant_id=row["tenant_id"],
+        slug=row["slug"],
+        name=row["name"],
+        tenant_type=row["type"],
+        status=row["status"],
+        role=place.role,
+        is_primary=is_primary,
+        extra=place.extra,
     )
 
 
@@ -170,7 +219,7 @@ def choose(homes: Sequence[Home], reference: str | None) -> Home:
 
 async def assert_identity(
     tx: Tx,
-    keyring: Keyring,
+    private_key: bytes,
     session: Session,
     who: Person,
     *,
@@ -186,9 +235,9 @@ async def assert_identity(
     Raises:
         NotAMemberError: see `choose`.
     """
-    home = choose(who.homes, reference)
+    home, tenant_version, platform_version = await _place(tx, who, choose(who.homes, reference))
     issued_at = now.replace(microsecond=0)
-    permissions = PERMISSIONS[home.role]
+    permissions = permissions_of(home.role, home.extra)
     claims = tokens.Claims(
         user_id=who.user_id,
         tenant_id=home.tenant_id,
@@ -196,32 +245,51 @@ async def assert_identity(
         role=home.role,
         permissions=permissions,
         session_id=session.session_id,
-        operator=who.operator,
+        operator=platform_version is not None,
         issued_at=issued_at,
         expires_at=min(
             issued_at + timedelta(seconds=ASSERTION_SECONDS),
             session.expires_at.replace(microsecond=0) + timedelta(seconds=1),
         ),
+        tenant_version=tenant_version,
+        platform_version=platform_version or 0,
     )
-    text = tokens.sign(claims, await signing_key(tx, keyring))
+    text = tokens.sign(claims, private_key)
     return Assertion(text, claims.expires_at, home, mode, permissions)
 
 
-async def signing_key(tx: Tx, keyring: Keyring) -> bytes:
-    """The platform's private key that signs assertions and heads of the audit log."""
-    here = tx.scope
-    await tx.enter(Scope((PLATFORM_TENANT_ID,), None))
-    (row, *_) = await store_keys.signing_keys(tx)
-    private_key = await sealing.open_value(
-        tx, keyring, row["private_key_sealed"], signing_key_place(row["key_id"])
-    )
-    await tx.enter(here)
-    return private_key
+async def signing_key(database: Database, sealer: sealing.Sealer) -> bytes:
+    """The platform's private key that signs assertions and heads of the audit log.
+
+    Never inside a transaction: see `sealing`.
+    """
+    async with database.tenant(PLATFORM_TENANT_ID, None) as tx:
+        (row, *_) = await store_keys.signing_keys(tx)
+    place = signing_key_place(row["key_id"])
+    return await sealer.open(PLATFORM_TENANT_ID, row["private_key_sealed"], place)
 
 
 def signing_key_place(key_id: str) -> sealing.Place:
     """Where the private part of a signing key stands."""
     return sealing.Place("signing_key", "private_key", key_id)
+
+
+async def _place(tx: Tx, who: Person, home: Home) -> tuple[Home, int, int | None]:
+    """The place as it is now, with the version of the tenant's record, and of the platform's.
+
+    Both are seen at one moment: rights that are lost later are lost with a later version. The last is
+    None where the user is no operator.
+    """
+    here = tx.scope
+    await tx.enter(Scope(tuple({home.tenant_id, PLATFORM_TENANT_ID}), None))
+    found = {row["tenant_id"]: row for row in await store_members.places(tx, who.user_id)}
+    await tx.enter(here)
+    row = found.get(home.tenant_id)
+    if row is None:
+        raise NotAMemberError
+    platform = found.get(PLATFORM_TENANT_ID)
+    now_home = replace(home, role=row["role"], extra=frozenset(row["permissions"]))
+    return now_home, row["version"], None if platform is None else platform["version"]
 
 
 async def note(
@@ -244,3 +312,14 @@ async def note(
         ),
     )
     await tx.enter(here)
+
+
+async def note_of_user(tx: Tx, user_id: UUID, *, kind: str, path: str, address: str) -> None:
+    """Record what a person did of its own account, at its primary tenant."""
+    who = await person(tx, user_id)
+    await note(tx, who, kind=kind, severity="info", path=path, address=address)
+
+
+async def note_failure(tx: Tx, *, path: str, address: str) -> None:
+    """Recorded at the platform whoever was meant, so that the time taken tells nothing."""
+    await note(tx, None, kind="sign_in_failed", severity="warning", path=path, address=address)

@@ -6,7 +6,6 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, SecretStr, StringConstraints
 
 from libs.crypto import apikeys
-from libs.crypto.keyring import Keyring
 from libs.crypto.settings import SealingSettings
 from libs.money import Currency
 from libs.settings import ServiceSettings, StripeSettings
@@ -82,12 +81,6 @@ class Settings(SealingSettings, StripeSettings, ServiceSettings):
     def webhook_base_url(self) -> str:
         """The address Stripe reaches our webhooks at, without a slash at its end."""
         return str(self.stripe_webhook_base or self.origin).rstrip("/")
-
-    @property
-    def keyring(self) -> Keyring:
-        """The master keys."""
-        assert self.master_keys is not None
-        return Keyring.parse(self.master_keys.get_secret_value())
 
     @property
     def is_https(self) -> bool:

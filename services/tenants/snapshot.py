@@ -5,16 +5,23 @@ from datetime import datetime
 from typing import get_args
 
 from libs.contracts.envelope import Mode
-from libs.contracts.tenants import ApiKeyRecord, AssertionKey, StripeIds, TenantSnapshot
+from libs.contracts.tenants import (
+    ApiKeyRecord,
+    AssertionKey,
+    MemberRevocation,
+    StripeIds,
+    TenantSnapshot,
+)
 from libs.db.pool import Row, Tx
 from libs.db.tenant import Scope
 from libs.messaging.outbox import emit
-from services.tenants import connections, store_keys, store_people, store_tenants
+from services.tenants import connections, store_keys, store_members, store_people, store_tenants
 
 ENDED_KEYS_MAX = 100
 """Revoked and expired keys still told of; an older one is unknown, which is as good as revoked."""
 STRIPE_IDS_MAX = 50
 REVOKED_SESSIONS_MAX = 200
+REVOKED_MEMBERS_MAX = 1_000
 
 
 async def publish(tx: Tx, at: datetime) -> int:
@@ -47,7 +54,13 @@ async def publish(tx: Tx, at: datetime) -> int:
             for row in await store_keys.signing_keys(tx)
         ),
         sessions_revoked=tuple(await store_people.revoked_sessions(tx, REVOKED_SESSIONS_MAX)),
+        members_revoked=tuple(
+            MemberRevocation(user_id=row["user_id"], version=row["version"])
+            for row in await store_members.revoked_members(tx, REVOKED_MEMBERS_MAX)
+        ),
+        tax_region=tenant["tax_region"],
         connections=tuple(await connections.read_connections(tx)),
+        live_since=tenant["live_since"],
     )
     emit(tx, snapshot, effective_at=at)
     await tx.enter(here)
@@ -60,7 +73,6 @@ def _api_key(row: Row) -> ApiKeyRecord:
         prefix=row["prefix"],
         key_hash=row["key_hash"].hex(),
         mode=row["mode"],
-        live_since=tenant["live_since"],
         scopes=tuple(row["scopes"]),
         operator=row["operator"],
         expires_at=row["expires_at"],

@@ -3,6 +3,7 @@
 Users and sessions are read through exact look-ups only: the service's role sees no list of them.
 """
 
+from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
 
@@ -28,9 +29,12 @@ async def insert_user(
     return entered == 1
 
 
-async def find_user_by_email(tx: Tx, email: str) -> Row | None:
-    """The user with exactly this e-mail (lower case), with the hash of the password."""
-    return await tx.fetchrow("select * from find_user_by_email($1)", email)
+async def find_account(tx: Tx, email: str) -> Row | None:
+    """The user with exactly this e-mail (lower case).
+
+    With the hash of its newest password, and whether anybody has vouched for the e-mail.
+    """
+    return await tx.fetchrow("select * from find_account($1)", email)
 
 
 async def find_user(tx: Tx, user_id: UUID) -> Row | None:
@@ -38,36 +42,83 @@ async def find_user(tx: Tx, user_id: UUID) -> Row | None:
     return await tx.fetchrow("select * from find_user($1)", user_id)
 
 
-async def insert_member(tx: Tx, user_id: UUID, role: str, at: datetime) -> bool:
+async def insert_password(
+    tx: Tx, password_id: UUID, user_id: UUID, password_hash: str | None, at: datetime
+) -> None:
+    """Give a user another password; None takes the one there is."""
+    await tx.execute(
+        "insert into user_password (user_id, password_id, password_hash, set_at) "
+        "values ($1, $2, $3, $4)",
+        user_id,
+        password_id,
+        password_hash,
+        at,
+    )
+
+
+async def insert_email_proof(tx: Tx, user_id: UUID, at: datetime) -> None:
+    """Remember that somebody has vouched for the user's e-mail."""
+    await tx.execute(
+        "insert into user_email_proof (user_id, proved_at) values ($1, $2) on conflict do nothing",
+        user_id,
+        at,
+    )
+
+
+async def insert_member(
+    tx: Tx, user_id: UUID, role: str, at: datetime, permissions: Sequence[str] = ()
+) -> bool:
     """Make a user a member of the tenant in scope; False when it is one."""
     entered = await tx.execute(
-        "insert into member (tenant_id, user_id, role, created_at) values ($1, $2, $3, $4) "
-        "on conflict do nothing",
+        "insert into member (tenant_id, user_id, role, permissions, created_at) "
+        "values ($1, $2, $3, $4, $5) on conflict do nothing",
         tx.tenant_id,
         user_id,
         role,
+        list(permissions),
         at,
     )
     return entered == 1
 
 
 async def memberships(tx: Tx, user_id: UUID) -> list[Row]:
-    """Tenant and role of each membership of a user, the oldest (the primary one) first."""
-    return await tx.fetch("select tenant_id, role from find_memberships($1)", user_id)
+    """Tenant, role and further permissions of each membership, the oldest (the primary) first."""
+    return await tx.fetch("select tenant_id, role, permissions from find_places($1)", user_id)
 
 
 async def insert_session(
-    tx: Tx, session_id: UUID, token_hash: bytes, user_id: UUID, at: datetime, expires_at: datetime
+    tx: Tx,
+    session_id: UUID,
+    token_hash: bytes,
+    user_id: UUID,
+    at: datetime,
+    expires_at: datetime,
+    address: str | None,
 ) -> None:
     """Enter a session; of its cookie only the hash."""
     await tx.execute(
-        "insert into session (session_id, token_hash, user_id, created_at, expires_at) "
-        "values ($1, $2, $3, $4, $5)",
+        "insert into session (session_id, token_hash, user_id, created_at, expires_at, address) "
+        "values ($1, $2, $3, $4, $5, $6)",
         session_id,
         token_hash,
         user_id,
         at,
         expires_at,
+        address,
+    )
+
+
+async def list_sessions(tx: Tx, user_id: UUID) -> list[Row]:
+    """The user's sessions that were not ended, the newest first; some may have expired."""
+    return await tx.fetch("select * from find_sessions($1)", user_id)
+
+
+async def note_session_use(tx: Tx, session_id: UUID, used_at: datetime) -> None:
+    """Remember that a session was used; once for each value of `used_at`."""
+    await tx.execute(
+        "insert into session_use (session_id, used_at) values ($1, $2) on conflict do nothing",
+        session_id,
+        used_at,
     )
 
 
@@ -147,11 +198,19 @@ async def forget_attempts(tx: Tx, kind: str, digest: bytes) -> None:
 
 
 async def prune(
-    tx: Tx, *, assertions_before: datetime, now: datetime, failures_before: datetime
+    tx: Tx,
+    *,
+    assertions_before: datetime,
+    now: datetime,
+    failures_before: datetime,
+    invitations_before: datetime,
 ) -> None:
     """Delete what has no meaning any more; as the maintenance role, a bounded number at once."""
     for table, condition, moment in (
         ("session_revocation", "revoked_at < $1", assertions_before),
+        ("member_revocation", "revoked_at < $1", assertions_before),
+        ("oidc_sign_in", "expires_at < $1", now),
+        ("invitation", "expires_at < $1", invitations_before),
         ("session", "expires_at < $1", now),
         ("sign_in_failure", "window_started_at < $1", failures_before),
         ("idempotency_key", "created_at < $1", failures_before),
@@ -161,3 +220,12 @@ async def prune(
             f"(select ctid from {table} where {condition} limit 1000)",
             moment,
         )
+    await tx.execute(
+        """
+        delete from user_password where ctid in (
+            select old.ctid from user_password old where exists (
+                select from user_password newer where newer.user_id = old.user_id
+                  and (newer.set_at, newer.password_id) > (old.set_at, old.password_id))
+            limit 1000)
+        """
+    )

@@ -21,15 +21,9 @@ from services.tenants import store_people as people_store
 from services.tenants import store_tenants as store
 from services.tenants.statuses import STATUS_OF_SUBSCRIPTION
 
-TENANTS_PER_USER_MAX = 50
-
 
 class SlugTakenError(Exception):
     """Another tenant has the slug."""
-
-
-class TooManyTenantsError(Exception):
-    """The user is a member of as many tenants as one may be."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +53,11 @@ async def sign_up(tx: Tx, new: NewTenant, at: datetime) -> UUID:
 
     Raises:
         SlugTakenError: the slug asked for is another's.
-        TooManyTenantsError: the owner has `TENANTS_PER_USER_MAX` already.
+        people.TooManyTenantsError: the owner has as many as one may have.
     """
     owner_id = new.owner_user_id
     if owner_id is not None:
-        await _refuse_too_many(tx, owner_id)
+        await people.refuse_too_many(tx, owner_id)
     tenant_id = new_id()
     here = tx.scope
     await tx.enter(Scope((tenant_id,), None))
@@ -138,11 +132,6 @@ async def _take_slug(tx: Tx, new: NewTenant) -> str:
         if await store.take_slug(tx, slug):
             return slug
     raise SlugTakenError
-
-
-async def _refuse_too_many(tx: Tx, user_id: UUID) -> None:
-    if len(await people.memberships(tx, user_id)) >= TENANTS_PER_USER_MAX:
-        raise TooManyTenantsError
 
 
 async def follow_subscription(tx: Tx, fact: SubscriptionChanged, at: datetime) -> None:

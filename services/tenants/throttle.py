@@ -27,18 +27,19 @@ class TooManyAttemptsError(Exception):
 
 @dataclass(frozen=True)
 class Attempt:
-    """One try to sign in, known by two digests."""
+    """One try to sign in, known by the digests of the e-mail and the address, or one of them."""
 
     digests: Mapping[str, bytes]
 
     @classmethod
-    def of(cls, email: str, address: str, pepper: bytes) -> "Attempt":
-        """The attempt of this e-mail (lower case) from this address."""
-        named = {"email": email, "address": address}
+    def of(cls, email: str | None, address: str | None, pepper: bytes) -> "Attempt":
+        """The attempt of this e-mail (lower case) from this address; None is not counted."""
+        named = {"address": address, "email": email}
         return cls(
             {
                 kind: hmac.new(pepper, f"sign-in:{kind}:{text}".encode(), hashlib.sha256).digest()
-                for kind, text in sorted(named.items())
+                for kind, text in named.items()
+                if text is not None
             }
         )
 
@@ -59,5 +60,8 @@ async def count(tx: Tx, attempt: Attempt, now: datetime) -> int:
 
 async def forgive(tx: Tx, attempt: Attempt) -> None:
     """The attempt succeeded: the e-mail starts anew, the address has one failure less."""
-    await store.forgive_attempt(tx, "address", attempt.digests["address"])
-    await store.forget_attempts(tx, "email", attempt.digests["email"])
+    for kind, digest in attempt.digests.items():
+        if kind == "email":
+            await store.forget_attempts(tx, kind, digest)
+        else:
+            await store.forgive_attempt(tx, kind, digest)

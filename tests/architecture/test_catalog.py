@@ -44,6 +44,10 @@ WAIVERS: Mapping[str, Waiver] = {
     "tenants.tenant": Waiver("a tenant exists in both modes", IDENTITY),
     "tenants.tenant_slug": Waiver("a slug is unique among all tenants", IDENTITY),
     "tenants.member": Waiver("members belong to both modes", IDENTITY),
+    "tenants.member_revocation": Waiver("members belong to both modes", IDENTITY),
+    "tenants.team": Waiver("members belong to both modes", IDENTITY),
+    "tenants.team_member": Waiver("members belong to both modes", IDENTITY),
+    "tenants.invitation": Waiver("members belong to both modes", IDENTITY),
     "tenants.data_key": Waiver("keys seal a tenant's secrets of both modes", IDENTITY),
     "tenants.signing_key": Waiver("signs assertions of both modes", IDENTITY),
     "tenants.session_revocation": Waiver("a session holds in both modes", IDENTITY),
@@ -83,6 +87,11 @@ WAIVERS: Mapping[str, Waiver] = {
     "tenants.session": Waiver(
         "of a person, not of a tenant; found by its hash only", STRANGERS_ROWS
     ),
+    "tenants.session_use": Waiver("of a person, not of a tenant", STRANGERS_ROWS),
+    "tenants.user_password": Waiver("of a person, not of a tenant", STRANGERS_ROWS),
+    "tenants.user_email_proof": Waiver("of a person, not of a tenant", STRANGERS_ROWS),
+    "tenants.user_identity": Waiver("of a person, not of a tenant", STRANGERS_ROWS),
+    "tenants.oidc_sign_in": Waiver("two hashes and a path of ours; of nobody's tenant", NO_TENANT),
     "tenants.session_end": Waiver("of a person, not of a tenant", STRANGERS_ROWS),
     "tenants.sign_in_failure": Waiver("counts by keyed digest; of nobody's tenant", NO_TENANT),
 }

@@ -21,6 +21,7 @@ PUBLIC: Mapping[str, str] = {
     "POST /api/v1/session": "signs in: the e-mail and password are the proof",
     "DELETE /api/v1/session": "signs out: the session's own secret is the proof",
     "POST /api/v1/session/assertion": "the session's own secret is the proof",
+    "POST /api/v1/invitations/accept": "the invitation's token is the proof",
 }
 """Routes of the API that anybody may call. Pages of the console answer to its session instead."""
 

@@ -68,7 +68,7 @@ async def test_another_tenants_rows_cannot_be_changed_or_planted(world: World) -
             assert (
                 await tx.execute(f"delete from {table} where tenant_id = $1", UUID(acme["id"])) == 0
             )
-        owner = await store_people.find_user_by_email(tx, "owner@acme.example")
+        owner = await store_people.find_account(tx, "owner@acme.example")
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
         async with world.database.transaction(stranger) as tx:
             await tx.execute(
@@ -88,10 +88,10 @@ async def test_what_has_no_meaning_any_more_is_deleted(world: World) -> None:
     acme = await world.sign_up("Acme", owner_email="owner@acme.example")
     session_id = new_id()
     async with world.database.transaction() as tx:
-        owner = await store_people.find_user_by_email(tx, "owner@acme.example")
+        owner = await store_people.find_account(tx, "owner@acme.example")
         assert owner is not None
         hashed = sessions.hash_token("cookie")
-        await store_people.insert_session(tx, session_id, hashed, owner["user_id"], old, old)
+        await store_people.insert_session(tx, session_id, hashed, owner["user_id"], old, old, None)
         await store_people.end_session(tx, session_id, old)
         token, _ = await sessions.begin(tx, owner["user_id"], now, 1)
         await store_people.count_attempt(tx, "email", b"d" * 32, old, old)
