@@ -11,10 +11,13 @@ from libs.web.limits import Limits
 from libs.web.serve import create_app, serve
 from services.console import (
     routes,
+    routes_audit,
     routes_invoices,
+    routes_keys,
     routes_ledger,
     routes_ops,
     routes_session,
+    routes_settings,
     routes_static,
     routes_tenants,
     routes_usage,
@@ -47,6 +50,9 @@ def build() -> FastAPI:
             routes_invoices.router,
             routes_ledger.router,
             routes_ops.router,
+            routes_settings.router,
+            routes_keys.router,
+            routes_audit.router,
             routes_static.router,
         ],
         lifespan=lifespan,

@@ -6,7 +6,8 @@ service; all others carry the 60-second assertion that the session gave for this
 
 import asyncio
 import json
-from collections.abc import Awaitable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from decimal import Decimal
 from http.cookiejar import CookieJar, DefaultCookiePolicy
@@ -16,6 +17,7 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from libs.observability.logging import get_logger
+from libs.observability.remote import remote_address
 
 TIMEOUT_SECONDS = 10.0
 CONNECTIONS_MAX = 64
@@ -121,31 +123,63 @@ class Origin:
             headers["X-Tenant-ID"] = tenant
         return Api(self, headers)
 
-    async def get(self, path: str, query: Mapping[str, str], headers: Mapping[str, str]) -> Any:
-        """GET; the answer's JSON.
+    async def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Mapping[str, Any] | None = None,
+        query: Mapping[str, str] | None = None,
+        headers: Mapping[str, str],
+    ) -> httpx.Response:
+        """A call of the API; its answer, which is a success.
 
         Raises:
             ApiProblem: any answer that is no success, or none.
         """
-        return _json_object(await self._send("GET", path, params=query, headers=headers))
+        parts: dict[str, Any] = {"headers": headers}
+        if body is not None:
+            parts["json"] = body
+        if query:
+            parts["params"] = query
+        return await self._send(method, path, **parts)
+
+    @asynccontextmanager
+    async def stream(
+        self, path: str, query: Mapping[str, str], headers: Mapping[str, str]
+    ) -> AsyncGenerator[httpx.Response, None]:
+        """GET of an answer that is too large to hold; read it within the block.
+
+        Raises:
+            ApiProblem: any answer that is no success, or none.
+        """
+        given = {**headers, **_forwarded()}
+        request = self._http.build_request("GET", path, params=query, headers=given)
+        try:
+            answer = await self._http.send(request, stream=True)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise _unreachable("GET", error) from None
+        try:
+            if not answer.is_success:
+                await answer.aread()
+                raise _problem_of(answer)
+            yield answer
+        finally:
+            await answer.aclose()
 
     def _as_browser(self, cookies: Mapping[str, str]) -> dict[str, str]:
         """The headers that the tenants service checks; no other cookie is passed on."""
         kept = [f"{name}={cookies[name]}" for name in SESSION_COOKIES if cookies.get(name)]
         return {"Origin": self._browser_origin, "Cookie": "; ".join(kept)}
 
-    async def _send(self, method: str, path: str, **parts: Any) -> httpx.Response:
+    async def _send(
+        self, method: str, path: str, *, headers: Mapping[str, str] | None = None, **parts: Any
+    ) -> httpx.Response:
+        given = {**(headers or {}), **_forwarded()}
         try:
-            answer = await self._http.request(method, path, **parts)
+            answer = await self._http.request(method, path, headers=given, **parts)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            _logger.warning("api_unreachable", method=method, error=type(error).__name__)
-            raise ApiProblem(
-                503,
-                "The API does not answer at the moment. Try again shortly; "
-                "`make status` shows which service is down.",
-                title="Not available",
-                code="unavailable",
-            ) from None
+            raise _unreachable(method, error) from None
         if not answer.is_success:
             raise _problem_of(answer)
         return answer
@@ -164,20 +198,74 @@ class Api:
         Raises:
             ApiProblem: the API refused, or answered something else than this console knows.
         """
-        given = {name.rstrip("_"): value for name, value in query.items() if value is not None}
-        found = await self._origin.get(path, given, self._headers)
-        try:
-            return shape.model_validate(found)
-        except ValidationError as error:
-            fields = [".".join(str(part) for part in each["loc"]) for each in error.errors()]
-            _logger.warning("api_answer_unknown", path=path, fields=fields[:10])
-            raise ApiProblem(
-                502,
-                "The API answered in a form that this version of the console does not know. "
-                "Update the console together with the services.",
-                title="Versions do not fit",
-                code="answer_unknown",
-            ) from None
+        found, _ = await self.read_tagged(shape, path, **query)
+        return found
+
+    async def read_tagged(
+        self, shape: type[M], path: str, **query: str | None
+    ) -> tuple[M, str | None]:
+        """GET; the answer as `shape`, and its ETag.
+
+        Raises:
+            ApiProblem: as `read`.
+        """
+        answer = await self._origin.call("GET", path, query=_given(query), headers=self._headers)
+        return _as(shape, path, answer), answer.headers.get("etag")
+
+    async def change(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        *,
+        once: str | None = None,
+        etag: str | None = None,
+        **query: str | None,
+    ) -> httpx.Response:
+        """A call that changes something.
+
+        Args:
+            method: POST, PUT, PATCH or DELETE.
+            path: of the API.
+            body: sent as JSON.
+            once: an idempotency key.
+            etag: the state that the change is of; another one is not changed.
+            query: of the address.
+
+        Raises:
+            ApiProblem: the API refused.
+        """
+        headers = dict(self._headers)
+        if once:
+            headers["Idempotency-Key"] = once
+        if etag:
+            headers["If-Match"] = etag
+        return await self._origin.call(
+            method, path, body=body, query=_given(query), headers=headers
+        )
+
+    async def make(
+        self,
+        shape: type[M],
+        path: str,
+        body: Mapping[str, Any],
+        *,
+        once: str | None = None,
+    ) -> M:
+        """POST; the answer as `shape`.
+
+        Raises:
+            ApiProblem: as `read`.
+        """
+        return _as(shape, path, await self.change("POST", path, body, once=once))
+
+    def stream(self, path: str, **query: str | None) -> AbstractAsyncContextManager[httpx.Response]:
+        """GET of an answer that is too large to hold.
+
+        Raises:
+            ApiProblem: the API refused.
+        """
+        return self._origin.stream(path, _given(query), self._headers)
 
     def for_tenant(self, tenant: str) -> "Api":
         """The same person's API for one tenant."""
@@ -212,6 +300,43 @@ def open_client(api_url: str) -> httpx.AsyncClient:
         cookies=CookieJar(policy=DefaultCookiePolicy(allowed_domains=[])),
         headers={"Accept": "application/json"},
     )
+
+
+def _given(query: Mapping[str, str | None]) -> dict[str, str]:
+    """The query without what is None; `from_` stands for `from`."""
+    return {name.rstrip("_"): value for name, value in query.items() if value is not None}
+
+
+def _forwarded() -> dict[str, str]:
+    """Where the browser is, for the audit log and the limits on sign-ins."""
+    address = remote_address()
+    return {} if address is None else {"X-Forwarded-For": address}
+
+
+def _unreachable(method: str, error: Exception) -> ApiProblem:
+    _logger.warning("api_unreachable", method=method, error=type(error).__name__)
+    return ApiProblem(
+        503,
+        "The API does not answer at the moment. Try again shortly; "
+        "`make status` shows which service is down.",
+        title="Not available",
+        code="unavailable",
+    )
+
+
+def _as(shape: type[M], path: str, answer: httpx.Response) -> M:
+    try:
+        return shape.model_validate(_json_object(answer))
+    except ValidationError as error:
+        fields = [".".join(str(part) for part in each["loc"]) for each in error.errors()]
+        _logger.warning("api_answer_unknown", path=path, fields=fields[:10])
+        raise ApiProblem(
+            502,
+            "The API answered in a form that this version of the console does not know. "
+            "Update the console together with the services.",
+            title="Versions do not fit",
+            code="answer_unknown",
+        ) from None
 
 
 def _cookies_of(answer: httpx.Response) -> SessionAnswer:

@@ -14,6 +14,22 @@ from libs.money import Money, MoneyError, format_money
 HERE = Path(__file__).parent
 NOTHING = "\N{EN DASH}"
 
+MAIN_PAGES = (
+    ("/tenants", "Tenants"),
+    ("/usage", "Usage"),
+    ("/invoices", "Invoices"),
+    ("/ledger", "Ledger"),
+    ("/settings", "Settings"),
+    ("/ops/topics", "Topics"),
+)
+SETTINGS_PAGES = (
+    ("/settings/api-keys", "API keys"),
+    ("/audit", "Audit log"),
+)
+"""What stands behind Settings, in the order of its tabs."""
+
+TITLES = dict((*MAIN_PAGES, *SETTINGS_PAGES))
+
 SECURITY_HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; "
@@ -28,7 +44,7 @@ SECURITY_HEADERS = {
 
 _MEDIA_TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 _TONES = {
-    "good": {"active", "paid", "ready", "live"},
+    "good": {"active", "paid", "ready", "live", "connected", "valid", "CONNECTED"},
     "waiting": {"draft", "open", "trialing", "advancing", "incomplete"},
     "bad": {"past_due", "suspended", "unpaid", "uncollectible", "paused"},
 }
@@ -64,6 +80,11 @@ def make_environment(static: dict[str, StaticFile]) -> Environment:
         lstrip_blocks=True,
     )
     environment.globals["static"] = {name: file.address for name, file in static.items()}
+    environment.globals |= {
+        "main_pages": MAIN_PAGES,
+        "settings_pages": SETTINGS_PAGES,
+        "titles": TITLES,
+    }
     environment.filters |= {
         "money": money,
         "number": number,

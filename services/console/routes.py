@@ -1,5 +1,6 @@
 """What all page routes share: who looks, how a page is answered, how a failure becomes a page."""
 
+import re
 from collections.abc import Callable, Coroutine
 from http import HTTPStatus
 from typing import Annotated, Any
@@ -14,17 +15,24 @@ from starlette.exceptions import HTTPException
 
 from libs.observability.logging import get_logger
 from libs.web.answers import request_id_of
+from services.console.forms import DONE
 from services.console.origin import ApiProblem, NotSignedIn, Origin
-from services.console.pages import SECURITY_HEADERS
+from services.console.pages import SECURITY_HEADERS, TITLES
+from services.console.shapes import Listed, Tenant
 from services.console.view import HOME, Viewer, look
 
 _logger = get_logger(__name__)
 
+_SEGMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _SENTENCES = {
     404: "There is no such page. Check the address, or begin at the list of tenants.",
     405: "This page cannot be asked for in this way. Open it from a link or a form.",
     422: "The address holds a value that this page cannot read. Open the page from a link.",
 }
+
+
+class NoTenantChosen(Exception):  # noqa: N818 - a state, not a failure
+    """An operator opened a page of one tenant and has chosen none yet."""
 
 
 class PageRoute(APIRoute):
@@ -37,7 +45,13 @@ class PageRoute(APIRoute):
         async def handle(request: Request) -> Response:
             try:
                 return await handler(request)
-            except (ApiProblem, NotSignedIn, HTTPException, RequestValidationError):
+            except (
+                ApiProblem,
+                NotSignedIn,
+                NoTenantChosen,
+                HTTPException,
+                RequestValidationError,
+            ):
                 raise
             except Exception:
                 _logger.exception("page_failed", path=self.path)
@@ -58,13 +72,62 @@ async def signed_in(request: Request) -> Viewer:
 SignedIn = Annotated[Viewer, Depends(signed_in)]
 
 
+async def of_tenant(viewer: SignedIn) -> Viewer:
+    """The viewer of a page that shows one tenant.
+
+    Raises:
+        NoTenantChosen: answered with the choice of one.
+    """
+    if viewer.tenant is None:
+        raise NoTenantChosen
+    return viewer
+
+
+OfTenant = Annotated[Viewer, Depends(of_tenant)]
+
+
 def page(
-    request: Request, template: str, viewer: Viewer | None, *, status: int = 200, **values: Any
+    request: Request,
+    template: str,
+    viewer: Viewer | None,
+    *,
+    status: int = 200,
+    problem: ApiProblem | None = None,
+    **values: Any,
 ) -> HTMLResponse:
-    """A template as an answer; `viewer` None on pages before signing in."""
+    """A template as an answer.
+
+    Args:
+        request: whose path says which page is in view, and which form has just worked.
+        template: its name.
+        viewer: None on pages before signing in.
+        status: of the answer.
+        problem: what kept a form of this page from working; also gives the status.
+        values: what the template shows.
+    """
     environment: Environment = request.app.state.templates
-    text = environment.get_template(template).render(viewer=viewer, path=request.url.path, **values)
-    return HTMLResponse(text, status_code=status, headers=SECURITY_HEADERS)
+    text = environment.get_template(template).render(
+        viewer=viewer,
+        path=request.url.path,
+        done=DONE.get(request.query_params.get("done", "")),
+        refused=problem.detail if problem else None,
+        **values,
+    )
+    answered = problem.status if problem else status
+    return HTMLResponse(text, status_code=answered, headers=SECURITY_HEADERS)
+
+
+def segment(text: str) -> str:
+    """An id, slug or name as a segment of a path of the API.
+
+    Raises:
+        ApiProblem: 404 for whatever cannot be one.
+    """
+    if len(text) > 100 or not _SEGMENT.fullmatch(text):
+        raise ApiProblem(
+            404, "There is no such thing. Open the page from a link.", title="Not found"
+        )
+    return text
 
 
 def problem_page(
@@ -95,6 +158,7 @@ def install(app: FastAPI) -> None:
     """Make `app` answer with pages whatever keeps a page from being shown."""
     app.add_exception_handler(ApiProblem, _on_api_problem)
     app.add_exception_handler(NotSignedIn, _on_not_signed_in)
+    app.add_exception_handler(NoTenantChosen, _on_no_tenant_chosen)
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(RequestValidationError, _on_invalid_request)
 
@@ -108,6 +172,16 @@ async def _on_api_problem(request: Request, error: Exception) -> Response:
 
 async def _on_not_signed_in(request: Request, _error: Exception) -> Response:
     return to_sign_in(request)
+
+
+async def _on_no_tenant_chosen(request: Request, _error: Exception) -> Response:
+    viewer: Viewer = request.state.viewer
+    try:
+        known = await viewer.whole.read(Listed[Tenant], "/api/v1/tenants", limit="50")
+    except ApiProblem as problem:
+        return await _on_api_problem(request, problem)
+    title = TITLES.get(request.url.path, "Settings")
+    return page(request, "choose.html", viewer, tenants=known.items, title=title)
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:

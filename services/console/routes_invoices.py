@@ -7,7 +7,7 @@ from fastapi.responses import RedirectResponse
 
 from services.console.origin import ApiProblem, all_of
 from services.console.pages import SECURITY_HEADERS
-from services.console.routes import PageRoute, SignedIn, page
+from services.console.routes import OfTenant, PageRoute, SignedIn, page
 from services.console.shapes import Explanation, Invoice, InvoiceWithLines, Listed, Tenant
 from services.console.view import TENANTS_IN_SWITCHER, Viewer
 
@@ -21,11 +21,8 @@ Cursor = Annotated[str | None, Query(max_length=1024)]
 
 
 @router.get("/invoices")
-async def list_invoices(request: Request, viewer: SignedIn, cursor: Cursor = None) -> Response:
+async def list_invoices(request: Request, viewer: OfTenant, cursor: Cursor = None) -> Response:
     """The invoices of the tenant in view; an operator who chose none is asked to."""
-    if viewer.tenant is None:
-        known = await viewer.whole.read(Listed[Tenant], "/api/v1/tenants", limit="50")
-        return page(request, "choose.html", viewer, tenants=known.items, title="Invoices")
     found = await viewer.api.read(
         Listed[Invoice], "/api/v1/invoices", limit=PAGE_SIZE, cursor=cursor
     )

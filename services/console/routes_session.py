@@ -9,6 +9,7 @@ from typing import Annotated
 from fastapi import APIRouter, Form, Query, Request, Response
 from fastapi.responses import RedirectResponse
 
+from services.console.forms import refuse_foreign_form
 from services.console.origin import ApiProblem, NotSignedIn, Origin
 from services.console.pages import SECURITY_HEADERS
 from services.console.routes import PageRoute, SignedIn, page
@@ -48,7 +49,7 @@ async def sign_in(
     then: NextField = None,
 ) -> Response:
     """Open a session at the API and hand its cookie to the browser."""
-    _refuse_foreign_form(request)
+    refuse_foreign_form(request)
     origin: Origin = request.app.state.origin
     goal = same_site_path(then)
     if not email.strip() or not password:
@@ -78,7 +79,7 @@ async def show_logout(request: Request, viewer: SignedIn) -> Response:
 @router.post("/logout")
 async def sign_out(request: Request) -> Response:
     """End the session and forget its cookie."""
-    _refuse_foreign_form(request)
+    refuse_foreign_form(request)
     origin: Origin = request.app.state.origin
     try:
         answer = await origin.sign_out(request.cookies)
@@ -94,23 +95,3 @@ def _with_cookies(goal: str, set_cookies: tuple[str, ...]) -> Response:
     for cookie in set_cookies:
         response.headers.append("Set-Cookie", cookie)
     return response
-
-
-def _refuse_foreign_form(request: Request) -> None:
-    """Refuse a form that another site sent.
-
-    Raises:
-        ApiProblem: 403, with the address to use.
-    """
-    own: str = request.app.state.browser_origin
-    sent = request.headers.get("origin")
-    if sent is not None:
-        same = sent.lower() == own
-    else:
-        same = request.headers.get("sec-fetch-site") in ("same-origin", "none")
-    if not same:
-        raise ApiProblem(
-            403,
-            f"This form was sent from another site. Open the console at {own} and try again.",
-            title="Wrong site",
-        )

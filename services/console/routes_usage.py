@@ -10,8 +10,7 @@ from libs.web.times import UtcTime
 from services.console import usage
 from services.console.origin import ApiProblem, all_of
 from services.console.pages import SECURITY_HEADERS, decimal
-from services.console.routes import PageRoute, SignedIn, page
-from services.console.shapes import Listed, Tenant
+from services.console.routes import OfTenant, PageRoute, SignedIn, page
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
 
@@ -21,11 +20,8 @@ At = Annotated[UtcTime, Query(alias="from")]
 
 
 @router.get("/usage")
-async def show_usage(request: Request, viewer: SignedIn, begin: From = None) -> Response:
+async def show_usage(request: Request, viewer: OfTenant, begin: From = None) -> Response:
     """Each meter of the tenant in view; an operator who chose none is asked to."""
-    if viewer.tenant is None:
-        known = await viewer.whole.read(Listed[Tenant], "/api/v1/tenants", limit="50")
-        return page(request, "choose.html", viewer, tenants=known.items, title="Usage")
     known_periods = await usage.periods(viewer.api, utc_now())
     place = usage.choose(known_periods, begin)
     period = known_periods[place]

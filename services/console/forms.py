@@ -1,0 +1,73 @@
+"""What all forms share: who may send them, and how what they asked for is answered.
+
+Whatever worked leads on to a page (so that a reload asks for nothing twice) which tells it by a code
+in its address; whatever was refused shows the form's page again with the API's sentence.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Annotated
+
+from fastapi import Depends, Form, Request, Response
+from fastapi.responses import RedirectResponse
+
+from services.console.origin import ApiProblem
+from services.console.pages import SECURITY_HEADERS
+from services.console.view import Viewer
+
+Text = Annotated[str, Form(max_length=2_000)]
+Several = Annotated[list[str], Form(max_length=50)]
+Once = Annotated[str, Form(max_length=64, pattern=r"^[0-9a-f-]*$")]
+"""An idempotency key that the form was given, so that sending it again makes nothing twice."""
+
+Show = Callable[[Request, Viewer, ApiProblem | None], Awaitable[Response]]
+
+DONE: Mapping[str, str] = {
+    "key_revoked": "The key is revoked. It is refused everywhere within two seconds.",
+}
+"""What a page says after a form worked, by the code in its address."""
+
+
+def refuse_foreign_form(request: Request) -> None:
+    """Refuse a form that another site sent.
+
+    Raises:
+        ApiProblem: 403, with the address to use.
+    """
+    own: str = request.app.state.browser_origin
+    sent = request.headers.get("origin")
+    if sent is not None:
+        same = sent.lower() == own
+    else:
+        same = request.headers.get("sec-fetch-site") in ("same-origin", "none")
+    if not same:
+        raise ApiProblem(
+            403,
+            f"This form was sent from another site. Open the console at {own} and try again.",
+            title="Wrong site",
+        )
+
+
+OwnForm = Depends(refuse_foreign_form)
+"""The dependency of every route that changes something."""
+
+
+async def attempt(
+    request: Request, viewer: Viewer, work: Awaitable[object], show: Show, goal: str, done: str
+) -> Response:
+    """Do what a form asked for, then go on to `goal`; or show the page again with the refusal.
+
+    Args:
+        request: the form's.
+        viewer: who sent it.
+        work: the call of the API.
+        show: the page that the form stands on.
+        goal: the page to go on to.
+        done: a code of `DONE`.
+    """
+    try:
+        await work
+    except ApiProblem as problem:
+        if problem.status == 401:
+            raise
+        return await show(request, viewer, problem)
+    return RedirectResponse(viewer.link(goal, done=done), 303, headers=SECURITY_HEADERS)

@@ -1,0 +1,83 @@
+"""The API's answers that the pages behind Settings read."""
+
+from datetime import datetime
+from typing import Any
+
+from services.console.shapes import Answer
+
+
+class ApiKey(Answer):
+    """An API key without its secret."""
+
+    id: str
+    name: str
+    prefix: str
+    mode: str
+    scopes: list[str]
+    expires_at: datetime | None = None
+    revoked_at: datetime | None = None
+    revoke_reason: str | None = None
+    replaces: str | None = None
+    replaced_by: str | None = None
+    last_used_at: datetime | None = None
+    created_by: str
+    created_at: datetime
+
+    def state(self, now: datetime) -> str:
+        """Whether it is good for anything: `active`, `expired` or `revoked`."""
+        if self.revoked_at is not None:
+            return "revoked"
+        return "expired" if self.expires_at is not None and self.expires_at <= now else "active"
+
+
+class MadeApiKey(ApiKey):
+    """A key that was just made, with its secret."""
+
+    key: str
+
+
+class AuditEntry(Answer):
+    """An entry of the audit log."""
+
+    id: str
+    seq: int
+    occurred_at: datetime
+    kind: str
+    action: str
+    actor: str
+    object_id: str | None = None
+    service: str
+    mode: str | None = None
+    data: dict[str, Any]
+
+    @property
+    def where_from(self) -> str | None:
+        """The address of whoever did it."""
+        found = self.data.get("remote_address")
+        return None if found is None else str(found)
+
+    @property
+    def changes(self) -> list[tuple[str, Any, Any]]:
+        """Each field that was changed, with its value before and after."""
+        before, after = self.data.get("before") or {}, self.data.get("after") or {}
+        names = list(dict.fromkeys([*before, *after]))
+        return [(name, before.get(name), after.get(name)) for name in names]
+
+    @property
+    def facts(self) -> list[tuple[str, Any]]:
+        """What else the entry says."""
+        shown = ("severity", "method", "path", "permission", "role", "reason", "session_id")
+        return [(name, self.data[name]) for name in shown if self.data.get(name) is not None]
+
+
+class Verification(Answer):
+    """What checking the chain of the audit log found."""
+
+    holds: bool
+    complete: bool
+    last_seq: int
+    signed_seq: int = 0
+    forged_heads: int = 0
+    next_after: int | None = None
+    first_broken_seq: int | None = None
+    reason: str | None = None
