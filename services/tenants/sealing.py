@@ -10,18 +10,15 @@ What holds the master keys may be far away: it is asked in `prepare` and `open` 
 transaction, and what it said is kept in memory for some minutes.
 """
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
 from libs.crypto.errors import DataKeyExhaustedError, DestroyedKeyError, SealedValueError
-from libs.crypto.keyring import Keyring
 from libs.crypto.sealed import DataKey, OpenDataKey, header_of, open_sealed, seal
 from libs.crypto.settings import Sealing
-from libs.db.pool import Database, Tx
-from libs.ids import new_id
+from libs.db.pool import Database
 from services.tenants import store_data_keys as store
 
 VALUES_MAX = 1_000
@@ -151,7 +148,8 @@ class Sealer:
             return await self.open(tenant_id, kept.sealed, place)
         if kept.reference is None or self.store is None:
             raise SealedValueError("the secret is in a store that is not configured here")
-        return await self.store.get(kept.reference)
+        secret_id = UUID(place.row_id)
+        return await self.store.get(kept.reference, tenant_id=tenant_id, secret_id=secret_id)
 
     async def add_data_key(
         self, tenant_id: UUID, at: datetime, *, only_if: Callable[[DataKey | None], bool]
@@ -177,35 +175,3 @@ class Sealer:
 
 def _is_due(key: DataKey, at: datetime, values: int) -> bool:
     return key.is_due_for_rotation(at) or not key.has_room_for(values)
-
-
-async def seal_value(
-    tx: Tx, keyring: Keyring, plaintext: bytes, place: Place, at: datetime
-) -> tuple[bytes, UUID]:
-    """The value sealed under the tenant's data key by a local keyring, and that key's id."""
-    data_key = await store.newest_data_key(tx)
-    if data_key is None or _is_due(data_key, at, 1):
-        key_id = new_id()
-        wrapped = keyring.wrap(os.urandom(32), tenant_id=tx.tenant_id, data_key_id=key_id)
-        data_key = DataKey(key_id, tx.tenant_id, wrapped, at)
-        await store.insert_data_key(tx, data_key)
-    await store.count_uses(tx, data_key.id, 1)
-    key = keyring.unwrap(data_key.wrapped, tenant_id=tx.tenant_id, data_key_id=data_key.id)
-    sealed = SealingKey(OpenDataKey(data_key, key), 1).seal(plaintext, place)
-    return sealed.value, sealed.data_key_id
-
-
-async def open_value(tx: Tx, keyring: Keyring, sealed: bytes, place: Place) -> bytes:
-    """The value inside, by a local keyring."""
-    data_key = await store.find_data_key(tx, header_of(sealed).data_key_id)
-    if data_key is None:
-        raise DestroyedKeyError("the data key of this value was destroyed")
-    key = keyring.unwrap(data_key.wrapped, tenant_id=tx.tenant_id, data_key_id=data_key.id)
-    return open_sealed(
-        sealed,
-        key=OpenDataKey(data_key, key),
-        tenant_id=tx.tenant_id,
-        table=place.table,
-        field=place.field,
-        row_id=place.row_id,
-    )
