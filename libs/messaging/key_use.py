@@ -69,12 +69,12 @@ class KeyUses:
     def due(self, now: datetime) -> list[tuple[UsedKey, datetime]]:
         """Uses to be told now, those of a tenant and mode together; what was told is forgotten."""
         for key, use in list(self._uses.items()):
-            if use.told_at is not None and now - use.told_at >= PAUSE <= now - use.used_at:
+            if use.told_at is not None and use.used_at <= use.told_at <= now - PAUSE:
                 del self._uses[key]
         found = [
             (key, use.used_at)
             for key, use in self._uses.items()
-            if use.told_at is None or (use.used_at > use.told_at and now - use.told_at >= PAUSE)
+            if use.told_at is None or use.told_at <= now - PAUSE
         ]
         return sorted(found[:TOLD_AT_ONCE_MAX])
 
