@@ -8,7 +8,7 @@ from uuid import UUID
 from libs.contracts.billing import CreditGranted, InvoiceFinalized, InvoiceLine
 from libs.contracts.envelope import Envelope, Fact, Mode, wrap
 from libs.contracts.stripe_sync import BalanceTransactionRecorded, PaymentSucceeded
-from libs.contracts.tenants import TenantCreated
+from libs.contracts.tenants import TenantCreated, TenantWentLive
 from libs.ids import new_id
 from libs.testing.databases import TestDatabase
 
@@ -44,6 +44,12 @@ class Tenant:
             self_customer_id=self.customer_id,
         )
         return self.event(fact)
+
+    def went_live(self) -> Envelope[Any]:
+        """The tenant goes live; said of its live mode."""
+        members = self.created().data.model_dump()
+        self.mode = "live"
+        return self.event(TenantWentLive(**members))
 
     def invoice(
         self,

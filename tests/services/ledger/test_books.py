@@ -129,6 +129,26 @@ async def test_money_that_no_rule_knows_is_in_suspense(
 
 
 @pytest.mark.usefixtures("ledger")
+async def test_going_live_opens_the_live_books_once(log: MemoryLog, database: TestDatabase) -> None:
+    acme = Tenant()
+    log.publish(acme.created())
+    went_live = acme.went_live()
+    log.publish(went_live)
+    log.publish(went_live.model_copy(update={"id": new_id()}))
+    await log.settle()
+    async with database.admin() as admin:
+        rows = await admin.fetch("select mode, book, count(*) from ledger.account group by 1, 2")
+    opened = {(row["mode"], row["book"]): row["count"] for row in rows}
+    assert set(opened) == {
+        (mode, book) for mode in ("test", "live") for book in ("platform", "tenant")
+    }
+    assert len(set(opened.values())) == 1
+    before = await snapshot(database)
+    await log.replay(clear_inboxes=True)
+    assert await snapshot(database) == before
+
+
+@pytest.mark.usefixtures("ledger")
 async def test_modes_and_books_are_apart(log: MemoryLog, database: TestDatabase) -> None:
     acme = Tenant()
     live = Tenant(acme.id, acme.customer_id, "live")
