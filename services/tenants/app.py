@@ -58,6 +58,11 @@ def build() -> FastAPI:
         async with runtime.running():
             yield
 
+        runtime.add_job(
+            "keep_default_active",
+            partial(jobs.keep_default_active, database, settings),
+            every_seconds=60,
+        )
     return create_app(
         "Tenants",
         health=health,

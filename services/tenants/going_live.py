@@ -109,7 +109,7 @@ async def open_live_mode(
     tx: Tx, tenant: Row, waived: Mapping[ItemKey, str], actor: str, at: datetime
 ) -> None:
     """Open live mode and tell of it; whoever opens it publishes the tenant's record."""
-    await store_tenants.set_live(tx, waived, at)
+    await store_tenants.set_live(tx, {str(key): reason for key, reason in waived.items()}, at)
     here = tx.scope
     await tx.enter(Scope(here.tenants, "live"))
     emit(

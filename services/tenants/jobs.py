@@ -5,7 +5,7 @@ from datetime import timedelta
 from libs.clock import utc_now
 from libs.crypto.tokens import LEEWAY_SECONDS, LIFE_SECONDS_MAX
 from libs.db.pool import Database
-from services.tenants import audit, bootstrap, sessions, store_people
+from services.tenants import audit, billing_off, bootstrap, sessions, store_people
 from services.tenants.sealing import Sealer
 from services.tenants.settings import Settings
 
@@ -19,6 +19,11 @@ INVITATION_KEPT = timedelta(days=90)
 async def ensure_reserved(database: Database, settings: Settings) -> None:
     """The reserved tenants, the first operator and a signing key exist."""
     await bootstrap.run_once(database, settings)
+
+
+async def keep_default_active(database: Database, settings: Settings) -> None:
+    """With billing off, the tenant everything lives under is active."""
+    await billing_off.run_once(database, settings)
 
 
 async def prune(database: Database) -> None:

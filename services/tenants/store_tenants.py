@@ -204,6 +204,22 @@ async def stripe_objects(tx: Tx, limit: int) -> list[Row]:
             select *, row_number() over (partition by mode, kind
                 order by linked_at desc, stripe_id desc) as place
             from stripe_object where tenant_id = $1) newest
+async def set_always_active(tx: Tx, wanted: bool) -> None:
+    """Note whether the tenant is active whatever its subscription says."""
+    await tx.execute(
+        "update tenant set always_active = $2 where tenant_id = $1", tx.tenant_id, wanted
+    )
+
+
+async def held_active(tx: Tx, reference: str | None) -> list[Row]:
+    """The tenants held active, and the one with this id or slug; as the maintenance role."""
+    return await tx.fetch(
+        "select tenant_id, slug, always_active from tenant "
+        "where always_active or slug = lower($1) or tenant_id::text = lower($1) limit 100",
+        reference,
+    )
+
+
         where place <= $2 order by mode, kind, place
         """,
         tx.tenant_id,

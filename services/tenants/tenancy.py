@@ -141,10 +141,26 @@ async def follow_subscription(tx: Tx, fact: SubscriptionChanged, at: datetime) -
     tenant = await store.lock_tenant(tx)
     if tenant is None or tenant["self_customer_id"] != fact.customer_id:
         return
-    deciding = await store.deciding_subscription(tx, fact.customer_id)
-    assert deciding is not None, "the one just kept is there"
-    status = STATUS_OF_SUBSCRIPTION[deciding["status"]]
-    if (tenant["plan_key"], tenant["status"]) == (deciding["plan_key"], status):
+    await _follow_deciding(tx, tenant, at)
+
+
+async def keep_active(tx: Tx, wanted: bool, at: datetime) -> None:
+    """Hold the tenant in scope `active` whatever its subscription says, or let it follow again."""
+    tenant = await store.lock_tenant(tx)
+    if tenant is not None and tenant["always_active"] != wanted:
+        await store.set_always_active(tx, wanted)
+        await _follow_deciding(tx, {**tenant, "always_active": wanted}, at)
+
+
+async def _follow_deciding(tx: Tx, tenant: Row, at: datetime) -> None:
+    """Plan and status as the deciding subscription has them; where nothing changes, nothing."""
+    deciding = await store.deciding_subscription(tx, tenant["self_customer_id"])
+    plan_key, status = tenant["plan_key"], tenant["status"]
+    if deciding is not None:
+        plan_key, status = deciding["plan_key"], STATUS_OF_SUBSCRIPTION[deciding["status"]]
+    if tenant["always_active"]:
+        status = "active"
+    if (tenant["plan_key"], tenant["status"]) == (plan_key, status):
         return
     await store.set_subscription(tx, plan_key=deciding["plan_key"], status=status)
     if status != tenant["status"]:
