@@ -16,8 +16,11 @@ from libs.web.auth import Gate
 from libs.web.serve import create_app, serve
 from services.tenants import (
     jobs,
+    routes_account,
     routes_audit,
     routes_clock,
+    routes_config,
+    routes_details,
     routes_invitations,
     routes_keys,
     routes_live,
@@ -25,9 +28,13 @@ from services.tenants import (
     routes_sessions,
     routes_teams,
     routes_tenants,
+    webhooks,
 )
 from services.tenants.handlers import HANDLERS
+from services.tenants.means import Means
+from services.tenants.sealing import Sealer
 from services.tenants.settings import Settings
+from services.tenants.stripe_api import open_stripe
 
 
 def build() -> FastAPI:
@@ -51,27 +58,34 @@ def build() -> FastAPI:
             partial(jobs.ensure_reserved, database, settings),
             every_seconds=5,
         )
-        runtime.add_job("prune", partial(jobs.prune, database), every_seconds=30)
-        runtime.add_job(
-            "anchor_audit", partial(jobs.anchor_audit, database, settings), every_seconds=1
-        )
-        async with runtime.running():
-            yield
-
         runtime.add_job(
             "keep_default_active",
             partial(jobs.keep_default_active, database, settings),
             every_seconds=60,
         )
+        runtime.add_job("prune", partial(jobs.prune, database), every_seconds=30)
+        runtime.add_job(
+            "anchor_audit", partial(jobs.anchor_audit, database, settings), every_seconds=1
+        )
+        async with open_stripe(settings) as stripe:
+            means = Means(database, Sealer(database, settings.sealing), stripe, settings)
+            app.state.means = means
+            runtime.add_job("register_webhooks", partial(webhooks.run_once, means), every_seconds=5)
+            async with runtime.running():
+                yield
+
     return create_app(
         "Tenants",
         health=health,
         routers=[
             routes_tenants.router,
+            routes_details.router,
             routes_keys.router,
+            routes_config.router,
             routes_live.router,
             routes_clock.router,
             routes_sessions.router,
+            routes_account.router,
             routes_members.router,
             routes_invitations.router,
             routes_teams.router,

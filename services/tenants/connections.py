@@ -30,3 +30,21 @@ def _record(row: Row) -> ConnectionRecord:
         webhook_token_hashes=tuple(row["webhook_token_hashes"]),
         application_fee_basis_points=row["application_fee_basis_points"],
     )
+
+
+def shown(row: Row) -> dict[str, str | int | bool | None]:
+    """A connection as the audit log shows it."""
+    return {
+        "mode": row["mode"],
+        "kind": row["kind"],
+        "status": row["status"],
+        "is_active": row["is_active"],
+        "account_id": row["account_id"],
+        "publishable_key": row["publishable_key"],
+        "webhook": row["webhook_state"],
+    }
+
+
+async def find(tx: Tx) -> Row | None:
+    """The connection of the tenant and mode in scope."""
+    return await store.find_connection(tx)

@@ -33,6 +33,7 @@ _UPDATABLE = frozenset(
         "pending_since",
         "connected_at",
         "revoked_at",
+        "revoked_by_event",
     }
 )
 

@@ -29,6 +29,9 @@ NETWORK_RETRIES = 2
 CONNECT_BASE = "https://connect.stripe.com"
 ENDPOINT_PAGE = 100
 
+# Our words where Stripe gives none.
+_CODES = {401: "invalid_api_key", 403: "permission_denied", 429: "rate_limited"}
+
 WEBHOOK_EVENTS = ("*",)
 """Everything: stripe_sync looks at what it mirrors and passes over the rest."""
 
@@ -333,7 +336,7 @@ class StripeApi:
 def _classify(error: stripe.StripeError) -> StripeError:
     """Which of our kinds an error of the SDK is. Its message may quote a key: only codes are kept."""
     status = error.http_status
-    code = error.code or type(error).__name__
+    code = error.code or _CODES.get(status or 0, "stripe_error")
     if status is None or status >= 500 or status in (409, 429):
         return StripeAwayError(code, status)
     if status == 401:

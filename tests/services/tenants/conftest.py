@@ -24,6 +24,7 @@ from services.tenants.app import build
 from services.tenants.going_live import ITEM_KEYS
 from services.tenants.handlers import HANDLERS
 from services.tenants.settings import Settings
+from tests.services.tenants.sandbox import sandbox, sandbox_process, stripe_world  # noqa: F401
 
 PEPPER = b"p" * 32
 ORIGIN = "http://127.0.0.1:8080"
