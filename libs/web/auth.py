@@ -135,15 +135,23 @@ class Gate:
         self._key_pepper = key_pepper
         self._admits_before_live = admits_before_live
 
-    async def admit(self, request: Request, permission: str) -> Access:
+    async def admit(
+        self, request: Request, permission: str, *, path_names_tenant: bool = True
+    ) -> Access:
         """The caller's access, or the problem that says why not.
+
+        Args:
+            request: of the caller.
+            permission: that the route asks for.
+            path_names_tenant: False where `{tenant}` in the path may name one that does not exist
+                yet; the route then chooses it itself (`for_tenant`).
 
         Raises:
             Unauthorized, TenantForbidden, Forbidden, NotLive, InvalidRequest, Unavailable.
         """
         caller = await self._authenticate_after_writes(request)
         header = _tenant_header(request)
-        path = request.path_params.get("tenant")
+        path = request.path_params.get("tenant") if path_names_tenant else None
         if header and path and not await self._same_tenant(header, path):
             raise InvalidRequest("`X-Tenant-ID` and the path name different tenants. Name one.")
         access = await self._choose(request, caller, path or header)
@@ -330,13 +338,15 @@ class Gate:
 class Requires:
     """A route's permission; as a dependency it answers with the caller's access."""
 
-    def __init__(self, permission: str) -> None:
+    def __init__(self, permission: str, *, path_names_tenant: bool = True) -> None:
         self.permission = permission
+        self.path_names_tenant = path_names_tenant
 
     async def __call__(self, request: Request) -> Access:
         """Admit the request or raise the problem that refuses it."""
         gate: Gate = request.app.state.gate
-        return await gate.admit(request, self.permission)
+        named = self.path_names_tenant
+        return await gate.admit(request, self.permission, path_names_tenant=named)
 
 
 def in_mode(access: Access, mode: Mode) -> Access:

@@ -96,3 +96,18 @@ async def find_email(tx: Tx, user_id: UUID) -> str | None:
     """The e-mail of a user."""
     user = await store.find_user(tx, user_id)
     return None if user is None else cast("str", user["email"])
+
+
+async def is_settled(tx: Tx, email: str) -> bool:
+    """Whether the e-mail's user has a password and somebody has vouched for the e-mail."""
+    account = await store.find_account(tx, email)
+    return bool(account is not None and account["password_hash"] and account["email_proved"])
+
+
+async def is_owner(tx: Tx, email: str) -> bool:
+    """Whether the e-mail's user is an owner of the tenant in scope."""
+    account = await store.find_account(tx, email)
+    if account is None:
+        return False
+    places = await memberships(tx, account["user_id"])
+    return any(each.tenant_id == tx.tenant_id and each.role == "owner" for each in places)

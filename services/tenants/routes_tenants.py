@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Annotated, Literal
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import AfterValidator, BaseModel, Field, StringConstraints
 
@@ -15,13 +15,14 @@ from libs.db.tenant import Scope
 from libs.ids import parse_public_id, public_id
 from libs.money import Currency
 from libs.web.auth import ANYONE_SIGNED_IN, OPERATOR, Access, Caller, Gate, Requires
-from libs.web.idempotency import answer_once
 from libs.web.pagination import Page, PageRequest, page_request
 from libs.web.problems import Conflict, Forbidden, NotFound, problem_responses
-from services.tenants import people, slugs, tenancy
+from services.tenants import details, people, slugs, tenancy
 from services.tenants.answers import stamp
+from services.tenants.answers_sealed import Shown, answer_sealed_once
 from services.tenants.bodies import Name, StrictBody, TenantPath
 from services.tenants.people import EmailAddress
+from services.tenants.routes_invitations import address_of
 from services.tenants.settings import Settings
 
 router = APIRouter(tags=["tenants"])
@@ -37,8 +38,15 @@ Locale = Annotated[
 ]
 
 
+TaxRegion = Annotated[
+    str,
+    StringConstraints(to_upper=True, max_length=6, pattern=r"^[A-Za-z]{2}(-[A-Za-z0-9]{1,3})?$"),
+    Field(description="ISO 3166: a country, or a part of one.", examples=["DE", "US-CA"]),
+]
+
+
 class TenantSettings(StrictBody):
-    """What may be set from the start."""
+    """Settings of a tenant; there are no others."""
 
     billing_email: EmailAddress | None = None
 
@@ -56,6 +64,7 @@ class NewTenantBody(StrictBody):
     )
     currency: Currency | None = None
     locale: Locale = "en"
+    tax_region: TaxRegion | None = None
     settings: TenantSettings = TenantSettings()
 
 
@@ -70,6 +79,7 @@ class TenantBody(BaseModel):
     plan_key: str | None
     currency: str
     locale: str
+    tax_region: str | None
     settings: TenantSettings
     self_customer_id: str
     stripe_customer_id: str | None
@@ -83,6 +93,16 @@ class TenantBody(BaseModel):
     updated_at: datetime
 
 
+class MadeTenantBody(TenantBody):
+    """A tenant that was just made."""
+
+    owner_invitation_url: str | None = Field(
+        description="Where the owner an operator named chooses a password; hand it over. Null where "
+        "none is needed. In this answer only: the same request sent again within a day under the "
+        "same `Idempotency-Key` gets it again."
+    )
+
+
 class TenantStatusBody(BaseModel):
     """Whether the product should serve the tenant, and on which plan."""
 
@@ -94,22 +114,24 @@ class TenantStatusBody(BaseModel):
 @router.post(
     "/api/v1/tenants",
     status_code=201,
-    response_model=TenantBody,
+    response_model=MadeTenantBody,
     responses=problem_responses(Forbidden, Conflict),
 )
 async def create_tenant(request: Request, body: NewTenantBody, access: SignedIn) -> JSONResponse:
     """Sign a tenant up: owner, self customer, free plan and accounts follow by themselves."""
-    database: Database = request.app.state.database
     gate: Gate = request.app.state.gate
+    settings: Settings = request.app.state.settings
     owner_user_id = await _owner(gate, request, access, body)
-    new = _new_tenant(body, access.caller, owner_user_id, request.app.state.settings)
+    new = _new_tenant(body, access.caller, owner_user_id, settings)
 
-    async def work(tx: Tx) -> TenantBody:
-        tenant_id = await tenancy.sign_up(tx, new, utc_now())
-        return _body(await _read(tx, tenant_id, access.mode))
+    async def work(tx: Tx) -> Shown:
+        made = await tenancy.sign_up(tx, new, utc_now())
+        token = made.owner_token
+        url = None if token is None else address_of(settings, token)
+        return tenant_body(await read_tenant(tx, made.tenant_id, access.mode)), url
 
     try:
-        answer = await answer_once(request, access, database, body, work)
+        answer = await answer_sealed_once(request, access, body, work, field="owner_invitation_url")
     except tenancy.SlugTakenError:
         raise Conflict("Another tenant has this slug. Choose another.", code="slug_taken") from None
     except people.TooManyTenantsError:
@@ -118,11 +140,11 @@ async def create_tenant(request: Request, body: NewTenantBody, access: SignedIn)
             "Ask an operator for more.",
             code="too_many_tenants",
         ) from None
-    await stamp(answer, database, _id_of(answer))
+    await stamp(answer, request.app.state.database, _id_of(answer))
     return answer
 
 
-@router.post("/api/tenants", status_code=201, response_model=TenantBody)
+@router.post("/api/tenants", status_code=201, response_model=MadeTenantBody)
 async def create_tenant_alias(
     request: Request, body: NewTenantBody, access: SignedIn
 ) -> JSONResponse:
@@ -144,7 +166,7 @@ async def list_tenants(request: Request, access: Reader, page: PageWanted) -> Pa
             await tx.enter(Scope(await _own_tenants(tx, access), None))
             rows = await tenancy.list_all(tx, access.mode, after, page.limit + 1)
     return Page[TenantBody].of(
-        rows, page.limit, lambda row: (row["created_at"], row["tenant_id"]), _body
+        rows, page.limit, lambda row: (row["created_at"], row["tenant_id"]), tenant_body
     )
 
 
@@ -161,17 +183,22 @@ async def get_tenant(
     request: Request,
     access: Reader,
     tenant: TenantPath,  # noqa: ARG001 - the gate reads it
+    response: Response,
 ) -> TenantBody:
-    """One tenant, by id or slug."""
+    """One tenant, by id or slug; its `ETag` is that of what people may change."""
     database: Database = request.app.state.database
     async with database.tenant(access.tenant_id, None) as tx:
-        return _body(await _read(tx, access.tenant_id, access.mode))
+        row = await read_tenant(tx, access.tenant_id, access.mode)
+    response.headers["ETag"] = details.etag_of(row)
+    return tenant_body(row)
 
 
 @router.get("/api/tenants/{tenant}", responses=problem_responses(NotFound))
-async def get_tenant_alias(request: Request, access: Reader, tenant: TenantPath) -> TenantBody:
+async def get_tenant_alias(
+    request: Request, access: Reader, tenant: TenantPath, response: Response
+) -> TenantBody:
     """The same as `GET /api/v1/tenants/{tenant}`."""
-    return await get_tenant(request, access, tenant)
+    return await get_tenant(request, access, tenant, response)
 
 
 @router.get("/api/v1/tenants/{tenant}/status", responses=problem_responses(NotFound))
@@ -219,6 +246,7 @@ def _new_tenant(
         created_by=caller.actor,
         slug=body.slug,
         billing_email=body.settings.billing_email,
+        tax_region=body.tax_region,
         owner_user_id=owner_user_id,
         owner_email=body.owner_email,
     )
@@ -232,7 +260,12 @@ async def _own_tenants(tx: Tx, access: Access) -> tuple[UUID, ...]:
     return tuple(each.tenant_id for each in await people.memberships(tx, user_id))
 
 
-async def _read(tx: Tx, tenant_id: UUID, mode: str) -> Row:
+async def read_tenant(tx: Tx, tenant_id: UUID, mode: str) -> Row:
+    """A tenant as `tenant_body` shows it, whatever the scope.
+
+    Raises:
+        NotFound: there is none.
+    """
     here = tx.scope
     await tx.enter(Scope((tenant_id,), None))
     row = await tenancy.find(tx, mode)
@@ -243,10 +276,11 @@ async def _read(tx: Tx, tenant_id: UUID, mode: str) -> Row:
 
 
 def _id_of(answer: JSONResponse) -> UUID:
-    return TenantBody.model_validate_json(bytes(answer.body)).id
+    return MadeTenantBody.model_validate_json(bytes(answer.body)).id
 
 
-def _body(row: Row) -> TenantBody:
+def tenant_body(row: Row) -> TenantBody:
+    """A tenant as the API shows it."""
     return TenantBody(
         id=row["tenant_id"],
         slug=row["slug"],
@@ -256,6 +290,7 @@ def _body(row: Row) -> TenantBody:
         plan_key=row["plan_key"],
         currency=row["currency"],
         locale=row["locale"],
+        tax_region=row["tax_region"],
         settings=TenantSettings(billing_email=row["billing_email"]),
         self_customer_id=public_id("customer", row["self_customer_id"]),
         stripe_customer_id=row["stripe_customer_id"],

@@ -48,6 +48,7 @@ async def insert_tenant(
     locale: str,
     self_customer_id: UUID,
     billing_email: str | None,
+    tax_region: str | None,
     created_by: str,
     at: datetime,
 ) -> None:
@@ -55,8 +56,8 @@ async def insert_tenant(
     await tx.execute(
         """
         insert into tenant (tenant_id, version, slug, name, type, status, currency, locale,
-            self_customer_id, billing_email, created_by, created_at, updated_at)
-        values ($1, 0, $2, $3, $4, 'active', $5, $6, $7, $8, $9, $10, $10)
+            self_customer_id, billing_email, created_by, created_at, updated_at, tax_region)
+        values ($1, 0, $2, $3, $4, 'active', $5, $6, $7, $8, $9, $10, $10, $11)
         """,
         tx.tenant_id,
         slug,
@@ -68,7 +69,40 @@ async def insert_tenant(
         billing_email,
         created_by,
         at,
+        tax_region,
     )
+
+
+async def set_details(
+    tx: Tx,
+    *,
+    name: str,
+    locale: str,
+    currency: str,
+    tax_region: str | None,
+    billing_email: str | None,
+) -> None:
+    """Set what people may change of the tenant in scope."""
+    await tx.execute(
+        "update tenant set name = $2, locale = $3, currency = $4, tax_region = $5, "
+        "billing_email = $6 where tenant_id = $1",
+        tx.tenant_id,
+        name,
+        locale,
+        currency,
+        tax_region,
+        billing_email,
+    )
+
+
+async def was_billed(tx: Tx) -> bool:
+    """Whether the tenant in scope ever had another plan than the free one, or began to buy one."""
+    found: bool = await tx.fetchval(
+        "select exists (select from platform_subscription where tenant_id = $1 and was_paid) "
+        "or exists (select from stripe_object where tenant_id = $1 and kind = 'subscription')",
+        tx.tenant_id,
+    )
+    return found
 
 
 async def lock_tenant(tx: Tx) -> Row | None:
@@ -129,11 +163,12 @@ async def keep_subscription(tx: Tx, fact: SubscriptionChanged) -> bool:
     changed = await tx.execute(
         """
         insert into platform_subscription as s (tenant_id, mode, subscription_id, customer_id,
-            version, plan_key, status, stripe_subscription_id)
-        values ($1, $2, $3, $4, $5, $6, $7, $8)
+            version, plan_key, status, stripe_subscription_id, was_paid)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $6 <> 'free')
         on conflict (tenant_id, mode, subscription_id) do update set
             version = excluded.version, plan_key = excluded.plan_key, status = excluded.status,
-            stripe_subscription_id = excluded.stripe_subscription_id
+            stripe_subscription_id = excluded.stripe_subscription_id,
+            was_paid = s.was_paid or excluded.was_paid
         where s.version < excluded.version
         """,
         tx.tenant_id,
@@ -166,6 +201,22 @@ async def set_subscription(tx: Tx, *, plan_key: str, status: str) -> None:
         tx.tenant_id,
         plan_key,
         status,
+    )
+
+
+async def set_always_active(tx: Tx, wanted: bool) -> None:
+    """Note whether the tenant is active whatever its subscription says."""
+    await tx.execute(
+        "update tenant set always_active = $2 where tenant_id = $1", tx.tenant_id, wanted
+    )
+
+
+async def held_active(tx: Tx, reference: str | None) -> list[Row]:
+    """The tenants held active, and the one with this id or slug; as the maintenance role."""
+    return await tx.fetch(
+        "select tenant_id, slug, always_active from tenant "
+        "where always_active or slug = lower($1) or tenant_id::text = lower($1) limit 100",
+        reference,
     )
 
 
@@ -204,22 +255,6 @@ async def stripe_objects(tx: Tx, limit: int) -> list[Row]:
             select *, row_number() over (partition by mode, kind
                 order by linked_at desc, stripe_id desc) as place
             from stripe_object where tenant_id = $1) newest
-async def set_always_active(tx: Tx, wanted: bool) -> None:
-    """Note whether the tenant is active whatever its subscription says."""
-    await tx.execute(
-        "update tenant set always_active = $2 where tenant_id = $1", tx.tenant_id, wanted
-    )
-
-
-async def held_active(tx: Tx, reference: str | None) -> list[Row]:
-    """The tenants held active, and the one with this id or slug; as the maintenance role."""
-    return await tx.fetch(
-        "select tenant_id, slug, always_active from tenant "
-        "where always_active or slug = lower($1) or tenant_id::text = lower($1) limit 100",
-        reference,
-    )
-
-
         where place <= $2 order by mode, kind, place
         """,
         tx.tenant_id,

@@ -1,6 +1,6 @@
 """Tenants: signing one up in one commit, and following its subscription."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
@@ -16,7 +16,7 @@ from libs.db.pool import Row, Tx
 from libs.db.tenant import Scope
 from libs.ids import new_id
 from libs.messaging.outbox import emit
-from services.tenants import people, slugs, snapshot
+from services.tenants import invitations, people, slugs, snapshot
 from services.tenants import store_people as people_store
 from services.tenants import store_tenants as store
 from services.tenants.statuses import STATUS_OF_SUBSCRIPTION
@@ -44,12 +44,25 @@ class NewTenant:
     created_by: str
     slug: str | None = None
     billing_email: str | None = None
+    tax_region: str | None = None
     owner_user_id: UUID | None = None
     owner_email: str | None = None
 
 
-async def sign_up(tx: Tx, new: NewTenant, at: datetime) -> UUID:
-    """Make a tenant with owner and self customer, and tell everybody; its id.
+@dataclass(frozen=True)
+class SignedUp:
+    """A tenant that was just made.
+
+    Attributes:
+        owner_token: of the invitation with which the owner chooses a password, where it has none.
+    """
+
+    tenant_id: UUID
+    owner_token: str | None = field(default=None, repr=False)
+
+
+async def sign_up(tx: Tx, new: NewTenant, at: datetime) -> SignedUp:
+    """Make a tenant with owner and self customer, and tell everybody.
 
     Raises:
         SlugTakenError: the slug asked for is another's.
@@ -63,8 +76,11 @@ async def sign_up(tx: Tx, new: NewTenant, at: datetime) -> UUID:
     await tx.enter(Scope((tenant_id,), None))
     slug = await _take_slug(tx, new)
     await enter(tx, new, slug, at)
+    invited = None
     if new.owner_email is not None and owner_id is None:
-        owner_id = await people.ensure_user(tx, new.owner_email, at)
+        owner_id = await _owner(tx, new.owner_email, at)
+        if not await people.is_settled(tx, new.owner_email):
+            invited = await invitations.make_for_owner(tx, new.owner_email, new.created_by, at)
     if owner_id is not None:
         await people_store.insert_member(tx, owner_id, "owner", at)
     await snapshot.publish(tx, at)
@@ -79,7 +95,19 @@ async def sign_up(tx: Tx, new: NewTenant, at: datetime) -> UUID:
         effective_at=at,
     )
     await tx.enter(here)
-    return tenant_id
+    return SignedUp(tenant_id, None if invited is None else invited.token)
+
+
+async def _owner(tx: Tx, email: str, at: datetime) -> UUID | None:
+    """The user that an operator named as the owner, entered when absent.
+
+    None for an account that somebody opened under an e-mail which nobody has vouched for: it becomes
+    the owner with the operator's invitation only.
+    """
+    account = await people_store.find_account(tx, email)
+    if account is not None and account["password_hash"] and not account["email_proved"]:
+        return None
+    return await people.ensure_user(tx, email, at)
 
 
 async def enter(tx: Tx, new: NewTenant, slug: str, at: datetime) -> None:
@@ -97,6 +125,7 @@ async def enter(tx: Tx, new: NewTenant, slug: str, at: datetime) -> None:
         locale=new.locale,
         self_customer_id=self_customer_id,
         billing_email=new.billing_email,
+        tax_region=new.tax_region,
         created_by=new.created_by,
         at=at,
     )
@@ -162,7 +191,7 @@ async def _follow_deciding(tx: Tx, tenant: Row, at: datetime) -> None:
         status = "active"
     if (tenant["plan_key"], tenant["status"]) == (plan_key, status):
         return
-    await store.set_subscription(tx, plan_key=deciding["plan_key"], status=status)
+    await store.set_subscription(tx, plan_key=plan_key, status=status)
     if status != tenant["status"]:
         changed = TenantStatusChanged(from_status=tenant["status"], to_status=status)
         emit(tx, changed, effective_at=at)
