@@ -10,19 +10,22 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
-from uuid import UUID
+from urllib.parse import parse_qs, urlsplit
 
 import httpx
-from argon2 import PasswordHasher
 
-from cli import proof
 from cli.api import Api
-from libs.clock import utc_now
 from libs.ids import new_id
-from libs.web.auth import ANYONE_SIGNED_IN, IMPLIED, OPERATOR
+from libs.web.auth import ANYONE_SIGNED_IN, IMPLIED, OPERATOR, OWNER
+from services.tenants.roles import PERMISSIONS, Role
 
 PASSWORD = "correct horse battery staple"
 ASSERTION_FRESH_SECONDS = 40
+
+
+def includes(has: frozenset[str], permission: str) -> bool:
+    """Whether a permission is among these, itself or in a larger one."""
+    return bool(has & ({permission} | IMPLIED.get(permission, frozenset())))
 
 
 class Caller(Protocol):
@@ -44,7 +47,7 @@ class Person:
     """Somebody who signs in.
 
     Attributes:
-        permissions: what the role gives, as tenants' table of roles says.
+        role: in the tenant, with what tenants' table of roles gives it; None for the staff.
         named: the tenant named in `X-Tenant-ID`, where one is.
     """
 
@@ -53,8 +56,7 @@ class Person:
     email: str
     password: str
     tenant: str | None
-    permissions: frozenset[str]
-    operator: bool = False
+    role: Role | None
     named: str | None = None
     http: httpx.AsyncClient = field(init=False, repr=False)
     _assertion: str = field(default="", repr=False)
@@ -66,11 +68,11 @@ class Person:
         )
 
     def may(self, permission: str) -> bool:
-        if self.operator or permission == ANYONE_SIGNED_IN:
+        if self.role is None or permission == ANYONE_SIGNED_IN:
             return True
-        if permission == OPERATOR:
-            return False
-        return bool(self.permissions & ({permission} | IMPLIED.get(permission, frozenset())))
+        if permission in (OPERATOR, OWNER):
+            return permission == self.role
+        return includes(PERMISSIONS[self.role], permission)
 
     async def sign_in(self) -> httpx.Response:
         """Begin a session; the cookie stays in the client."""
@@ -104,11 +106,9 @@ class Key:
     scopes: frozenset[str]
 
     def may(self, permission: str) -> bool:
-        if permission == ANYONE_SIGNED_IN:
-            return True
-        if permission == OPERATOR:
+        if permission in (OPERATOR, OWNER):
             return False
-        return bool(self.scopes & ({permission} | IMPLIED.get(permission, frozenset())))
+        return permission == ANYONE_SIGNED_IN or includes(self.scopes, permission)
 
     async def headers(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.key}"}
@@ -125,28 +125,6 @@ class Nobody:
 
     async def headers(self) -> dict[str, str]:
         return {}
-
-
-async def add_person(environment: Mapping[str, str], email: str, roles: Mapping[str, str]) -> UUID:
-    """Enter somebody with a password, and its role in each tenant (ids), past the API."""
-    user_id, now = new_id(), utc_now()
-    hashed = PasswordHasher(time_cost=1, memory_cost=1024).hash(PASSWORD)
-    admin = await proof.connect(environment)
-    try:
-        await admin.execute(
-            "insert into tenants.user_account (user_id, email, password_hash, created_at) "
-            "values ($1, $2, $3, $4)",
-            *(user_id, email, hashed, now),
-        )
-        for tenant_id, role in roles.items():
-            await admin.execute(
-                "insert into tenants.member (tenant_id, user_id, role, created_at) "
-                "values ($1, $2, $3, $4)",
-                *(UUID(tenant_id), user_id, role, now),
-            )
-    finally:
-        await admin.close()
-    return user_id
 
 
 def unique(word: str) -> str:
@@ -174,11 +152,22 @@ class House:
         made: dict[str, Any] = await self.operator.post("/api/v1/api-keys", body)
         return made
 
-    async def person(self, role: str, permissions: frozenset[str]) -> Person:
-        """A new member with this role, not yet signed in."""
+    async def person(self, role: Role) -> Person:
+        """Somebody who was invited with this role and has accepted; not signed in by now."""
         email = f"{unique(role)}@{self.slug}.example"
-        await add_person(self.environment, email, {self.tenant_id: role})
-        return Person(role, self.origin, email, PASSWORD, self.tenant_id, permissions)
+        staff = {"X-API-Key": self.environment["SLUICE_OPERATOR_KEY"], "X-Tenant-ID": self.slug}
+        person = Person(role, self.origin, email, PASSWORD, self.tenant_id, role)
+        body = {"email": email, "role": role}
+        invited = await person.http.post("/api/v1/invitations", json=body, headers=staff)
+        assert invited.status_code == 201, invited.text
+        token = parse_qs(urlsplit(invited.json()["url"]).query)["token"][0]
+        answer = await person.http.post(
+            "/api/v1/invitations/accept", json={"token": token, "password": PASSWORD}
+        )
+        assert answer.status_code == 201, answer.text
+        await person.http.delete("/api/v1/session")
+        person.http.cookies.clear()
+        return person
 
 
 @asynccontextmanager

@@ -45,7 +45,7 @@ from deploy.local.stack import Stack
 from libs.db.tenant import SET_SCOPE, Scope
 from libs.deploy import services_with_schema
 from libs.ids import new_id, parse_uuid
-from services.tenants.roles import PERMISSIONS, SCOPES
+from services.tenants.roles import SCOPES
 from tests.flows.callers import House, Person, house
 from tests.flows.operations import Operation, read_operations
 
@@ -236,7 +236,7 @@ async def test_a16_a_key_counts_in_its_header_only(
 @pytest.fixture
 async def ada(home: House) -> AsyncGenerator[Person, None]:
     """A member who is signed in."""
-    person = await home.person("admin", PERMISSIONS["admin"])
+    person = await home.person("admin")
     await person.sign_in()
     yield person
     await person.http.aclose()
@@ -258,7 +258,7 @@ async def test_a17_a_session_begun_by_somebody_else_is_not_continued(
 ) -> None:
     # Given a cookie that an attacker has planted in Ada's browser,
     planted = secrets.token_urlsafe(32)
-    person = await home.person("member", PERMISSIONS["member"])
+    person = await home.person("member")
     person.http.cookies.set("sluice_session", planted, path="/")
     # when she signs in,
     body = {"email": person.email, "password": person.password}
@@ -273,7 +273,7 @@ async def test_a17_a_session_begun_by_somebody_else_is_not_continued(
 async def test_a17_the_cookie_is_out_of_reach_of_scripts_and_other_sites(
     home: House,
 ) -> None:
-    person = await home.person("member", PERMISSIONS["member"])
+    person = await home.person("member")
     flags = (await person.sign_in()).headers["set-cookie"].lower().split("; ")
     assert {"httponly", "path=/", "samesite=lax"} <= set(flags)
     assert not any(flag.startswith("domain=") for flag in flags)

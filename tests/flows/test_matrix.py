@@ -21,7 +21,7 @@ import pytest
 from cli import proof
 from cli.api import eventually
 from deploy.local.stack import Stack
-from services.tenants.roles import PERMISSIONS, SCOPES
+from services.tenants.roles import PERMISSIONS
 from tests.flows.callers import Caller, House, Key, Nobody, Person, house
 from tests.flows.operations import Operation, read_operations
 
@@ -71,9 +71,8 @@ class Matrix:
 
 
 def _strangers(ours: House, other: House, email: str, password: str) -> dict[str, Person]:
-    everything = frozenset(SCOPES)
     return {
-        name: Person(name, ours.origin, email, password, other.tenant_id, everything, named=named)
+        name: Person(name, ours.origin, email, password, other.tenant_id, "owner", named=named)
         for name, named in zip(STRANGERS, (None, ours.tenant_id), strict=True)
     }
 
@@ -84,16 +83,15 @@ async def matrix(stack: Stack) -> AsyncGenerator[Matrix, None]:
     async with AsyncExitStack() as opened:
         ours = await opened.enter_async_context(house(environment, "matrix"))
         other = await opened.enter_async_context(house(environment, "other"))
-        people = [await ours.person(role, has) for role, has in PERMISSIONS.items()]
-        stranger = await other.person("owner", PERMISSIONS["owner"])
+        people = [await ours.person(role) for role in PERMISSIONS]
+        stranger = await other.person("owner")
         operator = Person(
             "operator",
             ours.origin,
             environment["SLUICE_OPERATOR_EMAIL"],
             environment["SLUICE_OPERATOR_PASSWORD"],
             tenant=None,
-            permissions=frozenset(),
-            operator=True,
+            role=None,
             named=ours.tenant_id,
         )
         operators_key = _OperatorsKey(environment["SLUICE_OPERATOR_KEY"], ours.tenant_id)
