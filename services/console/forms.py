@@ -23,6 +23,16 @@ Show = Callable[[Request, Viewer, ApiProblem | None], Awaitable[Response]]
 
 DONE: Mapping[str, str] = {
     "key_revoked": "The key is revoked. It is refused everywhere within two seconds.",
+    "member_changed": "The member is changed; known everywhere within two seconds.",
+    "member_removed": "The member is removed, and may nothing here within two seconds.",
+    "invitation_withdrawn": "The invitation is withdrawn. Its link is worth nothing now.",
+    "team_made": "The team is made. Put members into it.",
+    "team_renamed": "The team has its new name.",
+    "team_removed": "The team is removed. Its members stay members of the tenant.",
+    "team_joined": "The member is in the team.",
+    "team_left": "The member is out of the team.",
+    "stripe_on": "The connection is on again, everywhere within two seconds.",
+    "stripe_off": "The connection is off, everywhere within two seconds. Its keys are kept.",
 }
 """What a page says after a form worked, by the code in its address."""
 

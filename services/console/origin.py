@@ -88,6 +88,19 @@ class Origin:
         answer = await self._send("DELETE", "/api/v1/session", headers=self._as_browser(cookies))
         return _cookies_of(answer)
 
+    async def accept_invitation(
+        self, cookies: Mapping[str, str], body: Mapping[str, Any]
+    ) -> SessionAnswer:
+        """Use an invitation up, and open a session where there is none of its user yet.
+
+        Raises:
+            ApiProblem: the invitation is not valid, or more must be shown for it.
+        """
+        answer = await self._send(
+            "POST", "/api/v1/invitations/accept", json=body, headers=self._as_browser(cookies)
+        )
+        return _cookies_of(answer)
+
     async def assertion(
         self, cookies: Mapping[str, str], choice: Mapping[str, str]
     ) -> dict[str, Any]:

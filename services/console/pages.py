@@ -23,6 +23,8 @@ MAIN_PAGES = (
     ("/ops/topics", "Topics"),
 )
 SETTINGS_PAGES = (
+    ("/settings/members", "Members"),
+    ("/settings/teams", "Teams"),
     ("/settings/api-keys", "API keys"),
     ("/audit", "Audit log"),
 )

@@ -145,6 +145,14 @@ def problem_page(
     )
 
 
+def go_on(goal: str, set_cookies: tuple[str, ...] = ()) -> RedirectResponse:
+    """Off to another page, with the cookies that the API set."""
+    response = RedirectResponse(goal, status_code=303, headers=SECURITY_HEADERS)
+    for cookie in set_cookies:
+        response.headers.append("Set-Cookie", cookie)
+    return response
+
+
 def to_sign_in(request: Request) -> RedirectResponse:
     """Off to `/login`, and back here afterwards."""
     wanted = request.url.path

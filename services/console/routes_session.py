@@ -12,7 +12,7 @@ from fastapi.responses import RedirectResponse
 from services.console.forms import refuse_foreign_form
 from services.console.origin import ApiProblem, NotSignedIn, Origin
 from services.console.pages import SECURITY_HEADERS
-from services.console.routes import PageRoute, SignedIn, page
+from services.console.routes import PageRoute, SignedIn, go_on, page
 from services.console.view import HOME, same_site_path
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
@@ -67,7 +67,7 @@ async def sign_in(
             email=email,
             error=problem.detail,
         )
-    return _with_cookies(goal, answer.set_cookies)
+    return go_on(goal, answer.set_cookies)
 
 
 @router.get("/logout")
@@ -86,12 +86,5 @@ async def sign_out(request: Request) -> Response:
     except ApiProblem as problem:
         if problem.status != 401:
             raise
-        return _with_cookies("/login", ())
-    return _with_cookies("/login", answer.set_cookies)
-
-
-def _with_cookies(goal: str, set_cookies: tuple[str, ...]) -> Response:
-    response = RedirectResponse(goal, status_code=303, headers=SECURITY_HEADERS)
-    for cookie in set_cookies:
-        response.headers.append("Set-Cookie", cookie)
-    return response
+        return go_on("/login", ())
+    return go_on("/login", answer.set_cookies)

@@ -6,7 +6,8 @@ from services.console.routes import PageRoute, SignedIn, page
 
 ABOUT = {
     "/settings/stripe": "The Stripe account that your customers pay into.",
-    "/settings/members": "Who may do what; invitations and teams. For owners and admins.",
+    "/settings/members": "Who may do what, and who is invited. For owners and admins.",
+    "/settings/teams": "Named groups of members. For owners and admins.",
     "/settings/api-keys": "What programs call the API with. For owners and admins.",
     "/settings/configuration": "How the tenant is billed and looks, and the step into live mode.",
     "/settings/account": "Your own password, and where you are signed in.",

@@ -36,6 +36,46 @@ class MadeApiKey(ApiKey):
     key: str
 
 
+class Member(Answer):
+    """A member of the tenant."""
+
+    user: str
+    email: str
+    name: str | None = None
+    role: str
+    permissions: list[str]
+    all_permissions: list[str]
+    created_at: datetime
+
+
+class Invitation(Answer):
+    """An invitation that waits to be accepted."""
+
+    id: str
+    email: str
+    role: str
+    permissions: list[str]
+    created_by: str
+    created_at: datetime
+    expires_at: datetime
+
+
+class MadeInvitation(Invitation):
+    """An invitation that was just made, with its link."""
+
+    url: str
+
+
+class Team(Answer):
+    """A team."""
+
+    id: str
+    name: str
+    everyone: bool = False
+    members: int
+    created_at: datetime
+
+
 class AuditEntry(Answer):
     """An entry of the audit log."""
 
@@ -81,3 +121,59 @@ class Verification(Answer):
     next_after: int | None = None
     first_broken_seq: int | None = None
     reason: str | None = None
+
+
+class SecretVersion(Answer):
+    """A version of a secret: what names it, never the secret."""
+
+    version: int
+    last4: str
+    fingerprint: str
+    valid_until: datetime | None = None
+    created_at: datetime
+    last_used_at: datetime | None = None
+
+
+class PreviousKey(SecretVersion):
+    """A key that was replaced."""
+
+    dead_at: datetime | None = None
+    advice: str | None = None
+
+
+class SecretKey(SecretVersion):
+    """The secret key in use, and what Stripe last said to it."""
+
+    valid: bool
+    failure: str | None = None
+    checked_at: datetime | None = None
+
+
+class Webhook(Answer):
+    """How events of the tenant's account come in; `url` is told once."""
+
+    status: str
+    url: str | None = None
+    failure: str | None = None
+    secret: SecretVersion | None = None
+    previous: SecretVersion | None = None
+    last_received_at: datetime | None = None
+
+
+class BillingConfig(Answer):
+    """The tenant's own Stripe account in the mode in view."""
+
+    id: str
+    mode: str
+    kind: str
+    status: str
+    is_active: bool
+    stripe_account_id: str | None = None
+    stripe_publishable_key: str | None = None
+    limited: bool = False
+    secret_key: SecretKey | None = None
+    previous: PreviousKey | None = None
+    webhook: Webhook
+    warnings: list[str]
+    created_at: datetime
+    updated_at: datetime

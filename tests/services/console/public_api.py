@@ -9,6 +9,8 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
+from tests.services.console.settings_api import SettingsApi
+
 OPERATOR = "operator@example.com"
 MEMBER = "owner@acme.example"
 PASSWORD = "correct horse battery"
@@ -132,8 +134,10 @@ class PublicApi:
         self.address = ""
         self.seen: list[tuple[str, str, dict[str, str]]] = []
         self.failing: dict[str, JSONResponse] = {}
+        self.refusing: dict[str, JSONResponse] = {}
         self.unbalanced = False
         self.empty = False
+        self.settings = SettingsApi()
         self.app = FastAPI(telemetry={"tracing": False, "metrics": False, "logs": False})
         self._routes()
 
@@ -148,10 +152,13 @@ class PublicApi:
         async def watch(request: Request, call: Any) -> Any:
             self.seen.append((request.method, request.url.path, dict(request.headers)))
             failure = self.failing.get(request.url.path)
+            if request.method != "GET":
+                failure = self.refusing.get(request.url.path, failure)
             if failure is not None:
                 return failure
             authorised = request.headers.get("authorization", "").startswith("Bearer as-")
-            if "/session" not in request.url.path and not authorised:
+            is_open = request.url.path.endswith(("/session", "/assertion", "/accept"))
+            if not is_open and not authorised:
                 return problem(401, "Send a key.")
             return await call(request)
 
@@ -159,6 +166,7 @@ class PublicApi:
         self._tenant_routes(app)
         self._billing_routes(app)
         self._other_routes(app)
+        self.settings.add_to(app)
 
     def _session_routes(self, app: FastAPI) -> None:
         @app.post("/api/v1/session")
