@@ -10,7 +10,7 @@ from uuid import UUID
 from libs.contracts.audit import ConfigurationChanged
 from libs.contracts.billing import BilledBy, CreditGranted
 from libs.db.pool import Tx
-from libs.ids import new_id
+from libs.ids import new_id, public_id
 from libs.messaging.outbox import emit
 from libs.money import Money
 from services.billing import store_credits as store
@@ -49,10 +49,15 @@ async def grant_credit(
     )
     emit(tx, fact, effective_at=at)
     change = ConfigurationChanged(
-        action="credit_granted",
+        action="credit.granted",
         actor=actor,
-        object_id=str(grant_id),
-        after={"amount_minor": amount.amount_minor, "currency": amount.currency},
+        object_id=public_id("credit", grant_id),
+        after={
+            "customer": public_id("customer", customer_id),
+            "amount_minor": amount.amount_minor,
+            "currency": amount.currency,
+            "expires_at": expires_at.isoformat() if expires_at else None,
+        },
     )
     emit(tx, change, effective_at=at)
     return grant_id

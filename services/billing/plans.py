@@ -27,7 +27,7 @@ from libs.contracts.metering import MeterCreated
 from libs.contracts.tenants import PLATFORM_TENANT_ID
 from libs.db.pool import Database, Tx
 from libs.db.tenant import Mode, Scope
-from libs.ids import new_id
+from libs.ids import new_id, public_id
 from libs.messaging.outbox import emit
 from services.billing import store_plans as store
 from services.billing.catalog import FREE_KEY, FlatPriceBody, PlanBody, PriceBody
@@ -81,14 +81,27 @@ async def publish(tx: Tx, body: PlanBody, at: datetime, *, actor: str | None) ->
     emit(tx, fact, effective_at=at)
     if actor is not None:
         change = ConfigurationChanged(
-            action="plan_published",
+            action="plan.published",
             actor=actor,
-            object_id=str(plan_id),
-            before={"version": version - 1} if latest is not None else None,
-            after={"version": version, "key": body.key, "name": body.name},
+            object_id=public_id("plan", plan_id),
+            before=None if latest is None else _told(PlanPublished.model_validate(latest["fact"])),
+            after=_told(fact),
         )
         emit(tx, change, effective_at=at)
     return Published(fact, at)
+
+
+def _told(fact: PlanPublished) -> dict[str, str | int | bool | None]:
+    """A version as the audit log shows it."""
+    plain = fact.model_dump(mode="json")
+    for price in plain["prices"]:
+        del price["price_id"]
+    return {
+        **{name: plain[name] for name in ("version", "key", "name", "interval", "currency")},
+        "collection": plain["collection"],
+        "prices": json.dumps(plain["prices"]),
+        "limits": json.dumps(plain["limits"]),
+    }
 
 
 async def ensure_free_plan(tx: Tx, at: datetime) -> PlanPublished:

@@ -13,6 +13,7 @@ from uuid import UUID
 import structlog
 
 from libs.clock import floor_to_minute
+from libs.contracts.audit import ConfigurationChanged
 from libs.contracts.billing import (
     BilledBy,
     CustomerCreated,
@@ -24,7 +25,7 @@ from libs.contracts.stripe_sync import StripeCustomerLinked, StripeSubscriptionC
 from libs.contracts.tenants import TenantCreated, TenantWentLive
 from libs.db.pool import Database, Row, Tx
 from libs.db.tenant import Mode
-from libs.ids import new_id
+from libs.ids import new_id, public_id
 from libs.messaging.outbox import emit
 from services.billing import plans
 from services.billing import store_customers as store
@@ -83,6 +84,7 @@ async def sign_up(tx: Tx, fact: TenantCreated | TenantWentLive, at: datetime) ->
     )
     if subscription is not None:
         _tell(tx, subscription, "platform", at)
+        _record(tx, None, subscription, "system", at)
 
 
 async def find_customer(tx: Tx, customer_id: UUID) -> Row | None:
@@ -218,6 +220,34 @@ async def _change(
     customer = await store.find_customer(tx, before["customer_id"])
     assert customer is not None, "a subscription refers to its customer"
     _tell(tx, changed, customer["billed_by"], at)
+    _record(tx, before, changed, "stripe", at)
+
+
+def _record(tx: Tx, before: Row | None, after: Row, actor: str, at: datetime) -> None:
+    """Have the audit log tell what was bought before and after; a mere renewal is no change."""
+    was, now = _choice(before), _choice(after)
+    if was == now:
+        return
+    change = ConfigurationChanged(
+        action="subscription.changed" if was else "subscription.created",
+        actor=actor,
+        object_id=public_id("subscription", after["id"]),
+        before=was,
+        after=now,
+    )
+    emit(tx, change, effective_at=at)
+
+
+def _choice(row: Row | None) -> dict[str, str | int | bool | None] | None:
+    if row is None:
+        return None
+    return {
+        "plan": row["plan_key"],
+        "plan_version_id": str(row["plan_version_id"]),
+        "status": row["status"],
+        "cancel_at_period_end": row["cancel_at_period_end"],
+        "stripe_subscription_id": row["stripe_subscription_id"],
+    }
 
 
 def _tell(tx: Tx, subscription: Row, billed_by: BilledBy, at: datetime) -> None:

@@ -9,7 +9,7 @@ from libs.contracts.metering import Aggregation, MeterCreated
 from libs.contracts.tenants import PLATFORM_TENANT_ID
 from libs.db.pool import Database, Tx
 from libs.db.tenant import Mode, Scope
-from libs.ids import new_id
+from libs.ids import new_id, public_id
 from libs.messaging.outbox import emit
 from services.metering import store_meters as store
 from services.metering.measuring import Meter
@@ -64,10 +64,16 @@ async def create(
     emit(
         tx,
         ConfigurationChanged(
-            action="meter_created",
+            action="meter.created",
             actor=actor,
-            object_id=str(meter.id),
-            after={"key": key, "event_type": event_type, "aggregation": aggregation},
+            object_id=public_id("meter", meter.id),
+            after={
+                "key": key,
+                "event_type": event_type,
+                "aggregation": aggregation,
+                "value_path": value_path,
+                "group_by": " ".join(group_by),
+            },
         ),
         effective_at=created_at,
     )

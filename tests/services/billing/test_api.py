@@ -157,7 +157,7 @@ async def test_the_same_content_is_the_same_version_and_other_content_a_new_one(
     await log.settle()
     assert [event.data.version for event in log.events(PlanPublished)] == [1, 2]
     assert [event.data.action for event in log.events(ConfigurationChanged)] == [
-        "plan_published"
+        "plan.published"
     ] * 2
 
 

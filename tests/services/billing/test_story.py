@@ -9,6 +9,7 @@ import pytest
 
 from billing.story import FLAT_MINOR, PERIODS, PRO, START, Story, publish_plan
 from libs.clock import floor_to_minute
+from libs.contracts.audit import ConfigurationChanged
 from libs.contracts.billing import (
     CompleteInvoice,
     CustomerCreated,
@@ -100,6 +101,14 @@ async def test_buying_a_plan_moves_the_same_subscription(billing: Database, log:
     assert changes[1].period_from == floor_to_minute(PERIODS[0])
     assert changes[1].period_to == floor_to_minute(PERIODS[1])
     assert len(await story.rows("select from subscription")) == 1
+    # The audit log has what was bought before and after, and no renewals.
+    recorded = [event.data for event in story.told(ConfigurationChanged)]
+    assert [each.action for each in recorded] == ["subscription.created", "subscription.changed"]
+    created, bought = recorded
+    assert (created.actor, created.before, bought.actor) == ("system", None, "stripe")
+    assert bought.before == created.after
+    assert (bought.before or {})["plan"] == "free"
+    assert (bought.after or {})["plan"] == "pro"
 
 
 async def test_the_first_invoice_is_the_flat_fee_and_nothing_else(
