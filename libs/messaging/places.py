@@ -152,9 +152,9 @@ class Places:
 
     async def hint(self, places: set[TopicPartition]) -> None:
         """Tell Kafka where we stand; nothing depends on it but lag tools."""
-        if self.client is None:
-            return
         offsets = {p: self.positions[p] for p in places if p in self.positions}
+        if self.client is None or not offsets:
+            return
         self._hinted |= dict.fromkeys(offsets, -1)
         try:
             await self.client.commit(offsets)
