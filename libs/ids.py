@@ -18,6 +18,7 @@ PREFIXES = {
     "event": "evt",
     "invitation": "ivt",
     "invoice": "inv",
+    "key_rotation": "rot",
     "line": "line",
     "meter": "mtr",
     "payment": "pay",

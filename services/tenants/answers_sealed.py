@@ -54,7 +54,7 @@ async def answer_sealed_once(
                 kept: dict[str, Any] = dict(shown)
                 if secret is not None:
                     sealed = sealing_key.seal(secret.encode(), _place(field, shown["id"])).value
-                    kept["sealed"] = base64.b64encode(sealed).decode()
+                    kept[f"{field}_sealed"] = base64.b64encode(sealed).decode()
                 await remember(tx, access, name, 201, kept)
     if stored is not None:
         answer = await _opened(sealer, access.tenant_id, stored, field)
@@ -67,7 +67,7 @@ async def _opened(
 ) -> JSONResponse:
     """The first answer again, its secret opened."""
     shown: dict[str, Any] = json.loads(bytes(stored.body))
-    sealed, secret = shown.pop("sealed", None), None
+    sealed, secret = shown.pop(f"{field}_sealed", None), None
     if sealed is not None:
         place = _place(field, shown["id"])
         secret = (await sealer.open(tenant_id, base64.b64decode(sealed), place)).decode()

@@ -25,6 +25,7 @@ from services.tenants import (
     routes_keys,
     routes_live,
     routes_members,
+    routes_rotation,
     routes_sessions,
     routes_teams,
     routes_tenants,
@@ -67,8 +68,13 @@ def build() -> FastAPI:
         runtime.add_job(
             "anchor_audit", partial(jobs.anchor_audit, database, settings), every_seconds=1
         )
+        sealer = Sealer(database, settings.sealing)
+        runtime.add_job("rotate_keys", partial(jobs.rotate_keys, database, sealer), every_seconds=1)
+        runtime.add_job(
+            "destroy_secrets", partial(jobs.destroy_secrets, database, sealer), every_seconds=30
+        )
         async with open_stripe(settings) as stripe:
-            means = Means(database, Sealer(database, settings.sealing), stripe, settings)
+            means = Means(database, sealer, stripe, settings)
             app.state.means = means
             runtime.add_job("register_webhooks", partial(webhooks.run_once, means), every_seconds=5)
             async with runtime.running():
@@ -90,6 +96,7 @@ def build() -> FastAPI:
             routes_invitations.router,
             routes_teams.router,
             routes_audit.router,
+            routes_rotation.router,
         ],
         lifespan=lifespan,
         description="Tenants, API keys, sessions, the business clock and the audit log.",

@@ -4,6 +4,7 @@ from libs.contracts.audit import (
     AuditHeadAnchored,
     ConfigurationChanged,
     KeyUsed,
+    SecretsHeld,
     SecurityEventRaised,
 )
 from libs.contracts.billing import SubscriptionChanged
@@ -16,7 +17,7 @@ from libs.contracts.stripe_sync import (
 )
 from libs.db.pool import Tx
 from libs.messaging.apply import Handler
-from services.tenants import audit, clock, key_use, tenancy
+from services.tenants import audit, clock, key_use, rotation, tenancy
 
 
 async def on_subscription_changed(event: Envelope[SubscriptionChanged], tx: Tx) -> None:
@@ -66,6 +67,11 @@ async def on_audit_head_anchored(event: Envelope[AuditHeadAnchored], tx: Tx) -> 
     await audit.keep_anchor(tx, event.id, event.data)
 
 
+async def on_secrets_held(event: Envelope[SecretsHeld], tx: Tx) -> None:
+    """A rotation waits until every holder has told."""
+    await rotation.note_holder(tx, event.data)
+
+
 HANDLERS: dict[type[Fact], Handler] = {
     SubscriptionChanged: on_subscription_changed,
     StripeCustomerLinked: on_stripe_customer_linked,
@@ -76,4 +82,5 @@ HANDLERS: dict[type[Fact], Handler] = {
     ConfigurationChanged: on_configuration_changed,
     AuditHeadAnchored: on_audit_head_anchored,
     KeyUsed: on_key_used,
+    SecretsHeld: on_secrets_held,
 }

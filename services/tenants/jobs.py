@@ -5,7 +5,15 @@ from datetime import timedelta
 from libs.clock import utc_now
 from libs.crypto.tokens import LEEWAY_SECONDS, LIFE_SECONDS_MAX
 from libs.db.pool import Database
-from services.tenants import audit, billing_off, bootstrap, sessions, store_people
+from services.tenants import (
+    audit,
+    billing_off,
+    bootstrap,
+    rotation,
+    sessions,
+    shredding,
+    store_people,
+)
 from services.tenants.sealing import Sealer
 from services.tenants.settings import Settings
 
@@ -54,3 +62,13 @@ async def anchor_audit(database: Database, settings: Settings) -> None:
     for tenant_id in due:
         async with database.tenant(tenant_id, None) as tx:
             await audit.anchor(tx, private_key, now)
+
+
+async def rotate_keys(database: Database, sealer: Sealer) -> None:
+    """Key rotations take their next step."""
+    await rotation.run_once(database, sealer, utc_now())
+
+
+async def destroy_secrets(database: Database, sealer: Sealer) -> None:
+    """Secrets that nothing names any more are deleted in the store outside."""
+    await shredding.destroy_outside(database, sealer)

@@ -155,6 +155,9 @@ class Sealer:
         self, tenant_id: UUID, at: datetime, *, only_if: Callable[[DataKey | None], bool]
     ) -> bool:
         """Make a data key, unless somebody else just did; whether it was made."""
+        async with self._database.tenant(tenant_id, None) as tx:
+            if not only_if(await store.newest_data_key(tx)):
+                return False
         made = await self.data_keys.create(tenant_id, at)
         async with self._database.tenant(tenant_id, None) as tx:
             await store.lock_data_keys(tx)

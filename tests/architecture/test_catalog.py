@@ -49,6 +49,10 @@ WAIVERS: Mapping[str, Waiver] = {
     "tenants.team_member": Waiver("members belong to both modes", IDENTITY),
     "tenants.invitation": Waiver("members belong to both modes", IDENTITY),
     "tenants.data_key": Waiver("keys seal a tenant's secrets of both modes", IDENTITY),
+    "tenants.key_rotation": Waiver("keys seal a tenant's secrets of both modes", IDENTITY),
+    "tenants.key_rotation_told": Waiver("secrets of both modes travel together", IDENTITY),
+    "tenants.secrets_holder": Waiver("secrets of both modes travel together", IDENTITY),
+    "tenants.secret_destruction": Waiver("secrets of both modes are destroyed together", IDENTITY),
     "tenants.signing_key": Waiver("signs assertions of both modes", IDENTITY),
     "tenants.session_revocation": Waiver("a session holds in both modes", IDENTITY),
     "tenants.audit_entry": Waiver("one chain per tenant, over both modes", IDENTITY),
@@ -70,8 +74,8 @@ WAIVERS: Mapping[str, Waiver] = {
         "goes into the one snapshot of both modes", frozenset({MODE_POLICY})
     ),
     "tenants.connection_secret": Waiver(
-        "sealed secrets of both modes travel and are sealed anew together",
-        frozenset({MODE_POLICY}),
+        "sealed secrets of both modes travel and are sealed anew together, under one data key",
+        frozenset({MODE_POLICY, KEYS}),
     ),
     "tenants.stripe_account_owner": Waiver(
         "a Stripe account belongs to one tenant among all; holds nothing else", frozenset({KEYS})

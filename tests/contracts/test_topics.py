@@ -57,7 +57,6 @@ UNREAD = {
     "TenantStatusChanged": "told for readers to come; the status travels in the snapshot",
     "TenantSnapshot": "taken by the directory's consumer of every service (libs/directory)",
     "TenantSecrets": "taken by the directory's consumer of its two holders (libs/directory)",
-    "SecretsHeld": "the rotation of master keys will read it",
     "StripeAccountChanged": "connected accounts have no producer yet",
     "StripeAccountDeauthorized": "connected accounts have no producer yet",
     "StripeCredentialRefused": "connected accounts have no producer yet",
