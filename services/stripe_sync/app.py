@@ -9,15 +9,17 @@ from fastapi import FastAPI
 from libs.db.pool import open_database
 from libs.directory.consume import consumers_of
 from libs.directory.local import Directory
+from libs.directory.secrets import Secrets
 from libs.messaging.broker import Runtime
 from libs.observability.health import Health
 from libs.settings import load
 from libs.web.auth import Gate
 from libs.web.serve import create_app, serve
 from services.stripe_sync import jobs, routes
-from services.stripe_sync.client import open_identities
+from services.stripe_sync.connections import ConnectionWatch
 from services.stripe_sync.customers import CustomerLinks
 from services.stripe_sync.handlers import HANDLERS
+from services.stripe_sync.identities import open_identities
 from services.stripe_sync.settings import Settings
 
 
@@ -30,13 +32,8 @@ def build() -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
         database = await open_database(settings.postgres_dsn, settings.service, max_connections=16)
         directory = Directory(database)
-        async with open_identities(
-            settings.stripe_key,
-            settings.stripe_mode,
-            base=settings.stripe_base,
-            api_version=settings.stripe_api_version,
-            timeout_seconds=settings.request_timeout_seconds,
-        ) as identities:
+        secrets = Secrets(database, settings.sealing)
+        async with open_identities(settings, database, directory, secrets) as identities:
             app.state.database, app.state.directory = database, directory
             app.state.gate = Gate(database, directory, settings.key_pepper_bytes)
             app.state.settings, app.state.identities = settings, identities
@@ -44,11 +41,8 @@ def build() -> FastAPI:
             runtime = Runtime(database, settings.kafka, health)
             runtime.add_consumers(consumers_of(database, settings.kafka, HANDLERS, parks=True))
             runtime.add_relay()
-            runtime.add_job(
-                "refresh_dirty",
-                partial(jobs.refresh_dirty, database, directory, identities),
-                every_seconds=0.2,
-            )
+            refreshing = jobs.Refreshing(database, directory, identities)
+            runtime.add_job("refresh_dirty", refreshing.run_once, every_seconds=0.2)
             runtime.add_job(
                 "carry_out_commands",
                 partial(jobs.carry_out_commands, database, identities),
@@ -62,7 +56,10 @@ def build() -> FastAPI:
                 partial(jobs.ask_for_transactions, database, identities),
                 every_seconds=settings.transactions_every_seconds,
             )
-            async with runtime.running():
+            watch = ConnectionWatch(database)
+            runtime.add_job("watch_connections", watch.run_once, every_seconds=0.5)
+            runtime.add_job("forget_idle_keys", identities.forget_idle, every_seconds=30)
+            async with runtime.running(), refreshing.running():
                 yield
 
     return create_app("Stripe sync", health=health, routers=[routes.router], lifespan=lifespan)

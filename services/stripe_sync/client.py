@@ -1,23 +1,21 @@
-"""Calling Stripe: one identity per account and mode, on one shared HTTP pool.
+"""Calling Stripe for one account in one mode, with the state of that account's limits and failures.
 
 Everything goes through `StripeApi.get` and `post`, which answer with Stripe's own JSON. The SDK
 retries connections, 409 and 5xx under the same idempotency key; 429 it does not, so that is here.
+Whose key a call is made with is asked anew for every call: see `identities`.
 """
 
 import asyncio
 import random
 import time
-from collections.abc import Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import stripe
 import structlog
 from opentelemetry.trace import SpanKind
 
-from libs.contracts.envelope import Mode
-from libs.contracts.stripe_sync import PLATFORM_ACCOUNT
 from libs.observability.metrics import STRIPE_REQUEST_SECONDS, STRIPE_REQUESTS_TOTAL
 from libs.observability.tracing import start_span
 
@@ -25,13 +23,18 @@ log = structlog.get_logger()
 
 Json = dict[str, Any]
 
-stripe.enable_telemetry = False
-
-NETWORK_RETRIES = 2
 CALLS_AT_ONCE_MAX = 8
 RATE_LIMITED_TRIES = 4
 PAUSE_SECONDS_MAX = 30.0
 PAGE_SIZE = 100
+
+FAILURES_BEFORE_BREAKING = 8
+"""Calls of an account that fail one after the other before it is left alone for a while."""
+BREAK_SECONDS_MIN, BREAK_SECONDS_MAX = 1.0, 30.0
+
+
+ACCOUNT_INVALID = "account_invalid"
+"""Stripe's word for a connected account that has withdrawn our access, or never gave it."""
 
 
 class StripeCallError(Exception):
@@ -52,6 +55,14 @@ class StripeAccessError(StripeCallError):
     """The key is invalid or may not do this: nothing of this account works until that is mended."""
 
 
+class StripeStoppedError(StripeAccessError):
+    """Nothing of this account can be called now: no key, a refused key, or it is disconnected."""
+
+
+class StripeDisconnectedError(StripeStoppedError):
+    """The account was disconnected for good; what is to be fetched of it never will be."""
+
+
 class StripeRefusedError(StripeCallError):
     """Stripe understood and said no; the same call will never succeed."""
 
@@ -60,14 +71,51 @@ class StripeMissingError(StripeRefusedError):
     """There is no such object."""
 
 
+@dataclass(frozen=True)
+class Login:
+    """What one call is made with.
+
+    Attributes:
+        stripe_account: the connected account that the platform's key acts for; None where the key is
+            the account's own.
+        name: tells this login from every other one of the account.
+    """
+
+    client: stripe.StripeClient
+    stripe_account: str | None = None
+    name: Hashable = None
+
+
+class Logins(Protocol):
+    """Where the login of an account comes from."""
+
+    async def current(self) -> Login:
+        """What to call with now.
+
+        Raises:
+            StripeStoppedError: nothing may be called.
+            StripeTransientError: the key cannot be read right now.
+        """
+        ...
+
+    async def refused(self, login: Login, error: StripeStoppedError) -> Login | None:
+        """Stripe refused the login: another one to try the same call with once, if there is any."""
+        ...
+
+    def used(self, login: Login) -> None:
+        """Stripe accepted the login."""
+        ...
+
+
 class StripeApi:
     """One Stripe account in one mode, as one identity."""
 
-    def __init__(self, client: stripe.StripeClient) -> None:
-        self._client = client
+    def __init__(self, logins: Logins) -> None:
+        self._logins = logins
         self._slots = asyncio.Semaphore(CALLS_AT_ONCE_MAX)
         self._resume_at = 0.0
         self._pause_seconds = 0.5
+        self._breaker = _Breaker()
 
     async def get(self, operation: str, path: str, params: Mapping[str, Any] | None = None) -> Json:
         """Read.
@@ -123,32 +171,56 @@ class StripeApi:
         params: Mapping[str, Any],
         options: Mapping[str, Any],
     ) -> Json:
+        self._breaker.check()
+        login, other = await self._logins.current(), None
         for _ in range(RATE_LIMITED_TRIES):
             await self._wait_out_the_limit()
-            started = time.perf_counter()
             try:
-                async with self._slots:
-                    with start_span(f"stripe {operation}", kind=SpanKind.CLIENT, method=method):
-                        response: Any = await self._client.raw_request_async(
-                            method, path, **params, **options
-                        )
+                response = await self._request(login, operation, method, path, params, options)
             except stripe.StripeError as error:
                 outcome = _classify(error)
                 STRIPE_REQUESTS_TOTAL.labels(operation=operation, outcome=outcome.code_class).inc()
-                if not outcome.rate_limited:
-                    log.info("stripe_call_failed", operation=operation, error=str(outcome.error))
-                    raise outcome.error from None
-                self._slow_down(error, operation)
-                continue
-            finally:
-                STRIPE_REQUEST_SECONDS.labels(operation=operation).observe(
-                    time.perf_counter() - started
-                )
+                if outcome.rate_limited:
+                    self._slow_down(error, operation)
+                    continue
+                self._breaker.note(failed=isinstance(outcome.error, StripeTransientError))
+                if isinstance(outcome.error, StripeStoppedError):
+                    was, other = other, await self._logins.refused(login, outcome.error)
+                    if other is not None and was is None:
+                        login = other
+                        continue
+                log.info("stripe_call_failed", operation=operation, error=str(outcome.error))
+                raise outcome.error from None
             self._pause_seconds = 0.5
+            self._breaker.note(failed=False)
+            self._logins.used(login)
             STRIPE_REQUESTS_TOTAL.labels(operation=operation, outcome="ok").inc()
             answer: Json = _plain(response.data)
             return answer
         raise StripeTransientError("rate_limited", "Stripe's rate limit held on", status=429)
+
+    async def _request(
+        self,
+        login: Login,
+        operation: str,
+        method: str,
+        path: str,
+        params: Mapping[str, Any],
+        options: Mapping[str, Any],
+    ) -> Any:
+        """One call; the account is named per request, so that a client stands for one key only."""
+        acting = {"stripe_account": login.stripe_account} if login.stripe_account else {}
+        started = time.perf_counter()
+        try:
+            async with self._slots:
+                with start_span(f"stripe {operation}", kind=SpanKind.CLIENT, method=method):
+                    return await login.client.raw_request_async(
+                        method, path, **params, **options, **acting
+                    )
+        finally:
+            STRIPE_REQUEST_SECONDS.labels(operation=operation).observe(
+                time.perf_counter() - started
+            )
 
     async def _wait_out_the_limit(self) -> None:
         wait = self._resume_at - time.monotonic()
@@ -166,6 +238,38 @@ class StripeApi:
         log.warning("stripe_rate_limited", operation=operation, pause_seconds=round(pause, 2))
 
 
+class _Breaker:
+    """Leaves an account alone that only fails: longer each time, with one call to try it again."""
+
+    def __init__(self) -> None:
+        self._failures = 0
+        self._closed_until = 0.0
+        self._pause_seconds = BREAK_SECONDS_MIN
+
+    def check(self) -> None:
+        """Let a call through, or not.
+
+        Raises:
+            StripeTransientError: not now.
+        """
+        if self._failures < FAILURES_BEFORE_BREAKING:
+            return
+        now = time.monotonic()
+        if now < self._closed_until:
+            raise StripeTransientError("circuit_open", "the account only fails and is left alone")
+        self._closed_until = now + self._pause_seconds
+
+    def note(self, *, failed: bool) -> None:
+        """How a call ended."""
+        if not failed:
+            self._failures, self._pause_seconds = 0, BREAK_SECONDS_MIN
+            return
+        self._failures += 1
+        if self._failures >= FAILURES_BEFORE_BREAKING:
+            self._closed_until = time.monotonic() + self._pause_seconds
+            self._pause_seconds = min(self._pause_seconds * 2, BREAK_SECONDS_MAX)
+
+
 @dataclass(frozen=True)
 class _Outcome:
     error: StripeCallError
@@ -181,11 +285,15 @@ def _classify(error: stripe.StripeError) -> _Outcome:
         return _Outcome(StripeTransientError(code, message, status=429), "rate_limited", True)
     if status is None or status >= 500 or status == 409:
         return _Outcome(StripeTransientError(code, message, status=status), "failed")
-    if status in (401, 403):
-        return _Outcome(StripeAccessError(code, message, status=status), "denied")
-    if status == 404:
-        return _Outcome(StripeMissingError(code, message, status=status), "missing")
-    return _Outcome(StripeRefusedError(code, message, status=status), "refused")
+    if status == 401:
+        return _Outcome(StripeStoppedError(code, "Stripe refused the key", status=401), "denied")
+    if status == 403:
+        stopped = code == ACCOUNT_INVALID
+        access: type[StripeAccessError] = StripeStoppedError if stopped else StripeAccessError
+        return _Outcome(access(code, message, status=403), "denied")
+    missing = status == 404
+    refused = StripeMissingError if missing else StripeRefusedError
+    return _Outcome(refused(code, message, status=status), "missing" if missing else "refused")
 
 
 def _plain(value: Any) -> Any:
@@ -197,48 +305,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, str) and "\x00" in value:
         return value.replace("\x00", "")
     return value
-
-
-class Identities:
-    """The accounts this process can speak for."""
-
-    def __init__(self, apis: Mapping[tuple[str, Mode], StripeApi]) -> None:
-        self._apis = dict(apis)
-
-    def of(self, account: str, mode: Mode) -> StripeApi | None:
-        """The identity of an account in a mode; None where there is none configured."""
-        return self._apis.get((account, mode))
-
-    def all(self) -> list[tuple[str, Mode, StripeApi]]:
-        """Every (account, mode, identity)."""
-        return [(account, mode, api) for (account, mode), api in self._apis.items()]
-
-
-@asynccontextmanager
-async def open_identities(
-    key: str | None, mode: Mode, *, base: str | None, api_version: str, timeout_seconds: float
-) -> Any:
-    """The identities of this process, on one HTTP pool that is closed at the end.
-
-    Args:
-        key: the platform's secret key; None: no identity at all.
-        base: replaces all four hosts of Stripe, so that no call escapes; None for the real ones.
-    """
-    pool = stripe.HTTPXClient(timeout=timeout_seconds, allow_sync_methods=False)
-    addresses: Any = (
-        dict.fromkeys(("api", "connect", "files", "meter_events"), base) if base else {}
-    )
-    apis: dict[tuple[str, Mode], StripeApi] = {}
-    if key is not None:
-        client = stripe.StripeClient(
-            key,
-            http_client=pool,
-            stripe_version=api_version,
-            max_network_retries=NETWORK_RETRIES,
-            base_addresses=addresses,
-        )
-        apis[PLATFORM_ACCOUNT, mode] = StripeApi(client)
-    try:
-        yield Identities(apis)
-    finally:
-        await pool.close_async()  # type: ignore[no-untyped-call]

@@ -20,13 +20,13 @@ from libs.db.pool import TRANSIENT_ERRORS, Cause, Database, Row, Tx
 from libs.messaging.outbox import emit
 from services.stripe_sync import store_checkout, store_marks, store_work
 from services.stripe_sync.client import (
-    Identities,
     Json,
     StripeApi,
     StripeCallError,
     StripeRefusedError,
 )
 from services.stripe_sync.concurrency import all_of
+from services.stripe_sync.identities import Identities
 from services.stripe_sync.lease import leased
 from services.stripe_sync.objects import is_managed, period_of
 from services.stripe_sync.once import Writer
@@ -75,7 +75,7 @@ class ClockWorker:
                 await self._look_again(row, PAUSE_SECONDS_MAX, str(error))
 
     async def _step(self, row: Row) -> None:
-        api = self.identities.of(PLATFORM_ACCOUNT, row["mode"])
+        api = self.identities.platform(row["mode"])
         async with self.database.tenant(row["tenant_id"], row["mode"]) as tx:
             clocks = await store_checkout.clocks_of(tx, PLATFORM_ACCOUNT)
         if not clocks or api is None:

@@ -19,13 +19,9 @@ from libs.messaging.outbox import emit
 from libs.money import Money, MoneyError, from_stripe, to_stripe
 from libs.observability.tracing import extract, inject, start_span
 from services.stripe_sync import fetching, store_marks, store_work
-from services.stripe_sync.client import (
-    Identities,
-    Json,
-    StripeCallError,
-    StripeRefusedError,
-)
+from services.stripe_sync.client import Json, StripeCallError, StripeRefusedError
 from services.stripe_sync.concurrency import all_of
+from services.stripe_sync.identities import Identities
 from services.stripe_sync.lease import leased
 from services.stripe_sync.objects import id_of, line_id_of
 from services.stripe_sync.once import Writer
@@ -80,7 +76,7 @@ class CommandWorker:
                 await self._later(row, detail)
 
     async def _carry_out(self, row: Row) -> None:
-        api = self.identities.of(PLATFORM_ACCOUNT, row["mode"])
+        api = self.identities.platform(row["mode"])
         if api is None:
             await self._later(row, "no Stripe key for this mode is configured")
             return

@@ -20,10 +20,16 @@ _PATHS = {
     "invoice": "/v1/invoices/",
     "charge": "/v1/charges/",
 }
+OWN_ACCOUNT = "/v1/account"
+"""The account that a key, or the platform's key with `Stripe-Account`, speaks for."""
 
 
 class IncompleteError(Exception):
     """Stripe has not finished with the object; the rest comes a moment later."""
+
+
+class WrongAccountError(Exception):
+    """The key of a connection speaks for another account than the connection says."""
 
 
 @dataclass(frozen=True)
@@ -44,18 +50,24 @@ class Fetched:
     incomplete: str | None = None
 
 
-async def fetch(api: StripeApi, kind: str, object_id: str, *, attempts: int = 0) -> Fetched | None:
+async def fetch(
+    api: StripeApi, kind: str, object_id: str, *, holds: bool, attempts: int = 0
+) -> Fetched | None:
     """The object now; None where Stripe has none.
 
     Args:
+        holds: whether drafts of cycle invoices are kept from going out.
         attempts: tries so far, so that a failed hold is not answered with its failure again.
 
     Raises:
         StripeCallError: see its kinds.
+        WrongAccountError: an account was asked for its own record, and is another.
     """
     try:
+        if kind == "account":
+            return await _account(api, object_id)
         if kind == "invoice":
-            return await _invoice(api, object_id, attempts)
+            return await _invoice(api, object_id, attempts, holds=holds)
         if kind == "charge":
             return await _charge(api, object_id)
         return Fetched(object_id, await api.get(f"{kind}.retrieve", _PATHS[kind] + object_id))
@@ -63,13 +75,20 @@ async def fetch(api: StripeApi, kind: str, object_id: str, *, attempts: int = 0)
         return None
 
 
-async def _invoice(api: StripeApi, invoice_id: str, attempts: int) -> Fetched:
+async def _account(api: StripeApi, account_id: str) -> Fetched:
+    raw = await api.get("account.retrieve", OWN_ACCOUNT)
+    if raw["id"] != account_id:
+        raise WrongAccountError(f"the key of {account_id} speaks for {raw['id']}")
+    return Fetched(account_id, raw)
+
+
+async def _invoice(api: StripeApi, invoice_id: str, attempts: int, *, holds: bool) -> Fetched:
     path = _PATHS["invoice"] + invoice_id
     raw = await api.get(
         "invoice.retrieve", path, {"expand": ["payments.data.payment.payment_intent"]}
     )
     charges = tuple(dict.fromkeys(_charges_of(raw.pop("payments", None))))
-    if wants_holding(raw):
+    if holds and wants_holding(raw):
         raw = await _hold(api, raw, attempts)
     await complete_lines(api, raw)
     return Fetched(invoice_id, raw, charge_ids=charges)

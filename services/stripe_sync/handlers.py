@@ -6,12 +6,15 @@ from libs.contracts.gateway import StripeEventReceived
 from libs.contracts.tenants import ClockAdvanceRequested
 from libs.db.pool import Tx
 from libs.messaging.apply import Handler
-from services.stripe_sync import clocks, commands, marks, plans
+from services.stripe_sync import clocks, commands, connections, marks, plans
 
 
 async def on_stripe_event(event: Envelope[StripeEventReceived], tx: Tx) -> None:
-    """Something changed at Stripe: fetch it."""
-    await marks.take_event(tx, event)
+    """Something changed at Stripe: fetch it; or nothing can be fetched any more."""
+    if event.data.event_type == connections.DEAUTHORIZED:
+        await connections.take_deauthorization(tx, event)
+    else:
+        await marks.take_event(tx, event)
 
 
 async def on_plan_published(event: Envelope[PlanPublished], tx: Tx) -> None:

@@ -1,27 +1,77 @@
 """Timed work: each a bounded `run_once` over what is due."""
 
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import structlog
+
+from libs.clock import utc_now
+from libs.contracts.stripe_sync import PLATFORM_ACCOUNT
 from libs.contracts.tenants import PLATFORM_TENANT_ID
-from libs.db.pool import Database
+from libs.db.pool import TRANSIENT_ERRORS, Database
+from libs.db.tenant import Mode
 from libs.directory.local import Directory
 from services.stripe_sync import store_marks
-from services.stripe_sync.client import Identities
 from services.stripe_sync.clocks import ClockWorker
 from services.stripe_sync.commands import CommandWorker
-from services.stripe_sync.concurrency import all_of
+from services.stripe_sync.identities import Identities
 from services.stripe_sync.marks import BALANCE
-from services.stripe_sync.refresh import AccountWorker
+from services.stripe_sync.refresh import AccountWorker, rest
+
+log = structlog.get_logger()
+
+ACCOUNTS_AT_ONCE_MAX = 16
+BROKEN_PAUSE_SECONDS = 10.0
 
 
-async def refresh_dirty(database: Database, directory: Directory, identities: Identities) -> None:
-    """Fetch what is dirty, each account on its own: a slow one holds up nobody."""
+class Refreshing:
+    """Fetches what is dirty, each account in a task of its own: a slow one holds up nobody."""
 
-    async def refresh(worker: AccountWorker) -> None:
-        await worker.run_once()
+    def __init__(self, database: Database, directory: Directory, identities: Identities) -> None:
+        self._database = database
+        self._directory = directory
+        self._identities = identities
+        self._tasks: dict[tuple[str, Mode], asyncio.Task[None]] = {}
+        self._stopped = False
 
-    await all_of(
-        refresh(AccountWorker(database, directory, api, account, mode))
-        for account, mode, api in identities.all()
-    )
+    async def run_once(self) -> None:
+        """Start a task for every due account that has none, as long as there is room."""
+        busy = list(self._tasks)
+        async with self._database.maintenance() as tx:
+            due = await store_marks.due_accounts(tx, utc_now(), busy, ACCOUNTS_AT_ONCE_MAX)
+        for account, mode in due:
+            if not self._stopped and len(self._tasks) < ACCOUNTS_AT_ONCE_MAX:
+                task = asyncio.create_task(self._refresh(account, mode))
+                self._tasks[account, mode] = task
+
+    @asynccontextmanager
+    async def running(self) -> AsyncGenerator[None, None]:
+        """End every task when the block ends."""
+        try:
+            yield
+        finally:
+            self._stopped = True
+            tasks = list(self._tasks.values())
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _refresh(self, account: str, mode: Mode) -> None:
+        try:
+            identity = await self._identities.of(account, mode)
+            if identity is None:
+                await rest(self._database, account, mode, "nobody has connected the account")
+            else:
+                await AccountWorker(self._database, self._directory, identity).run_once()
+        except TRANSIENT_ERRORS as error:
+            log.warning("refresh_failed", account=account, error=type(error).__name__)
+            await asyncio.sleep(1.0)
+        except Exception:
+            log.exception("refresh_broken", account=account)
+            await asyncio.sleep(BROKEN_PAUSE_SECONDS)
+        finally:
+            self._tasks.pop((account, mode), None)
 
 
 async def carry_out_commands(database: Database, identities: Identities) -> None:
@@ -35,7 +85,7 @@ async def move_clocks(database: Database, identities: Identities) -> None:
 
 
 async def ask_for_transactions(database: Database, identities: Identities) -> None:
-    """Have balance transactions listed afresh, so that none without an event is missed."""
-    for account, mode, _ in identities.all():
+    """Have the platform's balance transactions listed, so that none without an event is missed."""
+    for mode in identities.platforms():
         async with database.tenant(PLATFORM_TENANT_ID, mode) as tx:
-            await store_marks.mark(tx, account, [BALANCE])
+            await store_marks.mark(tx, PLATFORM_ACCOUNT, [BALANCE])

@@ -7,6 +7,7 @@ from typing import Any
 
 from libs.contracts.envelope import Envelope
 from libs.contracts.gateway import StripeEventReceived
+from libs.contracts.stripe_sync import PLATFORM_ACCOUNT
 from libs.db.pool import Tx
 from services.stripe_sync import store_marks
 from services.stripe_sync.objects import id_of
@@ -26,6 +27,9 @@ MOVES_MONEY = (
     "transfer.",
 )
 """Events after which the balance may have changed by more than a charge."""
+
+CHANGES_HEALTH = ("account.", "capability.", "person.")
+"""Events after which an account may have other rights or other things due."""
 
 _REFERENCES: Mapping[str, tuple[tuple[str, str], ...]] = {
     "checkout.session": (
@@ -57,6 +61,8 @@ def dirty_objects(event: StripeEventReceived) -> list[tuple[str, str]]:
     found = [(kind, object_id) for kind, object_id in found if _ID.fullmatch(object_id)]
     if event.event_type.startswith(MOVES_MONEY):
         found.append(BALANCE)
+    if event.account != PLATFORM_ACCOUNT and event.event_type.startswith(CHANGES_HEALTH):
+        found.append(("account", event.account))
     return list(dict.fromkeys(found))
 
 

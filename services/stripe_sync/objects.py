@@ -13,6 +13,7 @@ from libs.clock import from_unix
 from libs.contracts.billing import BilledBy
 from libs.contracts.stripe_sync import (
     BalanceTransactionRecorded,
+    StripeAccountChanged,
     StripeInvoiceChanged,
     StripeInvoiceLine,
     StripeSubscriptionChanged,
@@ -87,13 +88,50 @@ _SILENT_FIELDS = {
 }
 """Fields that move without an event."""
 
+_HEALTH_FIELDS = (
+    "id",
+    "object",
+    "type",
+    "country",
+    "default_currency",
+    "charges_enabled",
+    "payouts_enabled",
+    "details_submitted",
+    "requirements",
+)
+"""All that is kept of a tenant's account: the rest is about the people behind it."""
+
 
 def mirrored(kind: str, raw: Json) -> dict[str, Any]:
     """An object as the mirror keeps it: looking again without an event finds no difference."""
+    if kind == "account":
+        return {name: raw.get(name) for name in _HEALTH_FIELDS}
     kept = {name: value for name, value in raw.items() if name not in _SILENT_FIELDS.get(kind, ())}
     if kind == "charge":
         kept["balance_transaction"] = id_of(kept["balance_transaction"])
     return kept
+
+
+def account_fact(raw: Json, *, fetched_at: datetime) -> StripeAccountChanged:
+    """What is said of the health of a tenant's account.
+
+    Raises:
+        UnreadableObjectError: a field is missing.
+    """
+    try:
+        requirements = raw.get("requirements") or {}
+        due = [*(requirements.get("past_due") or ()), *(requirements.get("currently_due") or ())]
+        return StripeAccountChanged(
+            account=raw["id"],
+            charges_enabled=raw["charges_enabled"],
+            payouts_enabled=raw["payouts_enabled"],
+            details_submitted=raw["details_submitted"],
+            requirements_due=tuple(dict.fromkeys(due)),
+            disabled_reason=requirements.get("disabled_reason"),
+            fetched_at=fetched_at,
+        )
+    except (KeyError, TypeError) as error:
+        raise UnreadableObjectError(f"account: {error!r}") from None
 
 
 def subscription_fact(

@@ -8,6 +8,7 @@ from libs.db.pool import Database
 from libs.directory.local import Directory
 from services.stripe_sync import store_objects
 from services.stripe_sync.client import Json
+from services.stripe_sync.identities import Identity
 from services.stripe_sync.objects import customer_of, id_of, named
 from services.stripe_sync.store_objects import Owner
 
@@ -17,6 +18,22 @@ ATTEMPTS_BEFORE_GIVING_UP = 7
 
 class UnknownOwnerError(Exception):
     """The object names a customer nobody knows yet; the link may be on its way."""
+
+
+async def owner_in_account(
+    database: Database, identity: Identity, object_id: str, raw: Json | None
+) -> Owner:
+    """The owner of an object in a tenant's own account: that tenant, whatever the object says.
+
+    Its customer is one that Sluice itself has linked; metadata is the tenant's to write.
+    """
+    candidates = (object_id, *_named_ids(raw))
+    async with database.tenant(identity.tenant_id, identity.mode) as tx:
+        for candidate in candidates:
+            owner = await store_objects.find_owner(tx, identity.account, identity.mode, candidate)
+            if owner is not None and owner.customer_id and owner.tenant_id == identity.tenant_id:
+                return owner
+    return Owner(identity.tenant_id, None)
 
 
 async def resolve(
@@ -30,7 +47,7 @@ async def resolve(
     hint: UUID,
     attempts: int,
 ) -> Owner:
-    """The owner of an object.
+    """The owner of an object in the platform's account.
 
     In this order: the claim made earlier; the customer it names (or its charge or source); our
     metadata where it names a tenant that exists; the tenant its webhook came under.
@@ -44,10 +61,7 @@ async def resolve(
     Raises:
         UnknownOwnerError: try again shortly.
     """
-    candidates = [object_id]
-    if raw is not None:
-        named_ids = (customer_of(raw), id_of(raw.get("charge")), *_source(raw))
-        candidates += [found for found in named_ids if found is not None]
+    candidates = (object_id, *_named_ids(raw))
     async with database.transaction() as tx:
         for candidate in candidates:
             owner = await store_objects.find_owner(tx, account, mode, candidate)
@@ -61,6 +75,14 @@ async def resolve(
     if attempts < ATTEMPTS_BEFORE_GIVING_UP:
         raise UnknownOwnerError(f"nobody knows the customer of {object_id} yet")
     return Owner(PLATFORM_TENANT_ID, None)
+
+
+def _named_ids(raw: Json | None) -> list[str]:
+    """The customer an object names, or its charge or source."""
+    if raw is None:
+        return []
+    named_ids = (customer_of(raw), id_of(raw.get("charge")), *_source(raw))
+    return [found for found in named_ids if found is not None]
 
 
 async def _by_metadata(directory: Directory, raw: Json | None) -> Owner | None:

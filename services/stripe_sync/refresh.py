@@ -20,17 +20,25 @@ from libs.directory.local import Directory, business_now
 from libs.messaging.outbox import emit
 from libs.observability.tracing import extract, start_span
 from services.stripe_sync import fetching, store_marks, store_objects
-from services.stripe_sync.client import Json, StripeApi, StripeTransientError
+from services.stripe_sync.client import (
+    Json,
+    StripeApi,
+    StripeDisconnectedError,
+    StripeStoppedError,
+    StripeTransientError,
+)
 from services.stripe_sync.concurrency import all_of
+from services.stripe_sync.identities import Identity
 from services.stripe_sync.lease import Lease, LeaseLostError, hold, leased, renew
 from services.stripe_sync.marks import BALANCE
 from services.stripe_sync.objects import (
+    account_fact,
     invoice_fact,
     invoice_time,
     mirrored,
     subscription_fact,
 )
-from services.stripe_sync.owners import UnknownOwnerError, resolve
+from services.stripe_sync.owners import UnknownOwnerError, owner_in_account, resolve
 from services.stripe_sync.payments import record_charge
 from services.stripe_sync.store_marks import Dirty
 from services.stripe_sync.store_objects import Owner
@@ -43,8 +51,17 @@ AT_ONCE_MAX = 8
 RUN_SECONDS_MAX = 20.0
 PAUSE_SECONDS_MIN, PAUSE_SECONDS_MAX = 0.5, 600.0
 DOUBLINGS_MAX = 11
+STOPPED_PAUSE = timedelta(seconds=15)
+"""How long an account rests that cannot be called; a change of its connection ends that."""
 
-ENDS_THE_RUN: tuple[type[BaseException], ...] = (LeaseLostError, *TRANSIENT_ERRORS)
+UNTOLD_FIELDS = {"version", "fetched_at"}
+"""Of a fact: what differs although nothing changed."""
+
+ENDS_THE_RUN: tuple[type[BaseException], ...] = (
+    LeaseLostError,
+    StripeStoppedError,
+    *TRANSIENT_ERRORS,
+)
 
 
 @dataclass(frozen=True)
@@ -53,9 +70,22 @@ class AccountWorker:
 
     database: Database
     directory: Directory
-    api: StripeApi
-    account: str
-    mode: Mode
+    identity: Identity
+
+    @property
+    def api(self) -> StripeApi:
+        """The way to call the account."""
+        return self.identity.api
+
+    @property
+    def account(self) -> str:
+        """The account's id, or `platform`."""
+        return self.identity.account
+
+    @property
+    def mode(self) -> Mode:
+        """The mode it is worked on in."""
+        return self.identity.mode
 
     async def run_once(self) -> int:
         """Fetch what is due, for a bounded time; how many objects were handled."""
@@ -72,6 +102,13 @@ class AccountWorker:
                     await self._refresh_all(lease, batch)
                 except LeaseLostError as lost:
                     log.warning("lease_lost", detail=str(lost))
+                    break
+                except StripeDisconnectedError:
+                    async with self.database.maintenance() as tx:
+                        await store_marks.drop_account(tx, self.account, self.mode)
+                    break
+                except StripeStoppedError as stopped:
+                    await rest(self.database, self.account, self.mode, str(stopped))
                     break
                 handled += len(batch)
         return handled
@@ -95,9 +132,7 @@ class AccountWorker:
         """Handle one object; what cannot be done now is tried again, later each time."""
         try:
             if (dirty.object_type, dirty.object_id) == BALANCE:
-                await list_transactions(
-                    self.database, self.directory, self.api, self.account, self.mode
-                )
+                await list_transactions(self.database, self.directory, self.identity)
                 await self._answered(lease, dirty)
             else:
                 await self._replace(lease, dirty)
@@ -118,17 +153,14 @@ class AccountWorker:
     async def _replace(self, lease: Lease, dirty: Dirty) -> None:
         """Fetch the latest, find its owner, then mirror, difference, facts and marks in one."""
         kind, object_id = dirty.object_type, dirty.object_id
-        fetched = await fetching.fetch(self.api, kind, object_id, attempts=dirty.attempts)
-        owner = await resolve(
-            self.database,
-            self.directory,
-            self.account,
-            self.mode,
+        fetched = await fetching.fetch(
+            self.api,
+            kind,
             object_id,
-            fetched.raw if fetched else None,
-            hint=dirty.marks[0][0],
+            holds=self.identity.is_platform,
             attempts=dirty.attempts,
         )
+        owner = await self._owner(dirty, fetched.raw if fetched else None)
         now = await self._business_now(owner.tenant_id)
         async with self.database.tenant(owner.tenant_id, self.mode) as tx:
             await hold(tx, lease)
@@ -142,6 +174,20 @@ class AccountWorker:
         if fetched is not None and fetched.incomplete is not None:
             raise fetching.IncompleteError(fetched.incomplete)
 
+    async def _owner(self, dirty: Dirty, raw: Json | None) -> Owner:
+        if not self.identity.is_platform:
+            return await owner_in_account(self.database, self.identity, dirty.object_id, raw)
+        return await resolve(
+            self.database,
+            self.directory,
+            self.account,
+            self.mode,
+            dirty.object_id,
+            raw,
+            hint=dirty.marks[0][0],
+            attempts=dirty.attempts,
+        )
+
     async def _mirror(
         self, tx: Tx, kind: str, fetched: fetching.Fetched, owner: Owner, now: datetime
     ) -> None:
@@ -150,7 +196,7 @@ class AccountWorker:
         version = before["version"] if before else 0
         said = before["fact"] if before else None
         fact = self._fact(kind, raw, owner, version + 1)
-        fact_json = fact.model_dump(mode="json", exclude={"version"}) if fact else None
+        fact_json = fact.model_dump(mode="json", exclude=UNTOLD_FIELDS) if fact else None
         changed = fact_json is not None and fact_json != said
         kept = mirrored(kind, raw)
         if before is None or changed or before["raw"] != kept:
@@ -182,6 +228,8 @@ class AccountWorker:
 
     def _fact(self, kind: str, raw: Json, owner: Owner, version: int) -> Fact | None:
         """What is said of an object; nothing of those that are no customer's of ours."""
+        if kind == "account":
+            return account_fact(raw, fetched_at=utc_now())
         if owner.customer_id is None or raw.get("deleted"):
             return None
         if kind == "subscription":
@@ -217,9 +265,9 @@ class AccountWorker:
             )
 
     async def _stranger(self) -> UUID | None:
-        """Money on the platform's account from nobody we know is booked on the platform itself."""
-        platform = await self.directory.platform()
-        return platform.snapshot.self_customer_id if platform else None
+        """Money from nobody we know is booked on whoever's account it is."""
+        owner = await self.directory.by_id(self.identity.tenant_id)
+        return owner.snapshot.self_customer_id if owner else None
 
     async def _business_now(self, tenant_id: UUID) -> datetime:
         tenant = await self.directory.by_id(tenant_id)
@@ -253,3 +301,10 @@ class AccountWorker:
                     until,
                     str(error),
                 )
+
+
+async def rest(database: Database, account: str, mode: Mode, reason: str) -> None:
+    """Leave an account alone for a while that cannot be called; the others go on."""
+    log.warning("stripe_account_rests", account=account, mode=mode, reason=reason)
+    async with database.maintenance() as tx:
+        await store_marks.postpone_account(tx, account, mode, utc_now() + STOPPED_PAUSE, reason)

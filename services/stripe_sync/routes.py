@@ -10,7 +10,6 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from libs.contracts.billing import Interval
-from libs.contracts.stripe_sync import PLATFORM_ACCOUNT
 from libs.db.pool import Database, Row, Tx
 from libs.ids import InvalidIdError, parse_public_id, public_id
 from libs.web.auth import Access, Requires
@@ -168,7 +167,7 @@ async def open_portal(
 
 def _api(request: Request, access: Access) -> StripeApi:
     """The platform's identity in the caller's mode."""
-    api: StripeApi | None = request.app.state.identities.of(PLATFORM_ACCOUNT, access.mode)
+    api: StripeApi | None = request.app.state.identities.platform(access.mode)
     if api is None:
         raise Conflict(
             f"No Stripe key for mode {access.mode} is configured. Set STRIPE_SECRET_KEY.",

@@ -5,13 +5,14 @@ from typing import ClassVar
 from pydantic import Field
 
 from libs.contracts.envelope import Mode
+from libs.crypto.settings import SealingSettings
 from libs.settings import ServiceSettings, StripeSettings
 
 API_VERSION = "2026-10-28.endive"
 
 
-class Settings(StripeSettings, ServiceSettings):
-    """The platform's key, where Stripe is, and how patient we are with it."""
+class Settings(SealingSettings, StripeSettings, ServiceSettings):
+    """The platform's key, what opens tenants' keys, and how patient we are with Stripe."""
 
     service: ClassVar[str] = "stripe_sync"
 

@@ -1,11 +1,12 @@
 """SQL of dirty marks: which objects are to be fetched."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
 from libs.db.pool import Tx
+from libs.db.tenant import Mode
 from libs.observability.tracing import inject
 
 
@@ -105,3 +106,64 @@ async def postpone(
         until,
         error[:500],
     )
+
+
+async def due_accounts(
+    tx: Tx, now: datetime, but: Sequence[tuple[str, str]], limit: int
+) -> list[tuple[str, Mode]]:
+    """(account, mode) of objects whose turn it is, the longest waiting first.
+
+    Args:
+        but: those that are being worked on.
+    """
+    rows = await tx.fetch(
+        """
+        select account, mode from dirty_object where next_try_at <= $1
+            and not exists (select from unnest($2::text[], $3::text[]) as b(account, mode)
+                where b.account = dirty_object.account and b.mode = dirty_object.mode)
+        group by account, mode order by min(generation) limit $4
+        """,
+        now,
+        [account for account, _ in but],
+        [mode for _, mode in but],
+        limit,
+    )
+    return [(row["account"], row["mode"]) for row in rows]
+
+
+async def postpone_account(tx: Tx, account: str, mode: str, until: datetime, error: str) -> None:
+    """Let an account rest that cannot be called now; no try of any object is counted."""
+    await tx.execute(
+        "update dirty_object set next_try_at = $3, last_error = $4 "
+        "where account = $1 and mode = $2 and next_try_at < $3",
+        account,
+        mode,
+        until,
+        error[:500],
+    )
+
+
+async def wake(tx: Tx, account: str) -> None:
+    """The marks of an account of the tenant in scope are due again at once."""
+    await tx.execute(
+        "update dirty_object set next_try_at = '-infinity' "
+        "where tenant_id = $1 and mode = $2 and account = $3 and next_try_at <> '-infinity'",
+        tx.tenant_id,
+        tx.mode,
+        account,
+    )
+
+
+async def drop(tx: Tx, account: str) -> None:
+    """Take away all marks of an account of the tenant in scope: nothing of it can be fetched."""
+    await tx.execute(
+        "delete from dirty_object where tenant_id = $1 and mode = $2 and account = $3",
+        tx.tenant_id,
+        tx.mode,
+        account,
+    )
+
+
+async def drop_account(tx: Tx, account: str, mode: str) -> None:
+    """The same over all tenants."""
+    await tx.execute("delete from dirty_object where account = $1 and mode = $2", account, mode)

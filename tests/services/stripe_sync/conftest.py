@@ -11,8 +11,8 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from uuid import UUID
 
 import httpx
 import pytest
+import stripe
 from fastapi import FastAPI
 
 from libs.clock import from_unix, utc_now
@@ -28,23 +29,31 @@ from libs.contracts.envelope import Fact, wrap
 from libs.contracts.gateway import StripeEventReceived
 from libs.contracts.tenants import PLATFORM_TENANT_ID, ApiKeyRecord, TenantSnapshot
 from libs.crypto import apikeys
+from libs.crypto.data_keys import DataKeys
+from libs.crypto.keyring import Keyring
+from libs.crypto.settings import Sealing
+from libs.crypto.vaults.local import LocalMasterKeys
 from libs.db.pool import Database
 from libs.directory.local import Directory
+from libs.directory.secrets import Secrets
 from libs.ids import new_id
 from libs.testing.databases import TestDatabase
 from libs.testing.memory_log import MemoryLog
 from libs.web.auth import Gate
+from services.stripe_sync import store_marks
 from services.stripe_sync.app import build
-from services.stripe_sync.client import Identities, StripeApi, open_identities
+from services.stripe_sync.client import StripeApi
 from services.stripe_sync.clocks import ClockWorker
 from services.stripe_sync.commands import CommandWorker
+from services.stripe_sync.connections import ConnectionWatch
 from services.stripe_sync.customers import CustomerLinks
 from services.stripe_sync.handlers import HANDLERS
-from services.stripe_sync.refresh import AccountWorker
+from services.stripe_sync.identities import Identities, Shared, Wire, open_identities
+from services.stripe_sync.refresh import AccountWorker, rest
 from services.stripe_sync.settings import API_VERSION, Settings
 
 ROOT = Path(__file__).resolve().parents[3]
-PEPPER = b"p" * 32
+PEPPER, MASTER_KEY = b"p" * 32, b"m" * 32
 GOOD_CARD, DECLINED_LATER = "4242424242424242", "4000000000000341"
 SETTLE_SECONDS = 20
 
@@ -159,11 +168,12 @@ class World:
     app: FastAPI
     http: httpx.AsyncClient
     key: str
+    watch: ConnectionWatch
     tenants: dict[str, Tenant] = field(default_factory=dict)
 
     @property
     def api(self) -> StripeApi:
-        api = self.identities.of("platform", "test")
+        api = self.identities.platform("test")
         assert api is not None
         return api
 
@@ -297,7 +307,15 @@ class World:
     async def work(self) -> None:
         """One turn of every job."""
         directory = Directory(self.database)
-        await AccountWorker(self.database, directory, self.api, "platform", "test").run_once()
+        await self.watch.run_once()
+        async with self.database.maintenance() as tx:
+            accounts = await store_marks.due_accounts(tx, utc_now(), [], 100)
+        for account, mode in accounts:
+            identity = await self.identities.of(account, mode)
+            if identity is None:
+                await rest(self.database, account, mode, "nobody has connected the account")
+            else:
+                await AccountWorker(self.database, directory, identity).run_once()
         await CommandWorker(self.database, self.identities).run_once()
         await ClockWorker(self.database, self.identities).run_once()
 
@@ -332,31 +350,42 @@ class World:
         return sums
 
 
+def without_platform(identities: Identities) -> Identities:
+    """The same without any key of the platform."""
+    return Identities(replace(identities.shared, platform_clients={}))
+
+
+def nobody(database: Database) -> Identities:
+    """Identities that can speak for no one."""
+    keys = Keyring.parse(f"k1:{base64.b64encode(MASTER_KEY).decode()}")
+    secrets = Secrets(database, Sealing(DataKeys(LocalMasterKeys(lambda: keys))))
+    wire = Wire(stripe.HTTPXClient(), None, API_VERSION)
+    return Identities(Shared(database, Directory(database), secrets, wire, {}))
+
+
 @asynccontextmanager
 async def make_world(database: TestDatabase, log: MemoryLog, sandbox: Sandbox) -> Any:
     """stripe_sync over a database, without its consumers, relay and timed jobs."""
     os.environ["SLUICE_STRIPE_SYNC_POSTGRES"] = database.dsn("stripe_sync")
     settings = Settings()
-    async with (
-        database.open("stripe_sync") as opened,
-        open_identities(
-            settings.stripe_key,
-            settings.stripe_mode,
-            base=settings.stripe_base,
-            api_version=API_VERSION,
-            timeout_seconds=10,
-        ) as identities,
-    ):
+    async with AsyncExitStack() as stack:
+        opened = await stack.enter_async_context(database.open("stripe_sync"))
+        directory = Directory(opened)
+        secrets = Secrets(opened, settings.sealing)
+        identities = await stack.enter_async_context(
+            open_identities(settings, opened, directory, secrets)
+        )
         log.add(opened, HANDLERS)
         app = build()
-        directory = Directory(opened)
         app.state.database, app.state.directory = opened, directory
         app.state.gate = Gate(opened, directory, PEPPER)
         app.state.settings, app.state.identities = settings, identities
         app.state.links = CustomerLinks(opened)
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://sync") as http:
-            yield World(opened, database, log, sandbox, identities, app, http, "sk_test_sync")
+            watch = ConnectionWatch(opened)
+            key = "sk_test_sync"
+            yield World(opened, database, log, sandbox, identities, app, http, key, watch)
 
 
 @pytest.fixture
@@ -367,6 +396,7 @@ def environment(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
         "SLUICE_STRIPE_SYNC_POSTGRES": "postgresql://set-by-make_world/",
         "SLUICE_KAFKA": "127.0.0.1:1",
         "SLUICE_KEY_PEPPER": base64.b64encode(PEPPER).decode(),
+        "SLUICE_MASTER_KEYS": f"k1:{base64.b64encode(MASTER_KEY).decode()}",
         "STRIPE_SECRET_KEY": "sk_test_sync",
         "SLUICE_STRIPE_API_BASE": sandbox.url,
     }.items():

@@ -14,7 +14,7 @@ from libs.contracts.stripe_sync import (
     StripeSubscriptionChanged,
 )
 from libs.ids import new_id
-from tests.services.stripe_sync.conftest import World
+from tests.services.stripe_sync.conftest import World, without_platform
 
 
 async def test_ten_at_once_make_one_customer(world: World) -> None:
@@ -138,7 +138,7 @@ async def test_stripe_away_says_come_back_and_does_nothing_twice(world: World) -
 
 
 async def test_without_a_key_nothing_is_sold(world: World) -> None:
-    world.app.state.identities = type(world.identities)({})
+    world.app.state.identities = without_platform(world.identities)
     answer = await world.checkout(world.tenants["acme"])
     assert (answer.status_code, answer.json()["code"]) == (409, "stripe_not_configured")
 

@@ -21,10 +21,9 @@ from libs.ids import new_id
 from libs.observability.tracing import configure_tracing, start_span
 from libs.testing.databases import TestDatabase
 from services.stripe_sync import commands, fetching, store_marks, store_work
-from services.stripe_sync.client import Identities
 from services.stripe_sync.lease import LeaseLostError, hold, leased
 from services.stripe_sync.once import Writer
-from tests.services.stripe_sync.conftest import Tenant, World
+from tests.services.stripe_sync.conftest import Tenant, World, nobody
 
 
 async def to_the_period_end(world: World, tenant: Tenant) -> Any:
@@ -217,6 +216,6 @@ async def test_a_command_tried_for_weeks_is_put_off_as_before(database: TestData
                 tx, command_id, commands.COMPLETE_INVOICE, payload, event, {}
             )
             await tx.execute("update command set attempts = 5000")
-        await commands.CommandWorker(opened, Identities({})).run_once()
+        await commands.CommandWorker(opened, nobody(opened)).run_once()
         async with opened.tenant(tenant_id, "live") as tx:
             assert await tx.fetchval("select attempts from command") == 5001

@@ -106,6 +106,7 @@ async def running(database: TestDatabase, kafka: RunningKafka) -> AsyncGenerator
         "PATH": os.environ["PATH"],
         "SLUICE_KAFKA": kafka.bootstrap,
         "SLUICE_KEY_PEPPER": base64.b64encode(PEPPER).decode(),
+        "SLUICE_MASTER_KEYS": f"k1:{base64.b64encode(secrets.token_bytes(32)).decode()}",
         "STRIPE_SECRET_KEY": f"sk_test_{secrets.token_hex(8)}",
         "STRIPE_WEBHOOK_SECRET": secret,
         "STRIPE_SIM_URL": f"http://127.0.0.1:{ports['stripe_sim']}",
