@@ -25,6 +25,8 @@ LONG = os.environ.get("SLUICE_CHAOS") == "long"
 KILLS_MIN = 20 if LONG else 5
 STEPS_MIN = 5 if LONG else 3
 STORIES_MAX = 12 if LONG else 4
+KILLS_PER_STEP_MAX = 12 if LONG else 3
+"""A slow machine takes longer to recover than the killer to come again: it must get its turn."""
 SHORT_SEED = 20_260_101
 """The round inside `make test` kills the same programs in the same order each time."""
 
@@ -41,13 +43,15 @@ class Killer:
     stack: Stack
     rng: random.Random
     step: str = "start"
+    stories: int = 0
     kills: list[tuple[str, str]] = field(default_factory=list)
 
     async def run(self) -> None:
         """Kill for ever, at random moments."""
         while True:
             await asyncio.sleep(self.rng.uniform(0.3, 2.5 if LONG else 2.0))
-            self.kill_one()
+            if sum(step == self.step for _, step in self.kills) < KILLS_PER_STEP_MAX * self.stories:
+                self.kill_one()
             await asyncio.sleep(self.rng.uniform(1.0, 3.0))
 
     def kill_one(self) -> None:
@@ -73,6 +77,7 @@ async def play(story: Story, killer: Killer) -> None:
 
     Some steps begin with a kill: a quick machine would else be through them between two others.
     """
+    killer.stories += 1
     steps = list(story.steps())
     begun_with_a_kill = set(killer.rng.sample(range(len(steps)), STEPS_MIN))
     hunt = asyncio.create_task(killer.run())
