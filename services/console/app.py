@@ -11,7 +11,9 @@ from libs.web.limits import Limits
 from libs.web.serve import create_app, serve
 from services.console import (
     routes,
+    routes_account,
     routes_audit,
+    routes_configuration,
     routes_invitation,
     routes_invoices,
     routes_keys,
@@ -21,6 +23,7 @@ from services.console import (
     routes_session,
     routes_settings,
     routes_static,
+    routes_stripe,
     routes_teams,
     routes_tenants,
     routes_usage,
@@ -29,7 +32,8 @@ from services.console.origin import Origin, open_client
 from services.console.pages import load_static, make_environment
 from services.console.settings import Settings
 
-FORM_BYTES_MAX = 16 * 1024
+FORM_BYTES_MAX = 128 * 1024
+"""Settings written as JSON are the largest; a form writes each odd character as three."""
 
 
 def build() -> FastAPI:
@@ -54,10 +58,13 @@ def build() -> FastAPI:
             routes_ledger.router,
             routes_ops.router,
             routes_settings.router,
+            routes_stripe.router,
             routes_invitation.router,
             routes_members.router,
             routes_teams.router,
             routes_keys.router,
+            routes_account.router,
+            routes_configuration.router,
             routes_audit.router,
             routes_static.router,
         ],

@@ -21,6 +21,8 @@ Once = Annotated[str, Form(max_length=64, pattern=r"^[0-9a-f-]*$")]
 
 Show = Callable[[Request, Viewer, ApiProblem | None], Awaitable[Response]]
 
+WRONG_PASSWORD = "wrong_password"  # noqa: S105 - a problem's code
+
 DONE: Mapping[str, str] = {
     "key_revoked": "The key is revoked. It is refused everywhere within two seconds.",
     "member_changed": "The member is changed; known everywhere within two seconds.",
@@ -33,6 +35,11 @@ DONE: Mapping[str, str] = {
     "team_left": "The member is out of the team.",
     "stripe_on": "The connection is on again, everywhere within two seconds.",
     "stripe_off": "The connection is off, everywhere within two seconds. Its keys are kept.",
+    "session_ended": "That session is ended.",
+    "sessions_ended": "You are signed in here only.",
+    "password_changed": "The password is changed, and you are signed in here only.",
+    "went_live": "Live mode is open to this tenant.",
+    "configuration_saved": "The settings are saved; known everywhere within two seconds.",
 }
 """What a page says after a form worked, by the code in its address."""
 
@@ -61,6 +68,17 @@ OwnForm = Depends(refuse_foreign_form)
 """The dependency of every route that changes something."""
 
 
+def shown(problem: ApiProblem) -> ApiProblem:
+    """What a form's page shows of a refusal.
+
+    Raises:
+        ApiProblem: the same, where signing in again is the way on.
+    """
+    if problem.status == 401 and problem.code != WRONG_PASSWORD:
+        raise problem
+    return problem
+
+
 async def attempt(
     request: Request, viewer: Viewer, work: Awaitable[object], show: Show, goal: str, done: str
 ) -> Response:
@@ -77,7 +95,5 @@ async def attempt(
     try:
         await work
     except ApiProblem as problem:
-        if problem.status == 401:
-            raise
-        return await show(request, viewer, problem)
+        return await show(request, viewer, shown(problem))
     return RedirectResponse(viewer.link(goal, done=done), 303, headers=SECURITY_HEADERS)

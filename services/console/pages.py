@@ -1,10 +1,12 @@
 """Templates and the words they use: amounts, quantities and times, each written in one way."""
 
 import hashlib
+import json
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -23,10 +25,13 @@ MAIN_PAGES = (
     ("/ops/topics", "Topics"),
 )
 SETTINGS_PAGES = (
+    ("/settings/stripe", "Stripe"),
     ("/settings/members", "Members"),
     ("/settings/teams", "Teams"),
     ("/settings/api-keys", "API keys"),
+    ("/settings/configuration", "Configuration"),
     ("/audit", "Audit log"),
+    ("/settings/account", "Your account"),
 )
 """What stands behind Settings, in the order of its tabs."""
 
@@ -46,9 +51,9 @@ SECURITY_HEADERS = {
 
 _MEDIA_TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 _TONES = {
-    "good": {"active", "paid", "ready", "live", "connected", "valid", "CONNECTED"},
-    "waiting": {"draft", "open", "trialing", "advancing", "incomplete"},
-    "bad": {"past_due", "suspended", "unpaid", "uncollectible", "paused"},
+    "good": {"active", "paid", "ready", "live", "connected"},
+    "waiting": {"draft", "open", "trialing", "advancing", "incomplete", "pending"},
+    "bad": {"past_due", "suspended", "unpaid", "uncollectible", "paused", "revoked"},
 }
 
 
@@ -95,6 +100,7 @@ def make_environment(static: dict[str, StaticFile]) -> Environment:
         "day": day,
         "tone": tone,
         "words": words,
+        "compact": compact,
     }
     return environment
 
@@ -148,6 +154,11 @@ def day(at: date | datetime) -> str:
 def tone(status: str) -> str:
     """How a status is tinted; its word always stands beside the colour."""
     return next((name for name, known in _TONES.items() if status in known), "plain")
+
+
+def compact(value: Any) -> str:
+    """A value of a setting on one line."""
+    return json.dumps(value, ensure_ascii=False, default=float)
 
 
 def words(name: str) -> str:

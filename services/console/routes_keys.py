@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from libs.clock import format_time, utc_now
 from libs.ids import new_id
-from services.console.forms import Once, OwnForm, Several, Text, attempt
+from services.console.forms import Once, OwnForm, Several, Text, attempt, shown
 from services.console.origin import ApiProblem
 from services.console.rights import PERMISSIONS
 from services.console.routes import OfTenant, PageRoute, page, segment
@@ -45,7 +45,7 @@ async def make_key(
         body = {"name": name, "scopes": scopes, "mode": mode, "expires_at": _end_of(expires)}
         made = await viewer.api.make(MadeApiKey, API, body, once=once)
     except ApiProblem as problem:
-        return await _refused(request, viewer, problem)
+        return await _show(request, viewer, shown(problem))
     return page(request, "key_made.html", viewer, key=made, old=None)
 
 
@@ -59,7 +59,7 @@ async def rotate_key(
         path = f"{API}/{segment(key)}/rotate"
         made = await viewer.api.make(MadeApiKey, path, {"overlap_seconds": seconds}, once=once)
     except ApiProblem as problem:
-        return await _refused(request, viewer, problem)
+        return await _show(request, viewer, shown(problem))
     return page(request, "key_made.html", viewer, key=made, old=key)
 
 
@@ -91,12 +91,6 @@ async def _show(
         once=new_id,
         soon=now + timedelta(days=7),
     )
-
-
-async def _refused(request: Request, viewer: Viewer, problem: ApiProblem) -> Response:
-    if problem.status == 401:
-        raise problem
-    return await _show(request, viewer, problem)
 
 
 def _end_of(day: str) -> str | None:

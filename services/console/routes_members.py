@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 
 from libs.ids import new_id
-from services.console.forms import Once, OwnForm, Several, Text, attempt
+from services.console.forms import Once, OwnForm, Several, Text, attempt, shown
 from services.console.origin import ApiProblem
 from services.console.rights import PERMISSIONS, ROLES
 from services.console.routes import OfTenant, PageRoute, page, segment
@@ -43,9 +43,7 @@ async def invite(
     try:
         made = await viewer.api.make(MadeInvitation, INVITATIONS, body, once=once)
     except ApiProblem as problem:
-        if problem.status == 401:
-            raise
-        return await _show(request, viewer, problem)
+        return await _show(request, viewer, shown(problem))
     return page(request, "invitation_made.html", viewer, invitation=made)
 
 

@@ -177,3 +177,74 @@ class BillingConfig(Answer):
     warnings: list[str]
     created_at: datetime
     updated_at: datetime
+
+
+class OwnSession(Answer):
+    """A session of the person who looks."""
+
+    id: str
+    current: bool
+    created_at: datetime
+    last_used_at: datetime | None = None
+    expires_at: datetime
+    remote_address: str | None = None
+
+
+class Item(Answer):
+    """An item of the checklist for going live."""
+
+    key: str
+    done: bool
+    waived: str | None = None
+    to_do: str | None = None
+
+
+class Checklist(Answer):
+    """What a tenant still needs for live mode."""
+
+    live: bool
+    live_since: datetime | None = None
+    ready: bool
+    items: list[Item]
+
+
+class Configuration(Answer):
+    """A namespace: what the tenant sets, and what holds."""
+
+    namespace: str
+    version: int
+    values: dict[str, Any]
+    effective: dict[str, Any]
+    operator_only: bool = False
+    changed_by: str | None = None
+    changed_at: datetime | None = None
+
+
+class Described(Configuration):
+    """A namespace with what may stand in it; no schema where anything may."""
+
+    description: str
+    json_schema: dict[str, Any] | None = None
+
+    @property
+    def summary(self) -> str:
+        """The first sentence of what it is for."""
+        return " ".join(self.description.split("\n\n", 1)[0].split())
+
+    @property
+    def settings(self) -> list[tuple[str, str, Any]]:
+        """Each setting: its name, what it means, and what holds."""
+        known = (self.json_schema or {}).get("properties", {})
+        return [
+            (name, str(about.get("description", "")), self.effective.get(name))
+            for name, about in known.items()
+        ]
+
+
+class ConfigurationVersion(Answer):
+    """What a namespace held in one version."""
+
+    version: int
+    values: dict[str, Any]
+    changed_by: str
+    changed_at: datetime

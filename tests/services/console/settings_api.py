@@ -18,6 +18,7 @@ TEAM = "team_0192f0c1-0000-7000-8000-0000000000c1"
 INVITATION = "invn_0192f0c1-0000-7000-8000-0000000000d1"
 SECRET = "slk_test_only_shown_once"
 LINK = "http://127.0.0.1:8080/invitation?token=only-shown-once"
+WEBHOOK_URL = "http://127.0.0.1:8080/api/webhooks/stripe/only-shown-once"
 HOSTILE = "<img src=x onerror=alert(1)>"
 
 
@@ -111,12 +112,90 @@ REFUSAL = CHANGE | {
 }
 
 
+SESSION = "ses_0192f0c1-0000-7000-8000-0000000000e1"
+
+
+def own_session(session: str, *, current: bool) -> dict[str, Any]:
+    """A session of the person's own."""
+    return {
+        "id": session,
+        "current": current,
+        "created_at": BEGIN,
+        "last_used_at": LATER,
+        "expires_at": FAR,
+        "remote_address": "203.0.113.9",
+    }
+
+
+def version(number: int, **changes: Any) -> dict[str, Any]:
+    """A version of a secret."""
+    return {
+        "version": number,
+        "last4": f"900{number}",
+        "fingerprint": "ab" * 32,
+        "state": "current",
+        "valid_until": None,
+        "created_at": BEGIN,
+        "last_used_at": LATER,
+    } | changes
+
+
+def billing_config(**changes: Any) -> dict[str, Any]:
+    """A tenant's own keys, the second ones."""
+    previous = version(1, state="previous", valid_until=FAR, dead_at=None, advice="Revoke it now.")
+    return {
+        "id": "con_1",
+        "mode": "test",
+        "kind": "RAW_KEYS",
+        "status": "CONNECTED",
+        "is_active": True,
+        "stripe_account_id": "acct_sim_9",
+        "stripe_publishable_key": "pk_test_public",
+        "limited": False,
+        "secret_key": version(2, valid=True, failure=None, checked_at=LATER),
+        "previous": previous,
+        "webhook": {
+            "status": "registered",
+            "url": None,
+            "failure": None,
+            "secret": version(2),
+            "previous": None,
+            "last_received_at": None,
+        },
+        "warnings": [f"Whoever holds that key can charge. {HOSTILE}"],
+        "created_at": BEGIN,
+        "updated_at": LATER,
+    } | changes
+
+
+def configuration(**changes: Any) -> dict[str, Any]:
+    """A namespace that the tenant has set something in."""
+    return {
+        "namespace": "billing",
+        "version": 3,
+        "values": {"net_terms_days": 14, "invoice_footer": HOSTILE},
+        "effective": {"net_terms_days": 14, "invoice_footer": HOSTILE, "draft_grace_hours": 1},
+        "operator_only": False,
+        "changed_by": USER,
+        "changed_at": LATER,
+    } | changes
+
+
+SCHEMA = {"properties": {"net_terms_days": {"description": "From an invoice's date on."}}}
+DESCRIBED = configuration(description="How customers are billed.\n\nMore.", json_schema=SCHEMA)
+FEES = configuration(
+    namespace="fees", version=0, operator_only=True, description="Fees.", json_schema=None
+)
+
+
 class SettingsApi:
     """What it was told, in order: method, path, body, headers."""
 
     def __init__(self) -> None:
         self.told: list[tuple[str, str, Any, dict[str, str]]] = []
         self.chain_broken = False
+        self.config: dict[str, Any] | None = billing_config()
+        self.live = False
 
     def last(self) -> tuple[str, str, Any]:
         """The last change asked for."""
@@ -136,6 +215,9 @@ class SettingsApi:
         self._members(app)
         self._teams(app)
         self._audit(app)
+        self._account(app)
+        self._stripe(app)
+        self._configuration(app)
 
     def _changes(self, app: FastAPI, path: str, *methods: str) -> None:
         """Changes that succeed and answer nothing that a page reads."""
@@ -229,6 +311,86 @@ class SettingsApi:
             if self.chain_broken:
                 body |= {"holds": False, "first_broken_seq": 17, "reason": "the hash differs"}
             return JSONResponse(body)
+
+    def _account(self, app: FastAPI) -> None:
+        @app.get("/api/v1/sessions")
+        async def sessions() -> JSONResponse:
+            items = [own_session("ses_here", current=True), own_session(SESSION, current=False)]
+            return JSONResponse({"items": items, "next_cursor": None})
+
+        @app.put("/api/v1/session/password")
+        async def password(request: Request) -> JSONResponse:
+            body = await self._note(request)
+            if body["old_password"] != "old":
+                return _problem(401, "The old password is wrong.", "wrong_password")
+            return JSONResponse(None)
+
+        self._changes(app, "/api/v1/sessions", "DELETE")
+        self._changes(app, "/api/v1/sessions/{session}", "DELETE")
+
+    def _stripe(self, app: FastAPI) -> None:
+        @app.get("/api/v1/billing/config")
+        async def config() -> JSONResponse:
+            if self.config is None:
+                return _problem(404, "No Stripe account of its own yet.", "not_found")
+            return JSONResponse(self.config)
+
+        @app.post("/api/v1/billing/config")
+        async def keep(request: Request) -> JSONResponse:
+            body = await self._note(request)
+            if body.get("stripe_secret_key", "").startswith("pk_"):
+                return _problem(400, "Give the secret key.", "stripe_key_publishable")
+            webhook = billing_config()["webhook"] | {"url": WEBHOOK_URL}
+            return JSONResponse(billing_config(webhook=webhook), 201)
+
+        self._changes(app, "/api/v1/billing/config", "PATCH")
+
+    def _configuration(self, app: FastAPI) -> None:
+        base = "/api/v1/tenants/acme/config"
+
+        @app.get(base)
+        async def every() -> JSONResponse:
+            return JSONResponse({"items": [DESCRIBED, FEES]})
+
+        @app.get(f"{base}/billing")
+        async def billing() -> JSONResponse:
+            return JSONResponse(configuration(), headers={"ETag": '"3"'})
+
+        @app.get(f"{base}/custom.shop")
+        async def custom() -> JSONResponse:
+            empty = {"values": {}, "effective": {}, "version": 0}
+            return JSONResponse(configuration(namespace="custom.shop", **empty))
+
+        @app.get(f"{base}/fees")
+        async def fees() -> JSONResponse:
+            return JSONResponse(FEES)
+
+        async def versions() -> JSONResponse:
+            item = {"version": 2, "values": {"a": 1.5}, "changed_by": USER, "changed_at": BEGIN}
+            return JSONResponse({"items": [item], "next_cursor": None})
+
+        app.add_api_route(base + "/{namespace}/versions", versions)
+
+        async def put(request: Request) -> JSONResponse:
+            await self._note(request)
+            if request.headers["if-match"] != '"3"':
+                return _problem(412, "Somebody changed this.", "precondition_failed")
+            return JSONResponse(configuration())
+
+        app.add_api_route(base + "/{namespace}", put, methods=["PUT"])
+
+        @app.get("/api/v1/tenants/acme/live")
+        async def checklist() -> JSONResponse:
+            items = [
+                {"key": "charges_enabled", "done": True, "waived": None, "to_do": None},
+                {"key": "plan_chosen", "done": False, "waived": None, "to_do": "Choose a plan."},
+                {"key": "tax_region_set", "done": False, "waived": None, "to_do": "Set it."},
+            ]
+            since = LATER if self.live else None
+            body = {"live": self.live, "live_since": since, "ready": False, "items": items}
+            return JSONResponse(body)
+
+        self._changes(app, "/api/v1/tenants/acme/live", "POST")
 
 
 def _problem(status: int, detail: str, code: str) -> JSONResponse:

@@ -16,7 +16,10 @@ from tests.services.console.settings_api import (
     LINK,
     OTHER_USER,
     SECRET,
+    SESSION,
     TEAM,
+    WEBHOOK_URL,
+    billing_config,
 )
 
 PAGES = [
@@ -25,6 +28,10 @@ PAGES = [
     "/settings/members",
     "/settings/teams",
     f"/settings/teams/{TEAM}",
+    "/settings/stripe",
+    "/settings/configuration",
+    "/settings/configuration/billing",
+    "/settings/configuration/custom.shop",
     "/audit",
     "/audit/verification",
 ]
@@ -41,7 +48,38 @@ FORMS = [
     (f"/settings/teams/{TEAM}/remove", {}),
     (f"/settings/teams/{TEAM}/add", {"user": OTHER_USER}),
     (f"/settings/teams/{TEAM}/members/{OTHER_USER}/remove", {}),
+    ("/settings/stripe/keys", {"secret_key": "sk_test_x"}),
+    ("/settings/stripe/switch", {}),
+    ("/settings/configuration/billing", {"values": "{}", "version": "3"}),
+    ("/settings/configuration/live", {}),
+    (f"/settings/account/sessions/{SESSION}/end", {}),
+    ("/settings/account/sessions/end-others", {}),
+    ("/settings/account/password", {"old": "old", "new": "x", "again": "x"}),
 ]
+API_OF = {
+    "/settings/api-keys": "/api/v1/api-keys",
+    f"/settings/api-keys/{KEY}/rotate": f"/api/v1/api-keys/{KEY}/rotate",
+    f"/settings/api-keys/{KEY}/revoke": f"/api/v1/api-keys/{KEY}",
+    "/settings/members/invite": "/api/v1/invitations",
+    f"/settings/members/invitations/{INVITATION}/withdraw": f"/api/v1/invitations/{INVITATION}",
+    f"/settings/members/{OTHER_USER}/change": f"/api/v1/members/{OTHER_USER}",
+    f"/settings/members/{OTHER_USER}/remove": f"/api/v1/members/{OTHER_USER}",
+    "/settings/teams": "/api/v1/teams",
+    f"/settings/teams/{TEAM}/rename": f"/api/v1/teams/{TEAM}",
+    f"/settings/teams/{TEAM}/remove": f"/api/v1/teams/{TEAM}",
+    f"/settings/teams/{TEAM}/add": f"/api/v1/teams/{TEAM}/members/{OTHER_USER}",
+    f"/settings/teams/{TEAM}/members/{OTHER_USER}/remove": (
+        f"/api/v1/teams/{TEAM}/members/{OTHER_USER}"
+    ),
+    "/settings/stripe/keys": "/api/v1/billing/config",
+    "/settings/stripe/switch": "/api/v1/billing/config",
+    "/settings/configuration/billing": "/api/v1/tenants/acme/config/billing",
+    "/settings/configuration/live": "/api/v1/tenants/acme/live",
+    f"/settings/account/sessions/{SESSION}/end": f"/api/v1/sessions/{SESSION}",
+    "/settings/account/sessions/end-others": "/api/v1/sessions",
+    "/settings/account/password": "/api/v1/session/password",
+}
+"""The path of the API that each form calls."""
 
 
 async def send(
@@ -101,18 +139,7 @@ async def test_forms_of_other_sites_change_nothing(
 async def test_a_refusal_shows_the_page_again_with_the_api_s_sentence(
     member: httpx.AsyncClient, api: PublicApi, path: str, form: dict[str, str]
 ):
-    target = {
-        "/settings/api-keys": "/api/v1/api-keys",
-        "/settings/members/invite": "/api/v1/invitations",
-        "/settings/teams": "/api/v1/teams",
-    }.get(path)
-    answers = {target} if target else set()
-    if not answers:
-        base = path.removeprefix("/settings/").replace("members/inv", "inv")
-        for ending in ("/withdraw", "/change", "/remove", "/rename", "/revoke"):
-            base = base.removesuffix(ending)
-        answers = {"/api/v1/" + base.replace("/add", f"/members/{OTHER_USER}")}
-    api.refusing = {each: problem(409, "Not while <b>this</b> holds.") for each in answers}
+    api.refusing[API_OF[path]] = problem(409, "Not while <b>this</b> holds.")
     answer = await send(member, path, dict(form))
     assert answer.status_code == 409
     assert "Not while &lt;b&gt;this&lt;/b&gt; holds." in answer.text
@@ -384,3 +411,184 @@ async def test_addresses_that_are_no_page_say_so(member: httpx.AsyncClient, path
     answer = await member.get(path)
     assert answer.status_code in (404, 405)
     assert "<h1>" in answer.text
+
+
+async def test_one_s_own_sessions_are_shown_and_ended(member: httpx.AsyncClient, api: PublicApi):
+    text = await text_of(member, "/settings/account")
+    assert "this browser" in text
+    assert "203.0.113.9" in text
+    answer = await send(member, f"/settings/account/sessions/{SESSION}/end")
+    assert "That session is ended." in await text_of(member, answer.headers["location"])
+    assert api.settings.last() == ("DELETE", f"/api/v1/sessions/{SESSION}", None)
+    await send(member, "/settings/account/sessions/end-others")
+    assert api.settings.last() == ("DELETE", "/api/v1/sessions", None)
+
+
+async def test_operators_have_an_account_without_choosing_a_tenant(
+    operator: httpx.AsyncClient, api: PublicApi
+):
+    await text_of(operator, "/settings/account")
+    assert "x-tenant-id" not in api.calls_of("/api/v1/sessions")[-1]
+
+
+async def test_the_password_is_changed_with_the_present_one(
+    member: httpx.AsyncClient, api: PublicApi
+):
+    path = "/settings/account/password"
+    unlike = await send(member, path, {"old": "old", "new": "a long one", "again": "another"})
+    assert unlike.status_code == 422
+    assert "differently" in unlike.text
+    assert api.settings.told == []
+    wrong = await send(member, path, {"old": "guess", "new": "a long one", "again": "a long one"})
+    assert wrong.status_code == 401
+    assert "The old password is wrong." in wrong.text
+    assert "a long one" not in wrong.text
+    right = await send(member, path, {"old": "old", "new": "a long one", "again": "a long one"})
+    assert right.headers["location"].endswith("done=password_changed")
+    body = {"old_password": "old", "new_password": "a long one"}
+    assert api.settings.last() == ("PUT", "/api/v1/session/password", body)
+
+
+async def test_the_stripe_page_shows_how_it_is_connected(member: httpx.AsyncClient):
+    text = await text_of(member, "/settings/stripe")
+    shown = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", text))
+    for part in (
+        "Connected to Stripe: acct_sim_9",
+        "key valid",
+        "webhook registered",
+        "ends in 9002 , version 2",
+        "ends in 9001 , version 1",
+        "Revoke it now.",
+        "Whoever holds that key can charge.",
+        "Last webhook received none yet",
+    ):
+        assert part in shown
+
+
+async def test_keys_are_sent_on_and_never_shown_again(member: httpx.AsyncClient, api: PublicApi):
+    form = {
+        "secret_key": " sk_test_crown_jewel ",
+        "publishable_key": "pk_test_1",
+        "webhook_secret": "whsec_jewel",
+        "overlap": "3600",
+        "confirm_account_change": "yes",
+        "once": "0192f0c1-0000",
+    }
+    kept = await send(member, "/settings/stripe/keys", dict(form))
+    assert kept.status_code == 200
+    assert WEBHOOK_URL in kept.text
+    assert "jewel" not in kept.text
+    assert kept.headers["cache-control"] == "no-store"
+    assert api.settings.last() == (
+        "POST",
+        "/api/v1/billing/config",
+        {
+            "stripe_secret_key": "sk_test_crown_jewel",
+            "stripe_publishable_key": "pk_test_1",
+            "webhook_secret": "whsec_jewel",
+            "overlap_seconds": 3600,
+            "confirm_account_change": True,
+        },
+    )
+    await send(member, "/settings/stripe/keys", {"publishable_key": "pk_test_2"})
+    assert api.settings.last()[2] == {"stripe_publishable_key": "pk_test_2"}
+
+
+async def test_a_key_that_does_not_work_is_told_and_not_repeated(
+    member: httpx.AsyncClient, api: PublicApi
+):
+    api.settings.config = None
+    assert "Enter keys of your account" in await text_of(member, "/settings/stripe")
+    answer = await send(member, "/settings/stripe/keys", {"secret_key": "pk_test_oops"})
+    assert answer.status_code == 400
+    assert "Give the secret key." in answer.text
+    assert "pk_test_oops" not in answer.text
+
+
+async def test_a_connection_is_switched_off_and_on(member: httpx.AsyncClient, api: PublicApi):
+    await send(member, "/settings/stripe/switch")
+    assert api.settings.last() == ("PATCH", "/api/v1/billing/config", {"is_active": False})
+    api.settings.config = billing_config(is_active=False)
+    assert "switched off" in await text_of(member, "/settings/stripe")
+    await send(member, "/settings/stripe/switch", {"active": "yes"})
+    assert api.settings.last() == ("PATCH", "/api/v1/billing/config", {"is_active": True})
+
+
+async def test_settings_are_edited_as_json_against_the_version_that_was_read(
+    member: httpx.AsyncClient, api: PublicApi
+):
+    text = await text_of(member, "/settings/configuration/billing")
+    assert "&#34;net_terms_days&#34;: 14" in text
+    assert "From an invoice&#39;s date on." in text
+    assert "Version 2" in text
+    form = {"values": '{"net_terms_days": 7, "x": 0.1}', "version": "3"}
+    saved = await send(member, "/settings/configuration/billing", dict(form))
+    assert saved.headers["location"].endswith("done=configuration_saved")
+    method, path, body, headers = api.settings.told[-1]
+    assert (method, path) == ("PUT", "/api/v1/tenants/acme/config/billing")
+    assert body == {"values": {"net_terms_days": 7, "x": 0.1}}
+    assert headers["if-match"] == '"3"'
+
+
+async def test_a_conflict_keeps_what_was_typed_and_shows_what_holds(member: httpx.AsyncClient):
+    form = {"values": '{"net_terms_days": 99}', "version": "2"}
+    answer = await send(member, "/settings/configuration/billing", dict(form))
+    assert answer.status_code == 412
+    assert "Somebody else changed these settings" in answer.text
+    assert "{&#34;net_terms_days&#34;: 99}" in answer.text, "what was typed"
+    assert 'name="version" value="3"' in answer.text, "saving again is meant"
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[1]", '"x"', '{"a": NaN}', '{"a": "\\ud800"}', '{"a":' * 1_500, "1" * 5_000]
+)
+async def test_what_is_no_json_object_is_told(member: httpx.AsyncClient, api: PublicApi, text: str):
+    answer = await send(member, "/settings/configuration/billing", {"values": text})
+    assert answer.status_code == 422
+    assert 'role="alert"' in answer.text
+    assert api.settings.told == []
+
+
+async def test_settings_of_one_s_own_have_an_address(member: httpx.AsyncClient):
+    answer = await member.get("/settings/configuration/custom?name=shop")
+    assert answer.headers["location"] == "/settings/configuration/custom.shop?tenant=acme"
+    await text_of(member, "/settings/configuration/custom?name=a/b", 404)
+
+
+async def test_operators_edit_what_only_they_set(operator: httpx.AsyncClient):
+    assert "Only the platform" not in await text_of(
+        operator, "/settings/configuration/fees?tenant=acme"
+    )
+
+
+async def test_members_read_what_only_operators_set(member: httpx.AsyncClient):
+    text = await text_of(member, "/settings/configuration/fees")
+    assert "Only the platform" in text
+    assert "<textarea" not in text
+
+
+async def test_the_checklist_says_what_to_do_and_opens_live_mode(
+    member: httpx.AsyncClient, api: PublicApi
+):
+    text = await text_of(member, "/settings/configuration")
+    assert "Choose a plan." in text
+    assert 'name="reasons"' not in text, "only operators waive"
+    form = {"confirm_free_plan": "yes"}
+    answer = await send(member, "/settings/configuration/live", dict(form))
+    assert answer.headers["location"].endswith("done=went_live")
+    assert api.settings.last() == (
+        "POST",
+        "/api/v1/tenants/acme/live",
+        {"confirm_free_plan": True, "waive": []},
+    )
+    api.settings.live = True
+    assert "Live mode is open since" in await text_of(member, "/settings/configuration")
+
+
+async def test_an_operator_waives_items_with_reasons(operator: httpx.AsyncClient, api: PublicApi):
+    text = await text_of(operator, "/settings/configuration?tenant=acme")
+    assert text.count('name="reasons"') == 2
+    form = {"items": ["plan_chosen", "tax_region_set"], "reasons": ["", "exempt"]}
+    await send(operator, "/settings/configuration/live?tenant=acme", dict(form))
+    waived = [{"item": "tax_region_set", "reason": "exempt"}]
+    assert api.settings.last()[2] == {"confirm_free_plan": False, "waive": waived}
