@@ -8,6 +8,7 @@ from libs.contracts.envelope import Mode
 from libs.contracts.tenants import (
     ApiKeyRecord,
     AssertionKey,
+    ConfigRecord,
     MemberRevocation,
     StripeIds,
     TenantSnapshot,
@@ -15,7 +16,14 @@ from libs.contracts.tenants import (
 from libs.db.pool import Row, Tx
 from libs.db.tenant import Scope
 from libs.messaging.outbox import emit
-from services.tenants import connections, store_keys, store_members, store_people, store_tenants
+from services.tenants import (
+    connections,
+    store_configuration,
+    store_keys,
+    store_members,
+    store_people,
+    store_tenants,
+)
 
 ENDED_KEYS_MAX = 100
 """Revoked and expired keys still told of; an older one is unknown, which is as good as revoked."""
@@ -60,6 +68,11 @@ async def publish(tx: Tx, at: datetime) -> int:
         ),
         tax_region=tenant["tax_region"],
         connections=tuple(await connections.read_connections(tx)),
+        config=tuple(
+            ConfigRecord(namespace=row["namespace"], version=row["version"], values=row["content"])
+            for row in await store_configuration.read_current(tx)
+            if row["content"]
+        ),
         live_since=tenant["live_since"],
     )
     emit(tx, snapshot, effective_at=at)
