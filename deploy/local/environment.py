@@ -68,6 +68,7 @@ def settle(
     process_environment: Mapping[str, str],
     admin_password: str,
     port_base: int | None = None,
+    master_keys_file: Path | None = None,
 ) -> Settled:
     """Choose every variable of the next run.
 
@@ -76,6 +77,8 @@ def settle(
         process_environment: the user's environment; other programs' variables are ignored.
         admin_password: of the stack's own Postgres.
         port_base: where a second stack's ports begin; the laptop stack has its fixed defaults.
+        master_keys_file: where the stack keeps its master keys, unless the user gives them; without
+            it they stand in a variable.
 
     Raises:
         StackError: an explicitly set port is taken, or what the user set contradicts itself.
@@ -87,7 +90,8 @@ def settle(
     }
     explicit = last.explicit(ours)
     in_config_file = _config_file_values(ours)
-    return _Settling(last, explicit, in_config_file, admin_password, port_base).settle()
+    settling = _Settling(last, explicit, in_config_file, admin_password, port_base)
+    return settling.settle(master_keys_file)
 
 
 class _Settling:
@@ -118,7 +122,7 @@ class _Settling:
         self.ports = PortChooser()
         self.values: dict[str, str] = {}
 
-    def settle(self) -> Settled:
+    def settle(self, master_keys_file: Path | None) -> Settled:
         own_postgres = "SLUICE_POSTGRES" not in self.explicit
         own_kafka = "SLUICE_KAFKA" not in self.explicit
         base = self.explicit.get("SLUICE_STRIPE_API_BASE")
@@ -130,6 +134,7 @@ class _Settling:
         self._services(ports)
         self._stripe(base)
         self._secrets()
+        self._master_keys(master_keys_file)
         self.values["SLUICE_PLATFORM_FALLBACK"] = self.explicit.get(
             "SLUICE_PLATFORM_FALLBACK"
         ) or self.in_config_file.get("SLUICE_PLATFORM_FALLBACK", "test")
@@ -252,6 +257,13 @@ class _Settling:
             }
         elif not key:
             raise StackError("SLUICE_STRIPE_API_BASE is set: set STRIPE_SECRET_KEY as well.")
+        connect = self._given("STRIPE_CONNECT_WEBHOOK_SECRET")
+        if base is None or connect:
+            self.values["STRIPE_CONNECT_WEBHOOK_SECRET"] = (
+                connect
+                or self.ours_last.get("STRIPE_CONNECT_WEBHOOK_SECRET")
+                or "whsec_" + secrets.token_hex(24)
+            )
         webhook = self._given("STRIPE_WEBHOOK_SECRET")
         self.values["STRIPE_SECRET_KEY"] = (
             key or self.ours_last.get("STRIPE_SECRET_KEY") or "sk_test_" + secrets.token_hex(24)
@@ -272,13 +284,22 @@ class _Settling:
     def _secrets(self) -> None:
         self.values |= {
             "SLUICE_KEY_PEPPER": self._kept("SLUICE_KEY_PEPPER", _base64(32)),
-            "SLUICE_MASTER_KEYS": self._kept("SLUICE_MASTER_KEYS", f"k1:{_base64(32)}"),
             "SLUICE_OPERATOR_KEY": self._kept("SLUICE_OPERATOR_KEY", apikeys.generate("test").key),
             "SLUICE_OPERATOR_EMAIL": self._kept("SLUICE_OPERATOR_EMAIL", OPERATOR_EMAIL),
             "SLUICE_OPERATOR_PASSWORD": self._kept(
                 "SLUICE_OPERATOR_PASSWORD", secrets.token_urlsafe(18)
             ),
         }
+
+    def _master_keys(self, file: Path | None) -> None:
+        if "SLUICE_MASTER_KEYS_FILE" in self.explicit:
+            return
+        if file is not None and "SLUICE_MASTER_KEYS" not in self.explicit:
+            self.values["SLUICE_MASTER_KEYS_FILE"] = str(file)
+        else:
+            self.values["SLUICE_MASTER_KEYS"] = self._kept(
+                "SLUICE_MASTER_KEYS", f"k1:{_base64(32)}"
+            )
 
 
 def _base64(size_bytes: int) -> str:

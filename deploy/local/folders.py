@@ -50,6 +50,11 @@ class Folders:
         return self.root / "logs"
 
     @property
+    def master_keys(self) -> Path:
+        """The master keys; without them the stack's sealed values are lost."""
+        return self.root / "data" / "master-keys"
+
+    @property
     def postgres(self) -> Path:
         """Postgres' data folder."""
         return self.root / "data" / "postgres"

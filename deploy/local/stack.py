@@ -37,6 +37,7 @@ from deploy.local.folders import (
     write_atomically,
 )
 from deploy.local.logs import tail
+from deploy.local.master_keys import keep_master_keys
 from deploy.local.packages import package_folder
 from deploy.local.plan import code_version, plan, services_present
 from deploy.local.process import end, is_alive, kill_members
@@ -174,9 +175,12 @@ class Stack:
             )
         progress("choosing ports")
         password = self._admin_password()
+        last = read_env(folders.env)
         settled = settle(
-            read_env(folders.env), self._process_environment, password, self._port_base
+            last, self._process_environment, password, self._port_base, folders.master_keys
         )
+        if settled.env.values.get("SLUICE_MASTER_KEYS_FILE") == str(folders.master_keys):
+            keep_master_keys(folders.master_keys, last.values.get("SLUICE_MASTER_KEYS"))
         _require_packages(settled)
         write_env(folders.env, settled.env)
         if settled.own_postgres:

@@ -84,7 +84,7 @@ async def shred(tx: Tx, confirmation: str, actor: str, at: datetime) -> Shredded
             action="tenant.shredded",
             actor=actor,
             object_id=str(tenant_id),
-            after={"data_keys": shredded.data_keys, "secrets": shredded.secrets},
+            after={"data_keys": shredded.data_keys, "values": shredded.secrets},
         ),
         effective_at=at,
     )
