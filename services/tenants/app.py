@@ -16,17 +16,20 @@ from libs.web.auth import Gate
 from libs.web.serve import create_app, serve
 from services.tenants import (
     jobs,
+    personal,
     routes_account,
     routes_audit,
     routes_clock,
     routes_config,
-    routes_details,
     routes_connect,
     routes_configuration,
+    routes_details,
     routes_invitations,
     routes_keys,
     routes_live,
     routes_members,
+    routes_oidc,
+    routes_personal_data,
     routes_rotation,
     routes_sessions,
     routes_teams,
@@ -43,6 +46,7 @@ from services.tenants.stripe_api import open_stripe
 def build() -> FastAPI:
     """The application, from settings to routes."""
     settings = load(Settings)
+    personal.unlock(settings.key_pepper_bytes)
     health = Health()
 
     @asynccontextmanager
@@ -67,6 +71,7 @@ def build() -> FastAPI:
             every_seconds=60,
         )
         runtime.add_job("prune", partial(jobs.prune, database), every_seconds=30)
+        runtime.add_job("seal_people", partial(jobs.seal_people, database), every_seconds=5)
         runtime.add_job(
             "anchor_audit", partial(jobs.anchor_audit, database, settings), every_seconds=1
         )
@@ -90,14 +95,17 @@ def build() -> FastAPI:
             routes_details.router,
             routes_keys.router,
             routes_config.router,
+            routes_connect.router,
             routes_live.router,
+            routes_configuration.router,
             routes_clock.router,
             routes_sessions.router,
             routes_account.router,
+            routes_oidc.router,
             routes_members.router,
             routes_invitations.router,
             routes_teams.router,
-            routes_configuration.router,
+            routes_personal_data.router,
             routes_audit.router,
             routes_rotation.router,
         ],

@@ -101,9 +101,23 @@ async def follow_account(tx: Tx, fact: StripeAccountChanged, at: datetime) -> No
     await take_health(tx, row, values, at)
 
 
+def is_being_onboarded(row: Row) -> bool:
+    """Whether the account was made by an account link and is not connected yet.
+
+    A start by OAuth is pending too, but knows no account, or one that was left before it.
+    """
+    return bool(
+        row["status"] == "PENDING"
+        and row["account_id"] is not None
+        and row["health_at"] is not None
+        and row["pending_since"] is not None
+        and row["health_at"] >= row["pending_since"]
+    )
+
+
 async def take_health(tx: Tx, row: Row, values: dict[str, Any], at: datetime) -> None:
     """Set what Stripe says of the account, and tell what is new in it."""
-    connected = row["status"] == "PENDING" and values["details_submitted"]
+    connected = is_being_onboarded(row) and values["details_submitted"]
     if connected:
         values |= {"status": "CONNECTED", "connected_at": at, "pending_since": None}
         values["key_check_due_at"] = at

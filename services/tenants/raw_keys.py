@@ -248,7 +248,8 @@ async def _account_values(tx: Tx, row: Row, change: Change, at: datetime) -> dic
         "revoked_at": None,
         "pending_since": None,
     }
-    health, known = change.proof.health, row["account_id"]
+    health = change.proof.health
+    known = row["account_id"] if row["connected_at"] is not None else None
     if health is None:
         if known is not None and not change.confirm_account_change:
             raise AccountUnknownError

@@ -117,6 +117,16 @@ async def claim_account(tx: Tx, account_id: str) -> bool:
     )
 
 
+async def release_account(tx: Tx, account_id: str) -> None:
+    """Give up one account of the tenant in scope."""
+    await tx.execute(
+        "delete from stripe_account_owner where tenant_id = $1 and mode = $2 and account_id = $3",
+        tx.tenant_id,
+        tx.mode,
+        account_id,
+    )
+
+
 async def release_accounts(tx: Tx) -> None:
     """Give up every account that the tenant in scope has in this mode."""
     await tx.execute(

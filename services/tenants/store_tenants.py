@@ -23,8 +23,12 @@ _SHOWN = """
             (select o.stripe_id from stripe_object o
              where o.tenant_id = t.tenant_id and o.mode = $1 and o.kind = 'subscription'
                and o.customer_id = t.self_customer_id
-             order by o.linked_at desc, o.stripe_id desc limit 1)) as stripe_subscription_id
+             order by o.linked_at desc, o.stripe_id desc limit 1)) as stripe_subscription_id,
+        c.account_id as stripe_account_id,
+        coalesce(c.status, 'NOT_CONNECTED') as stripe_onboarding_status,
+        c.kind as stripe_account_type
     from tenant t
+    left join stripe_connection c on c.tenant_id = t.tenant_id and c.mode = $1
 """
 
 

@@ -17,10 +17,16 @@ from libs.web.auth import Requires
 
 PUBLIC: Mapping[str, str] = {
     "POST /api/webhooks/stripe": "Stripe signs its webhooks; nothing is read before the signature",
+    "POST /api/webhooks/stripe/{token}": "a tenant's own Stripe signs; nobody else is heard",
     "POST /api/v1/billing/webhook": "the same endpoint under its other address",
+    "GET /api/v1/connect/callback": "Stripe sends a browser back; the state is the proof, good once",
+    "GET /api/v1/connect/return": "the same after onboarding; only looks at the account again",
+    "GET /api/v1/connect/refresh": "the same where the onboarding address was too old",
     "POST /api/v1/session": "signs in: the e-mail and password are the proof",
     "DELETE /api/v1/session": "signs out: the session's own secret is the proof",
     "POST /api/v1/session/assertion": "the session's own secret is the proof",
+    "GET /api/v1/session/oidc/start": "begins to sign in: nobody is known yet",
+    "GET /api/v1/session/oidc/callback": "signs in: the provider's word for this browser is the proof",
     "POST /api/v1/invitations/accept": "the invitation's token is the proof",
 }
 """Routes of the API that anybody may call. Pages of the console answer to its session instead."""

@@ -1,0 +1,204 @@
+"""Stripe Connect by OAuth, and disconnecting, however the account was connected.
+
+Only the account's id is kept of what Stripe gives; its tokens are dropped.
+"""
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import structlog
+
+from libs.clock import utc_now
+from libs.contracts.envelope import Mode
+from libs.db.pool import Row, Tx
+from services.tenants import (
+    connection_states,
+    raw_keys,
+    secrets,
+    snapshot,
+    store_secrets,
+    store_tenants,
+    webhooks,
+)
+from services.tenants import store_connections as store
+from services.tenants.connect_states import Start, WayBack, keep_state, pend, unpend, use
+from services.tenants.means import Means
+from services.tenants.stripe_api import Health, NotConfiguredError, StripeAwayError, StripeError
+
+log = structlog.get_logger()
+
+
+class NotConnectedError(Exception):
+    """There is nothing to disconnect."""
+
+
+class ConnectRefusedError(Exception):
+    """Stripe, or we, did not let the account be connected; `code` is stable."""
+
+    def __init__(self, code: str, return_to: str) -> None:
+        self.code = code
+        self.return_to = return_to
+        super().__init__(code)
+
+
+async def begin(means: Means, tenant_id: UUID, mode: Mode, start: Start) -> str:
+    """Where to send the owner of a Standard account.
+
+    Raises:
+        NotConfiguredError: the platform has no key of this mode, or no client id.
+        TooManyStartsError.
+    """
+    means.stripe.platform(mode)
+    back = WayBack.make(tenant_id, mode)
+    redirect = f"{means.settings.origin_url}/api/v1/connect/callback"
+    url = means.stripe.authorize_url(back.text, redirect, None)
+    async with means.database.tenant(tenant_id, mode) as tx:
+        now = utc_now()
+        await store_tenants.lock_tenant(tx)
+        await keep_state(tx, back, "oauth", start, now)
+        await pend(tx, "CONNECT_STANDARD", start.actor, now)
+    return url
+
+
+async def finish(
+    means: Means,
+    state_text: str,
+    *,
+    code: str | None,
+    denied: bool,
+    session_id: UUID | None,
+) -> tuple[UUID, str]:
+    """Connect the account whose owner agreed: the tenant, and the path to be shown.
+
+    Raises:
+        StateRefusedError: nothing was done.
+        ConnectRefusedError: nothing is connected that was not before.
+    """
+    back, state = await use(means, state_text, "oauth", session_id)
+    return_to: str = state["return_to"]
+    if denied or code is None:
+        await unpend(means, back, state["actor"])
+        raise ConnectRefusedError("connect_denied", return_to)
+    try:
+        account_id, live = await means.stripe.exchange_code(back.mode, code)
+        health = await means.stripe.connected_account(back.mode, account_id)
+    except (StripeAwayError, NotConfiguredError):
+        await unpend(means, back, state["actor"])
+        raise ConnectRefusedError("stripe_unavailable", return_to) from None
+    except StripeError:
+        await unpend(means, back, state["actor"])
+        raise ConnectRefusedError("connect_code_refused", return_to) from None
+    refusal = None
+    if live != (back.mode == "live"):
+        refusal = "connect_wrong_mode"
+    elif account_id == await means.stripe.platform_account():
+        refusal = "connect_platform_account"
+    else:
+        async with means.database.tenant(back.tenant_id, back.mode) as tx:
+            refusal = await _accept(tx, state, health, utc_now())
+    if refusal is not None:
+        if refusal in ("connect_wrong_mode", "stripe_account_differs"):
+            await _give_back(means, back.mode, account_id)
+        await unpend(means, back, state["actor"])
+        raise ConnectRefusedError(refusal, return_to)
+    return back.tenant_id, return_to
+
+
+async def _accept(tx: Tx, state: Row, health: Health, at: datetime) -> str | None:
+    """Connect the account, or say why not."""
+    await store_tenants.lock_tenant(tx)
+    row = await store.find_connection(tx)
+    assert row is not None, "starting entered it"
+    known = row["account_id"] if row["connected_at"] is not None else None
+    moved = known is not None and known != health.account_id
+    if not await store.claim_account(tx, health.account_id):
+        return "stripe_account_taken"
+    if moved and not state["confirm_account_change"]:
+        await store.release_account(tx, health.account_id)
+        return "stripe_account_differs"
+    values: dict[str, Any] = {
+        "kind": "CONNECT_STANDARD",
+        "status": "CONNECTED",
+        "is_active": True,
+        "limited": False,
+        "publishable_key": None,
+        "key_valid": True,
+        "key_failure": None,
+        "key_checked_at": at,
+        "key_check_due_at": at + raw_keys.CHECK_EVERY,
+        "webhook_state": "none",
+        "webhook_failure": None,
+        "webhook_due_at": None,
+        "webhook_endpoint_id": None,
+        "webhook_token_hashes": [],
+        "connected_at": at,
+        "pending_since": None,
+        "revoked_at": None,
+    }
+    # Connect needs no key of the tenant's: what was kept goes.
+    taken = await store_secrets.archive(
+        tx, row["connection_id"], at=at, states=("current", "previous")
+    )
+    await store.update_connection(tx, at, **(values | raw_keys.health_values(health, at)))
+    if taken:
+        await secrets.publish_secrets(tx, at)
+    await connection_states.tell(tx, "stripe_connection.connected", row, state["actor"], at)
+    await snapshot.publish(tx, at)
+    return None
+
+
+async def _give_back(means: Means, mode: Mode, account_id: str) -> None:
+    """Give up an access that was granted and is not taken; best effort."""
+    try:
+        await means.stripe.deauthorize(mode, account_id)
+    except (StripeError, NotConfiguredError) as error:
+        log.warning("unwanted_access_not_given_back", account=account_id, error=str(error))
+
+
+async def disconnect(
+    means: Means, tenant_id: UUID, mode: Mode, actor: str, *, release_account: bool
+) -> None:
+    """End the connection, at Stripe first; done already: nothing.
+
+    Args:
+        release_account: let another tenant connect the account; its history stays here.
+
+    Raises:
+        NotConnectedError: there never was one.
+        StripeAwayError, NotConfiguredError: nothing was done.
+    """
+    async with means.database.tenant(tenant_id, mode) as tx:
+        row = await store.find_connection(tx)
+        if row is None or row["status"] == "NOT_CONNECTED":
+            raise NotConnectedError
+        key = await store_secrets.find_current(tx, row["connection_id"], "stripe_secret_key")
+    if row["status"] in ("CONNECTED", "PENDING"):
+        await _leave(means, row, key)
+    async with means.database.tenant(tenant_id, mode) as tx:
+        now = utc_now()
+        await store_tenants.lock_tenant(tx)
+        row = await store.find_connection(tx)
+        assert row is not None, "a connection is never deleted"
+        if row["status"] != "REVOKED":
+            await connection_states.revoke(tx, row, actor, now)
+        if release_account:
+            await store.release_accounts(tx)
+            await store.update_connection(tx, now, account_id=None)
+            await connection_states.tell(tx, "stripe_connection.released", row, actor, now)
+            await snapshot.publish(tx, now)
+
+
+async def _leave(means: Means, row: Row, key: Row | None) -> None:
+    """Tell Stripe; that it knows already, or does not let us, is no reason to stay."""
+    try:
+        if row["kind"] == "RAW_KEYS":
+            if row["webhook_endpoint_id"] is not None:
+                identity = await means.identity_of(row, key)
+                await means.stripe.remove_webhooks(identity, webhooks.metadata_of(row))
+        elif row["account_id"] is not None:
+            await means.stripe.deauthorize(row["mode"], row["account_id"])
+    except StripeAwayError:
+        raise
+    except StripeError as error:
+        log.info("disconnected_at_stripe_already", code=error.code)
