@@ -25,6 +25,7 @@ WRONG_PASSWORD = "wrong_password"  # noqa: S105 - a problem's code
 
 DONE: Mapping[str, str] = {
     "key_revoked": "The key is revoked. It is refused everywhere within two seconds.",
+    "stripe_disconnected": "The account is disconnected, at Stripe and here. Its history stays.",
     "member_changed": "The member is changed; known everywhere within two seconds.",
     "member_removed": "The member is removed, and may nothing here within two seconds.",
     "invitation_withdrawn": "The invitation is withdrawn. Its link is worth nothing now.",

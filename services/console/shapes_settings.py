@@ -179,6 +179,30 @@ class BillingConfig(Answer):
     updated_at: datetime
 
 
+class ConnectionHealth(Answer):
+    """Whether the tenant's own Stripe account in the mode in view is well."""
+
+    connected: bool
+    status: str
+    kind: str | None = None
+    is_active: bool
+    stripe_account_id: str | None = None
+    charges_enabled: bool
+    payouts_enabled: bool
+    requirements_due: list[str]
+    disabled_reason: str | None = None
+    key_valid: bool
+    last_webhook_at: datetime | None = None
+    checked_at: datetime | None = None
+    problems: list[str]
+
+
+class Started(Answer):
+    """Where the owner of an account goes on at Stripe."""
+
+    url: str
+
+
 class OwnSession(Answer):
     """A session of the person who looks."""
 

@@ -168,6 +168,31 @@ def billing_config(**changes: Any) -> dict[str, Any]:
     } | changes
 
 
+def health(**changes: Any) -> dict[str, Any]:
+    """A connection that Stripe wants to know more of."""
+    return {
+        "mode": "test",
+        "connected": True,
+        "status": "CONNECTED",
+        "kind": "RAW_KEYS",
+        "is_active": True,
+        "stripe_account_id": "acct_sim_9",
+        "charges_enabled": True,
+        "payouts_enabled": False,
+        "requirements_due": ["individual.id_number"],
+        "disabled_reason": None,
+        "key_valid": True,
+        "last_webhook_at": LATER,
+        "checked_at": LATER,
+        "problems": ["The account is not paid out."],
+    } | changes
+
+
+NOT_CONNECTED = health(
+    status="NOT_CONNECTED", connected=False, kind=None, is_active=False, stripe_account_id=None
+)
+
+
 def configuration(**changes: Any) -> dict[str, Any]:
     """A namespace that the tenant has set something in."""
     return {
@@ -194,6 +219,8 @@ class SettingsApi:
     def __init__(self) -> None:
         self.told: list[tuple[str, str, Any, dict[str, str]]] = []
         self.chain_broken = False
+        self.health = health()
+        self.stripe_url = "https://connect.stripe.com/oauth/authorize?state=x"
         self.config: dict[str, Any] | None = billing_config()
         self.live = False
 
@@ -343,7 +370,17 @@ class SettingsApi:
             webhook = billing_config()["webhook"] | {"url": WEBHOOK_URL}
             return JSONResponse(billing_config(webhook=webhook), 201)
 
+        @app.get("/api/v1/connect/health")
+        async def connection_health() -> JSONResponse:
+            return JSONResponse(self.health)
+
+        @app.post("/api/v1/connect/start")
+        async def start(request: Request) -> JSONResponse:
+            await self._note(request)
+            return JSONResponse({"url": self.stripe_url})
+
         self._changes(app, "/api/v1/billing/config", "PATCH")
+        self._changes(app, "/api/v1/connect/disconnect", "POST")
 
     def _configuration(self, app: FastAPI) -> None:
         base = "/api/v1/tenants/acme/config"

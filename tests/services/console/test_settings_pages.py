@@ -14,12 +14,13 @@ from tests.services.console.settings_api import (
     INVITATION,
     KEY,
     LINK,
+    NOT_CONNECTED,
     OTHER_USER,
     SECRET,
     SESSION,
     TEAM,
     WEBHOOK_URL,
-    billing_config,
+    health,
 )
 
 PAGES = [
@@ -50,6 +51,8 @@ FORMS = [
     (f"/settings/teams/{TEAM}/members/{OTHER_USER}/remove", {}),
     ("/settings/stripe/keys", {"secret_key": "sk_test_x"}),
     ("/settings/stripe/switch", {}),
+    ("/settings/stripe/connect", {}),
+    ("/settings/stripe/disconnect", {}),
     ("/settings/configuration/billing", {"values": "{}", "version": "3"}),
     ("/settings/configuration/live", {}),
     (f"/settings/account/sessions/{SESSION}/end", {}),
@@ -73,6 +76,8 @@ API_OF = {
     ),
     "/settings/stripe/keys": "/api/v1/billing/config",
     "/settings/stripe/switch": "/api/v1/billing/config",
+    "/settings/stripe/connect": "/api/v1/connect/start",
+    "/settings/stripe/disconnect": "/api/v1/connect/disconnect",
     "/settings/configuration/billing": "/api/v1/tenants/acme/config/billing",
     "/settings/configuration/live": "/api/v1/tenants/acme/live",
     f"/settings/account/sessions/{SESSION}/end": f"/api/v1/sessions/{SESSION}",
@@ -460,7 +465,12 @@ async def test_the_stripe_page_shows_how_it_is_connected(member: httpx.AsyncClie
         "ends in 9001 , version 1",
         "Revoke it now.",
         "Whoever holds that key can charge.",
-        "Last webhook received none yet",
+        "Last webhook received 2026-03-01 12:30 UTC",
+        "charges enabled",
+        "payouts not enabled",
+        "Stripe wants to know more",
+        "Stripe asks for individual.id number",
+        "The account is not paid out.",
     ):
         assert part in shown
 
@@ -497,8 +507,8 @@ async def test_keys_are_sent_on_and_never_shown_again(member: httpx.AsyncClient,
 async def test_a_key_that_does_not_work_is_told_and_not_repeated(
     member: httpx.AsyncClient, api: PublicApi
 ):
-    api.settings.config = None
-    assert "Enter keys of your account" in await text_of(member, "/settings/stripe")
+    api.settings.config, api.settings.health = None, NOT_CONNECTED
+    assert "Enter keys instead" in await text_of(member, "/settings/stripe")
     answer = await send(member, "/settings/stripe/keys", {"secret_key": "pk_test_oops"})
     assert answer.status_code == 400
     assert "Give the secret key." in answer.text
@@ -508,10 +518,67 @@ async def test_a_key_that_does_not_work_is_told_and_not_repeated(
 async def test_a_connection_is_switched_off_and_on(member: httpx.AsyncClient, api: PublicApi):
     await send(member, "/settings/stripe/switch")
     assert api.settings.last() == ("PATCH", "/api/v1/billing/config", {"is_active": False})
-    api.settings.config = billing_config(is_active=False)
+    api.settings.health = health(is_active=False)
     assert "switched off" in await text_of(member, "/settings/stripe")
     await send(member, "/settings/stripe/switch", {"active": "yes"})
     assert api.settings.last() == ("PATCH", "/api/v1/billing/config", {"is_active": True})
+
+
+async def test_the_owner_is_led_to_stripe_and_back(member: httpx.AsyncClient, api: PublicApi):
+    api.settings.config, api.settings.health = None, NOT_CONNECTED
+    assert "Connect with Stripe" in await text_of(member, "/settings/stripe")
+    answer = await send(member, "/settings/stripe/connect", {"kind": "oauth"})
+    assert answer.status_code == 200
+    url = "https://connect.stripe.com/oauth/authorize?state=x"
+    assert f'<meta http-equiv="refresh" content="0;url={url}">' in answer.text
+    assert f'href="{url}"' in answer.text
+    assert api.settings.last() == (
+        "POST",
+        "/api/v1/connect/start",
+        {
+            "kind": "oauth",
+            "account_type": "standard",
+            "return_to": "/settings/stripe?tenant=acme",
+            "confirm_account_change": False,
+        },
+    )
+    api.settings.stripe_url = "javascript:alert(1)"
+    refused = await send(member, "/settings/stripe/connect", {"kind": "oauth"})
+    assert refused.status_code == 502
+    assert "javascript:" not in refused.text
+
+
+@pytest.mark.parametrize(
+    ("code", "sentence", "role"),
+    [
+        ("connected", "The account is connected.", "status"),
+        ("connect_denied", "did not agree", "alert"),
+        ("stripe_account_taken", "connected to another tenant", "alert"),
+        ("<b>you won", None, None),
+    ],
+)
+async def test_whoever_comes_back_from_stripe_reads_how_it_went(
+    member: httpx.AsyncClient, code: str, sentence: str | None, role: str | None
+):
+    answer = await member.get("/settings/stripe", params={"connect": code})
+    assert "you won" not in answer.text
+    if sentence is None:
+        assert "notice calm" not in answer.text
+        assert 'role="alert"' not in answer.text
+    else:
+        assert sentence in answer.text
+        assert f'role="{role}">' in answer.text
+
+
+async def test_an_account_is_disconnected(member: httpx.AsyncClient, api: PublicApi):
+    answer = await send(member, "/settings/stripe/disconnect", {"release": "yes"})
+    assert answer.headers["location"].endswith("done=stripe_disconnected")
+    body = {"release_account": True}
+    assert api.settings.last() == ("POST", "/api/v1/connect/disconnect", body)
+    api.settings.health = health(status="REVOKED", connected=False)
+    text = await text_of(member, "/settings/stripe")
+    assert "Disconnected from Stripe" in text
+    assert "Another account than acct_sim_9" in text
 
 
 async def test_settings_are_edited_as_json_against_the_version_that_was_read(
