@@ -3,7 +3,7 @@
 from typing import Annotated, ClassVar
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, SecretStr, StringConstraints
+from pydantic import AfterValidator, Field, SecretStr, StringConstraints, model_validator
 
 from libs.crypto import apikeys
 from libs.crypto.settings import SealingSettings
@@ -12,6 +12,7 @@ from libs.settings import ServiceSettings, StripeSettings
 from services.tenants.people import EmailAddress
 
 SESSION_COOKIE = "sluice_session"
+OIDC_COOKIE = "sluice_oidc"
 STRIPE_API_VERSION = "2026-10-28.endive"
 
 
@@ -19,6 +20,16 @@ def _check_operator_key(value: SecretStr) -> SecretStr:
     key = apikeys.parse(value.get_secret_value())
     if key is None or key.mode != "test":
         raise ValueError("must be a complete API key of mode test: slk_test_…")
+    return value
+
+
+def _check_issuer(value: str) -> str:
+    parts = urlsplit(value)
+    is_here = parts.scheme == "http" and parts.hostname in ("127.0.0.1", "::1", "localhost")
+    if not parts.hostname or parts.query or parts.fragment or parts.username:
+        raise ValueError("must be an address such as https://accounts.example.com")
+    if parts.scheme != "https" and not is_here:
+        raise ValueError("must begin with https://")
     return value
 
 
@@ -57,6 +68,21 @@ class Settings(SealingSettings, StripeSettings, ServiceSettings):
     stripe_timeout_seconds: float = Field(
         default=10.0, gt=0, le=60, description="how long one call to Stripe may take"
     )
+    oidc_issuer: Annotated[str, AfterValidator(_check_issuer)] | None = Field(
+        default=None,
+        validation_alias="SLUICE_OIDC_ISSUER",
+        description="the OpenID Connect provider people may sign in at, exactly as it names itself",
+    )
+    oidc_client_id: str | None = Field(
+        default=None,
+        validation_alias="SLUICE_OIDC_CLIENT_ID",
+        description="what Sluice is called at the provider; needed with an issuer",
+    )
+    oidc_client_secret: SecretStr | None = Field(
+        default=None,
+        validation_alias="SLUICE_OIDC_CLIENT_SECRET",
+        description="its secret there; without one Sluice is a public client",
+    )
     session_hours: int = Field(
         default=12, ge=1, le=24 * 30, description="how long a session lasts, at most"
     )
@@ -82,6 +108,12 @@ class Settings(SealingSettings, StripeSettings, ServiceSettings):
         """The address Stripe reaches our webhooks at, without a slash at its end."""
         return str(self.stripe_webhook_base or self.origin).rstrip("/")
 
+    @model_validator(mode="after")
+    def _check_oidc(self) -> "Settings":
+        if self.oidc_issuer is not None and not self.oidc_client_id:
+            raise ValueError("SLUICE_OIDC_ISSUER needs SLUICE_OIDC_CLIENT_ID beside it")
+        return self
+
     @property
     def is_https(self) -> bool:
         """Whether the origin is reached over TLS."""
@@ -91,6 +123,11 @@ class Settings(SealingSettings, StripeSettings, ServiceSettings):
     def cookie_name(self) -> str:
         """The session cookie; on https its prefix binds it to this very host (RFC 6265bis, 4.1.3)."""
         return f"__Host-{SESSION_COOKIE}" if self.is_https else SESSION_COOKIE
+
+    @property
+    def oidc_cookie_name(self) -> str:
+        """The cookie that binds a sign-in at the provider to the browser that began it."""
+        return f"__Host-{OIDC_COOKIE}" if self.is_https else OIDC_COOKIE
 
     @property
     def browser_origin(self) -> str:
