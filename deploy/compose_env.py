@@ -33,6 +33,7 @@ def variables() -> dict[str, str]:
         "SLUICE_OPERATOR_PASSWORD": secrets.token_urlsafe(18),
         "STRIPE_SECRET_KEY": "sk_test_" + secrets.token_hex(24),
         "STRIPE_WEBHOOK_SECRET": "whsec_" + secrets.token_hex(24),
+        "STRIPE_CONNECT_WEBHOOK_SECRET": "whsec_" + secrets.token_hex(24),
     }
 
 

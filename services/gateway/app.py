@@ -2,19 +2,21 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from functools import partial
 
 from fastapi import FastAPI
 
 from libs.db.pool import open_database
 from libs.directory.consume import consumers_of
 from libs.directory.local import Directory
+from libs.directory.secrets import Secrets
 from libs.messaging.broker import Runtime
 from libs.observability.health import Health
 from libs.settings import load
 from libs.web.auth import Gate
 from libs.web.limits import Limits
 from libs.web.serve import create_app, serve
-from services.gateway import routes
+from services.gateway import jobs, routes
 from services.gateway.handlers import HANDLERS
 from services.gateway.settings import Settings
 
@@ -33,9 +35,13 @@ def build() -> FastAPI:
         app.state.database, app.state.directory = database, directory
         app.state.gate = Gate(database, directory, settings.key_pepper_bytes)
         app.state.endpoint_secrets = settings.endpoint_secrets()
+        app.state.secrets = Secrets(database, settings.sealing)
         runtime = Runtime(database, settings.kafka, health)
         runtime.add_consumers(consumers_of(database, settings.kafka, HANDLERS, parks=False))
         runtime.add_relay()
+        runtime.add_job(
+            "release_quarantined", partial(jobs.release_quarantined, database), every_seconds=1.0
+        )
         async with runtime.running():
             yield
 

@@ -15,10 +15,12 @@ from libs.contracts.gateway import StripeEventReceived
 from libs.contracts.stripe_sync import PLATFORM_ACCOUNT
 from libs.contracts.tenants import PLATFORM_TENANT_ID
 from libs.db.pool import Database, Tx
-from libs.directory.local import Directory
+from libs.directory.local import Directory, Tenant
 from libs.ids import new_id
+from libs.messaging.key_use import KEY_USES
 from libs.messaging.outbox import emit
 from services.gateway import signature, store
+from services.gateway.endpoints import EndpointSecret, TenantEndpoint
 from services.gateway.stripe_event import StripeEvent, parse
 
 log = structlog.get_logger()
@@ -38,17 +40,8 @@ class SignatureRefusedError(Exception):
     """The signature is missing, wrong or outside the tolerance."""
 
 
-@dataclass(frozen=True)
-class EndpointSecret:
-    """A signing secret, and what may be signed with it: our own events or connected accounts'."""
-
-    value: bytes
-    scope: Literal["platform", "connect"]
-    mode: Mode
-
-    def __repr__(self) -> str:
-        """Say what it is for, never the secret."""
-        return f"EndpointSecret(scope={self.scope!r}, mode={self.mode!r})"
+class OtherAccountError(Exception):
+    """A tenant's secret signed an event that names an account which is not the tenant's."""
 
 
 @dataclass(frozen=True)
@@ -68,13 +61,23 @@ class _Place:
     assignment: Assignment
 
 
+@dataclass(frozen=True)
+class _Taken:
+    """A verified webhook, the account it is of, and why it is kept aside, if it is."""
+
+    webhook: Webhook
+    event: StripeEvent
+    account: str
+    quarantine_reason: str | None
+
+
 async def take(
     webhook: Webhook,
     secrets: Sequence[EndpointSecret],
     database: Database,
     directory: Directory,
 ) -> Outcome:
-    """Verify and keep one webhook; when this returns, the event is durable.
+    """Verify and keep one webhook of the platform's URL; when this returns, the event is durable.
 
     Raises:
         EndpointClosedError: no secret is configured.
@@ -82,31 +85,91 @@ async def take(
         NotAnEventError: signed, but not an event.
         OSError and its kin: Postgres is away; nothing was kept and Stripe must try again.
     """
-    verdict = signature.verify(
-        webhook.signature_header,
-        webhook.body,
-        [secret.value for secret in secrets],
-        int(utc_now().timestamp()),
+    matched = _verify(webhook, [secret.value for secret in secrets], closed=not secrets)
+    event = parse(webhook.body)
+    signers = [secrets[place] for place in matched]
+    reason = _quarantine_reason(event, signers)
+    mode = signers[0].mode if reason == "livemode_mismatch" else _mode_of(event)
+    tenant = None
+    if reason is None and event.account is not None:
+        tenant = await directory.find("account", f"{mode}:{event.account}")
+        reason = "unknown_account" if tenant is None else None
+    taken = _Taken(webhook, event, event.account or PLATFORM_ACCOUNT, reason)
+    if reason is not None:
+        return await _quarantine(database, PLATFORM_TENANT_ID, mode, taken)
+    if tenant is not None:
+        _note_use(tenant, mode, event)
+        place = _Place(tenant.id, "account")
+    else:
+        place = await _place(event, mode, directory)
+    return await _store(database, place, mode, taken)
+
+
+async def take_for_tenant(
+    webhook: Webhook, endpoint: TenantEndpoint | None, database: Database
+) -> Outcome:
+    """The same at the URL of a tenant's own account; the account is the URL's, not the body's.
+
+    Args:
+        endpoint: None where the URL is nobody's: answered like a wrong signature.
+
+    Raises:
+        SignatureRefusedError, NotAnEventError, OSError and its kin: see `take`.
+        OtherAccountError: the event names an account that is not the endpoint's.
+    """
+    found = endpoint.secrets if endpoint else ()
+    matched = _verify(webhook, [secret.value for secret in found])
+    assert endpoint is not None, "only a secret of an endpoint can have signed"
+    event = parse(webhook.body)
+    if event.account not in (None, endpoint.account):
+        async with database.tenant(endpoint.tenant_id, endpoint.mode) as tx:
+            _raise_alarm(tx, "stripe_event_of_another_account", event)
+        log.error("webhook_of_another_account", account=endpoint.account, named=event.account)
+        raise OtherAccountError
+    KEY_USES.note(
+        endpoint.tenant_id,
+        endpoint.mode,
+        "stripe_webhook_secret",
+        endpoint.connection_id,
+        version=found[matched[0]].version,
     )
-    if not secrets:
+    reason = None if _mode_of(event) == endpoint.mode else "livemode_mismatch"
+    taken = _Taken(webhook, event, endpoint.account, reason)
+    if reason is not None:
+        return await _quarantine(database, endpoint.tenant_id, endpoint.mode, taken)
+    place = _Place(endpoint.tenant_id, "account")
+    return await _store(database, place, endpoint.mode, taken)
+
+
+def _verify(webhook: Webhook, secrets: Sequence[bytes], *, closed: bool = False) -> tuple[int, ...]:
+    """The places of the secrets that signed; as long over nothing as over a wrong signature."""
+    verdict = signature.verify(
+        webhook.signature_header, webhook.body, secrets, int(utc_now().timestamp())
+    )
+    if closed:
         raise EndpointClosedError
     if verdict.outcome != "valid":
         log.warning("webhook_refused", reason=verdict.outcome, bytes=len(webhook.body))
         raise SignatureRefusedError(verdict.outcome)
-    event = parse(webhook.body)
-    signers = [secrets[place] for place in verdict.matched]
-    reason = _quarantine_reason(event, signers)
-    mode = signers[0].mode if reason == "livemode_mismatch" else _mode_of(event)
-    if reason is not None:
-        return await _quarantine(webhook, event, mode, reason, database)
-    place = await _place(event, mode, directory)
+    return verdict.matched
+
+
+def _note_use(tenant: Tenant, mode: Mode, event: StripeEvent) -> None:
+    """A webhook of a connected account came, signed with the platform's secret (version 0)."""
+    connection = tenant.connection(mode)
+    if connection is not None and connection.account_id == event.account:
+        KEY_USES.note(tenant.id, mode, "stripe_webhook_secret", connection.connection_id, version=0)
+
+
+async def _store(database: Database, place: _Place, mode: Mode, taken: _Taken) -> Outcome:
+    """Keep an event of a tenant and publish it, in one commit."""
     async with database.tenant(place.tenant_id, mode) as tx:
-        kept = await _keep(tx, webhook, event, place.assignment, None)
+        kept = await _keep(tx, taken, place.assignment)
         if kept is None:
             return "duplicate"
         publish(tx, kept)
         if place.assignment == "unassigned":
-            _raise_alarm(tx, "stripe_event_unassigned", event)
+            _raise_alarm(tx, "stripe_event_unassigned", taken.event)
     return "stored"
 
 
@@ -136,28 +199,27 @@ def _mode_of(event: StripeEvent) -> Mode:
 
 def _quarantine_reason(event: StripeEvent, signers: Sequence[EndpointSecret]) -> str | None:
     """Why a signed event is kept aside: its account or mode is not what the secret stands for."""
-    if _mode_of(event) not in {signer.mode for signer in signers}:
+    mode = _mode_of(event)
+    if all(mode not in signer.modes for signer in signers):
         return "livemode_mismatch"
-    if event.account is None:
-        own = any(signer.scope == "platform" for signer in signers)
-        return None if own else "account_missing"
-    return "unknown_account"
+    wanted = "platform" if event.account is None else "connect"
+    if any(signer.scope == wanted and mode in signer.modes for signer in signers):
+        return None
+    return "account_missing" if event.account is None else "account_unexpected"
 
 
-async def _quarantine(
-    webhook: Webhook, event: StripeEvent, mode: Mode, reason: str, database: Database
-) -> Outcome:
-    """Keep an event that belongs to nobody we know; it is not published."""
-    async with database.tenant(PLATFORM_TENANT_ID, mode) as tx:
-        if await _keep(tx, webhook, event, "unassigned", reason) is None:
+async def _quarantine(database: Database, holder_id: UUID, mode: Mode, taken: _Taken) -> Outcome:
+    """Keep an event that is not what its secret stands for; it is not published."""
+    async with database.tenant(holder_id, mode) as tx:
+        if await _keep(tx, taken, "unassigned") is None:
             return "duplicate"
-        _raise_alarm(tx, f"stripe_event_quarantined_{reason}", event)
+        _raise_alarm(tx, f"stripe_event_quarantined_{taken.quarantine_reason}", taken.event)
     log.error(
         "webhook_quarantined",
-        reason=reason,
-        account=event.account,
-        stripe_event_id=event.id,
-        event_type=event.type,
+        reason=taken.quarantine_reason,
+        account=taken.account,
+        stripe_event_id=taken.event.id,
+        event_type=taken.event.type,
     )
     return "quarantined"
 
@@ -182,17 +244,12 @@ async def _place(event: StripeEvent, mode: Mode, directory: Directory) -> _Place
     return _Place(PLATFORM_TENANT_ID, "account")
 
 
-async def _keep(
-    tx: Tx,
-    webhook: Webhook,
-    event: StripeEvent,
-    assignment: Assignment,
-    quarantine_reason: str | None,
-) -> store.KeptEvent | None:
+async def _keep(tx: Tx, taken: _Taken, assignment: Assignment) -> store.KeptEvent | None:
     """Store the event; None when its id was taken before."""
+    event, webhook = taken.event, taken.webhook
     kept = store.KeptEvent(
         id=new_id(),
-        account=event.account or PLATFORM_ACCOUNT,
+        account=taken.account,
         stripe_event_id=event.id,
         event_type=event.type,
         api_version=event.api_version,
@@ -200,13 +257,13 @@ async def _keep(
         object_type=event.object_type,
         object_id=event.object_id,
         assignment=assignment,
-        quarantine_reason=quarantine_reason,
+        quarantine_reason=taken.quarantine_reason,
         payload=webhook.body,
         headers=dict(webhook.headers),
         received_at=utc_now(),
     )
-    taken = await store.take_id(tx, kept, hashlib.sha256(webhook.body).digest())
-    if not taken:
+    took = await store.take_id(tx, kept, hashlib.sha256(webhook.body).digest())
+    if not took:
         return None
     await store.insert(tx, kept)
     return kept

@@ -1,6 +1,9 @@
 """HTTP of the gateway: Stripe's webhooks, and the archive for operators and tenants."""
 
+import asyncio
 import json
+import time
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
@@ -11,6 +14,7 @@ from starlette.requests import ClientDisconnect
 
 from libs.contracts.audit import ConfigurationChanged
 from libs.contracts.tenants import PLATFORM_TENANT_ID
+from libs.crypto.errors import MasterKeyUnavailableError, SecretStoreUnavailableError
 from libs.db.pool import Database, Row
 from libs.db.tenant import Scope
 from libs.ids import InvalidIdError, new_id, parse_public_id, public_id
@@ -24,16 +28,21 @@ from libs.web.problems import (
     NotFound,
     RequestTimeout,
     RouteNotFound,
+    Unavailable,
     problem_responses,
 )
 from libs.web.times import UtcTime
 from services.gateway import intake, store
+from services.gateway.endpoints import find_endpoint
 from services.gateway.stripe_event import NotAnEventError
 
 router = APIRouter()
 
 KEPT_HEADERS = ("content-type", "stripe-signature", "user-agent")
 HEADER_LENGTH_MAX = 4096
+
+REFUSAL_SECONDS = 0.05
+"""A refusal at a tenant's URL takes this long, whatever was known: time tells a stranger nothing."""
 REPLAY_EVENTS_MAX = 1000
 
 NoNul = Annotated[str, Field(max_length=255, pattern=r"^[^\x00]*$")]
@@ -58,8 +67,8 @@ class WebhookEventBody(BaseModel):
     object_type: str | None
     object_id: str | None
     assignment: str = Field(
-        description="How its tenant was found: `customer`, `metadata`, `account` (the platform's "
-        "own) or `unassigned`."
+        description="How its tenant was found: `customer`, `metadata`, `account` (whose Stripe "
+        "account it is) or `unassigned`."
     )
     quarantine_reason: str | None
     bytes: int
@@ -103,7 +112,7 @@ class ReplayBody(BaseModel):
 )
 async def receive_stripe_webhook(request: Request) -> WebhookReceipt:
     """Take a webhook of Stripe; 2xx means it is durable."""
-    return await _receive(request)
+    return await _receive_for_platform(request)
 
 
 @router.post(
@@ -113,22 +122,60 @@ async def receive_stripe_webhook(request: Request) -> WebhookReceipt:
 )
 async def receive_billing_webhook(request: Request) -> WebhookReceipt:
     """Take a webhook of Stripe: another address of the same."""
-    return await _receive(request)
+    return await _receive_for_platform(request)
 
 
-async def _receive(request: Request) -> WebhookReceipt:
+@router.post(
+    "/api/webhooks/stripe/{token}",
+    responses=problem_responses(InvalidRequest),
+    openapi_extra={"requestBody": {"content": {"application/json": {}}, "required": True}},
+)
+async def receive_tenant_webhook(request: Request, token: str) -> WebhookReceipt:
+    """Take a webhook of a tenant's own Stripe account; an unknown token is a wrong signature."""
+    state = request.app.state
+
+    async def take(webhook: intake.Webhook) -> intake.Outcome:
+        started = time.monotonic()
+        try:
+            endpoint = await find_endpoint(token, state.directory, state.secrets)
+            return await intake.take_for_tenant(webhook, endpoint, state.database)
+        except intake.SignatureRefusedError:
+            await asyncio.sleep(started + REFUSAL_SECONDS - time.monotonic())
+            raise
+        except (MasterKeyUnavailableError, SecretStoreUnavailableError):
+            raise Unavailable("The endpoint's secret cannot be read right now.") from None
+
+    return await _receive(request, take)
+
+
+async def _receive_for_platform(request: Request) -> WebhookReceipt:
+    state = request.app.state
+
+    async def take(webhook: intake.Webhook) -> intake.Outcome:
+        return await intake.take(webhook, state.endpoint_secrets, state.database, state.directory)
+
+    return await _receive(request, take)
+
+
+async def _receive(
+    request: Request, take: Callable[[intake.Webhook], Awaitable[intake.Outcome]]
+) -> WebhookReceipt:
+    """Read a webhook, take it in, and put into words why it was not."""
     try:
         body = await request.body()
     except ClientDisconnect:
         raise RequestTimeout from None
     webhook = intake.Webhook(body, _signature_header(request), _kept_headers(request))
-    state = request.app.state
     try:
-        outcome = await intake.take(
-            webhook, state.endpoint_secrets, state.database, state.directory
-        )
+        outcome = await take(webhook)
     except intake.EndpointClosedError:
         raise RouteNotFound from None
+    except intake.OtherAccountError:
+        WEBHOOKS_RECEIVED_TOTAL.labels(outcome="refused").inc()
+        raise InvalidRequest(
+            "The event names another Stripe account than the one this address belongs to.",
+            code="account_mismatch",
+        ) from None
     except intake.SignatureRefusedError:
         WEBHOOKS_RECEIVED_TOTAL.labels(outcome="refused").inc()
         raise InvalidRequest(

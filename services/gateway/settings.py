@@ -5,11 +5,12 @@ from typing import ClassVar, Literal
 from pydantic import Field, SecretStr
 
 from libs.contracts.envelope import Mode
+from libs.crypto.settings import SealingSettings
 from libs.settings import ServiceSettings, StripeSettings
-from services.gateway.intake import EndpointSecret
+from services.gateway.endpoints import EndpointSecret
 
 
-class Settings(StripeSettings, ServiceSettings):
+class Settings(SealingSettings, StripeSettings, ServiceSettings):
     """The secrets of Stripe's endpoints: current, previous (while a roll lasts), and Connect's."""
 
     service: ClassVar[str] = "gateway"
@@ -23,6 +24,11 @@ class Settings(StripeSettings, ServiceSettings):
         default=None,
         validation_alias="STRIPE_CONNECT_WEBHOOK_SECRET",
         description="the signing secret of the endpoint for connected accounts, whsec_…",
+    )
+    stripe_connect_webhook_secret_previous: SecretStr | None = Field(
+        default=None,
+        validation_alias="STRIPE_CONNECT_WEBHOOK_SECRET_PREVIOUS",
+        description="the same before it was rolled, for the 24 h it still holds",
     )
 
     @property
@@ -39,6 +45,7 @@ class Settings(StripeSettings, ServiceSettings):
             (self.stripe_webhook_secret, "platform"),
             (self.stripe_webhook_secret_previous, "platform"),
             (self.stripe_connect_webhook_secret, "connect"),
+            (self.stripe_connect_webhook_secret_previous, "connect"),
         )
         return tuple(
             EndpointSecret(secret.get_secret_value().encode(), scope, self.stripe_mode)

@@ -167,5 +167,41 @@ async def count_for_replay(tx: Tx, wanted: Wanted) -> int:
     )
 
 
+async def known_waiting_accounts(tx: Tx, limit: int) -> list[Row]:
+    """(account, mode, tenant_id) of waiting events whose account the directory knows by now."""
+    return await tx.fetch(
+        """
+        select e.account, e.mode, l.tenant_id
+        from (select distinct account, mode from webhook_event
+            where quarantine_reason = 'unknown_account') as e
+        join directory_lookup l on l.kind = 'account' and l.value = e.mode || ':' || e.account
+        limit $1
+        """,
+        limit,
+    )
+
+
+async def hand_over(
+    tx: Tx, holder_id: UUID, tenant_id: UUID, mode: str, account: str, limit: int
+) -> list[KeptEvent]:
+    """Give waiting events of an account to a tenant, the oldest first; both are in scope."""
+    rows = await tx.fetch(
+        f"""
+        update webhook_event set tenant_id = $2, assignment = 'account', quarantine_reason = null
+        where tenant_id = $1 and mode = $3 and id in (
+            select id from webhook_event where tenant_id = $1 and mode = $3 and account = $4
+                and quarantine_reason = 'unknown_account'
+            order by received_at, id limit $5 for update skip locked)
+        returning {_COLUMNS}, payload, headers
+        """,  # noqa: S608 - constants only
+        holder_id,
+        tenant_id,
+        mode,
+        account,
+        limit,
+    )
+    return [_kept(row) for row in sorted(rows, key=lambda row: (row["received_at"], row["id"]))]
+
+
 def _kept(row: Row) -> KeptEvent:
     return KeptEvent(**{name: row[name] for name in KeptEvent.__dataclass_fields__})

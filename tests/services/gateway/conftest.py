@@ -18,6 +18,7 @@ from libs.crypto import apikeys
 from libs.db.pool import Database
 from libs.directory.apply import apply_snapshot
 from libs.directory.local import Directory
+from libs.directory.secrets import Secrets
 from libs.ids import new_id
 from libs.testing.databases import TestDatabase
 from libs.web.auth import Gate
@@ -25,7 +26,7 @@ from services.gateway.app import build
 from services.gateway.settings import Settings
 from services.gateway.signature import sign
 
-PEPPER = b"p" * 32
+PEPPER, MASTER_KEY = b"p" * 32, b"m" * 32
 CURRENT, PREVIOUS, CONNECT = b"whsec_current", b"whsec_previous", b"whsec_connect"
 URL = "/api/webhooks/stripe"
 ACME = UUID("0192aaaa-0000-7000-8000-000000000001")
@@ -157,6 +158,7 @@ def environment(database: TestDatabase, monkeypatch: pytest.MonkeyPatch) -> None
         "SLUICE_GATEWAY_POSTGRES": database.dsn("gateway"),
         "SLUICE_KAFKA": "127.0.0.1:1",
         "SLUICE_KEY_PEPPER": base64.b64encode(PEPPER).decode(),
+        "SLUICE_MASTER_KEYS": f"k1:{base64.b64encode(MASTER_KEY).decode()}",
         "STRIPE_SECRET_KEY": "sk_test_x",
         "STRIPE_WEBHOOK_SECRET": CURRENT.decode(),
         "STRIPE_WEBHOOK_SECRET_PREVIOUS": PREVIOUS.decode(),
@@ -176,7 +178,9 @@ async def gateway(
         directory = Directory(opened)
         app.state.database, app.state.directory = opened, directory
         app.state.gate = Gate(opened, directory, PEPPER)
-        app.state.endpoint_secrets = Settings().endpoint_secrets()
+        settings = Settings()
+        app.state.endpoint_secrets = settings.endpoint_secrets()
+        app.state.secrets = Secrets(opened, settings.sealing)
         keys = {name: apikeys.generate("test") for name in ("operator", "acme", "globex", "weak")}
         await enrol(opened, PLATFORM_TENANT_ID, "platform", keys["operator"], operator=True)
         await enrol(opened, ACME, "acme", keys["acme"], customers=(ACME_CUSTOMER,))
