@@ -15,6 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 
 from cli.api import Api
+from libs.contracts.tenants import PLATFORM_TENANT_ID
 from libs.ids import new_id
 from libs.web.auth import ANYONE_SIGNED_IN, IMPLIED, OPERATOR, OWNER
 from services.tenants.roles import PERMISSIONS, Role
@@ -155,10 +156,21 @@ class House:
     async def person(self, role: Role) -> Person:
         """Somebody who was invited with this role and has accepted; not signed in by now."""
         email = f"{unique(role)}@{self.slug}.example"
-        staff = {"X-API-Key": self.environment["SLUICE_OPERATOR_KEY"], "X-Tenant-ID": self.slug}
         person = Person(role, self.origin, email, PASSWORD, self.tenant_id, role)
-        body = {"email": email, "role": role}
-        invited = await person.http.post("/api/v1/invitations", json=body, headers=staff)
+        return await self._invite(person, self.tenant_id, role)
+
+    async def staff(self) -> Person:
+        """One more of the platform's staff, who names this tenant in every request."""
+        email = f"{unique('staff')}@platform.example"
+        person = Person(
+            "operator", self.origin, email, PASSWORD, tenant=None, role=None, named=self.tenant_id
+        )
+        return await self._invite(person, str(PLATFORM_TENANT_ID), "member")
+
+    async def _invite(self, person: Person, tenant: str, role: Role) -> Person:
+        headers = {"X-API-Key": self.environment["SLUICE_OPERATOR_KEY"], "X-Tenant-ID": tenant}
+        body = {"email": person.email, "role": role}
+        invited = await person.http.post("/api/v1/invitations", json=body, headers=headers)
         assert invited.status_code == 201, invited.text
         token = parse_qs(urlsplit(invited.json()["url"]).query)["token"][0]
         answer = await person.http.post(

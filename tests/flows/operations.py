@@ -19,6 +19,16 @@ DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "api" / "openapi.json"
 WORDS = {"the platform's staff": OPERATOR, "any valid credentials": ANYONE_SIGNED_IN}
 
 
+PEOPLE_ONLY = frozenset({"list_sessions", "end_other_sessions", "end_session"})
+"""What concerns the caller as a person: any key, an operator's too, is refused."""
+
+BY_OBJECT: Mapping[str, str] = {
+    "put_tenant": "tenants:manage",
+    "put_tenant_alias": "tenants:manage",
+}
+"""Operations that anybody signed in may try; on a tenant that exists they need this permission."""
+
+
 @dataclass(frozen=True)
 class Operation:
     """One method of one path.
