@@ -21,6 +21,8 @@ HEAD = """\
 	persist_config off
 	auto_https off
 	servers {
+		# The console asks for a browser and says which; on one machine both are this machine.
+		trusted_proxies static {$SLUICE_CONSOLE_ADDRESSES:192.0.2.1/32}
 		max_header_size 32KB
 		timeouts {
 			read_header 10s

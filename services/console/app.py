@@ -75,6 +75,7 @@ def build() -> FastAPI:
     app.state.static = static
     app.state.templates = make_environment(static)
     app.state.browser_origin = settings.browser_origin
+    app.state.provider_name = settings.oidc_name if settings.oidc_issuer else None
     routes.install(app)
     return app
 

@@ -69,8 +69,8 @@ class Origin:
         self._http = http
         self._browser_origin = browser_origin
 
-    async def sign_in(self, email: str, password: str) -> SessionAnswer:
-        """Open a session.
+    async def sign_in(self, cookies: Mapping[str, str], email: str, password: str) -> SessionAnswer:
+        """Open a session, in place of the one the browser has.
 
         Raises:
             ApiProblem: the e-mail or password is wrong, or too many were tried.
@@ -79,7 +79,7 @@ class Origin:
             "POST",
             "/api/v1/session",
             json={"email": email, "password": password},
-            headers={"Origin": self._browser_origin},
+            headers=self._as_browser(cookies),
         )
         return _cookies_of(answer)
 
@@ -183,7 +183,8 @@ class Origin:
     def _as_browser(self, cookies: Mapping[str, str]) -> dict[str, str]:
         """The headers that the tenants service checks; no other cookie is passed on."""
         kept = [f"{name}={cookies[name]}" for name in SESSION_COOKIES if cookies.get(name)]
-        return {"Origin": self._browser_origin, "Cookie": "; ".join(kept)}
+        headers = {"Origin": self._browser_origin}
+        return headers | {"Cookie": "; ".join(kept)} if kept else headers
 
     async def _send(
         self, method: str, path: str, *, headers: Mapping[str, str] | None = None, **parts: Any

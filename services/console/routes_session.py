@@ -5,6 +5,7 @@ Another site cannot make a browser sign in or out here: the form must come from 
 """
 
 from typing import Annotated
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Form, Query, Request, Response
 from fastapi.responses import RedirectResponse
@@ -21,6 +22,18 @@ Next = Annotated[str | None, Query(alias="next")]
 NextField = Annotated[str | None, Form(alias="next")]
 EmailField = Annotated[str, Form(max_length=320)]
 PasswordField = Annotated[str, Form(max_length=1024)]
+Problem = Annotated[str | None, Query(max_length=50)]
+
+PROBLEMS = {
+    "sign_in_failed": "This sign-in did not work. Begin again.",
+    "sign_in_expired": "This sign-in took too long or was used before. Begin again.",
+    "sign_in_refused": "The sign-in was refused at your identity provider.",
+    "sign_in_unavailable": "Your identity provider does not answer as it should. Try again shortly.",
+    "email_unverified": "Your identity provider has not verified your e-mail address. Verify it "
+    "there, then sign in again.",
+    "email_taken": "Somebody else signs in with this e-mail address. Ask an operator.",
+}
+"""What a sign-in at the identity provider came to, by the code it comes back with."""
 
 
 @router.get("/")
@@ -30,14 +43,15 @@ async def first_page() -> Response:
 
 
 @router.get("/login")
-async def show_login(request: Request, then: Next = None) -> Response:
+async def show_login(request: Request, then: Next = None, problem: Problem = None) -> Response:
     """The form; a person signed in already goes on at once."""
     origin: Origin = request.app.state.origin
     goal = same_site_path(then)
     try:
         await origin.assertion(request.cookies, {})
     except (NotSignedIn, ApiProblem):
-        return page(request, "login.html", None, goal=goal, email="", error=None)
+        error = None if problem is None else PROBLEMS.get(problem, PROBLEMS["sign_in_failed"])
+        return _login(request, goal, error=error)
     return RedirectResponse(goal, status_code=303, headers=SECURITY_HEADERS)
 
 
@@ -54,20 +68,30 @@ async def sign_in(
     goal = same_site_path(then)
     if not email.strip() or not password:
         sentence = "Enter your e-mail address and your password."
-        return page(request, "login.html", None, status=422, goal=goal, email=email, error=sentence)
+        return _login(request, goal, status=422, email=email, error=sentence)
     try:
-        answer = await origin.sign_in(email.strip(), password)
+        answer = await origin.sign_in(request.cookies, email.strip(), password)
     except ApiProblem as problem:
-        return page(
-            request,
-            "login.html",
-            None,
-            status=problem.status,
-            goal=goal,
-            email=email,
-            error=problem.detail,
-        )
+        return _login(request, goal, status=problem.status, email=email, error=problem.detail)
     return go_on(goal, answer.set_cookies)
+
+
+def _login(
+    request: Request, goal: str, *, status: int = 200, email: str = "", error: str | None = None
+) -> Response:
+    provider: str | None = request.app.state.provider_name
+    start = f"/api/v1/session/oidc/start?{urlencode({'return_to': goal})}"
+    return page(
+        request,
+        "login.html",
+        None,
+        status=status,
+        goal=goal,
+        email=email,
+        error=error,
+        provider=provider,
+        provider_start=start,
+    )
 
 
 @router.get("/logout")

@@ -18,6 +18,18 @@ class Settings(ProcessSettings):
         description="where the console itself reaches the API; the origin when not set",
     )
 
+    oidc_issuer: str | None = Field(
+        default=None,
+        validation_alias="SLUICE_OIDC_ISSUER",
+        description="with an identity provider the sign-in page leads there; tenants asks it",
+    )
+    oidc_name: str = Field(
+        default="single sign-on",
+        validation_alias="SLUICE_OIDC_NAME",
+        max_length=60,
+        description="what the sign-in page calls the provider",
+    )
+
     @property
     def api_url(self) -> str:
         """Base address of the API, without a slash at its end."""

@@ -137,3 +137,31 @@ def test_only_paths_of_this_site_are_gone_on_to(text: str | None):
 
 def test_a_path_of_this_site_is_gone_on_to():
     assert same_site_path("/invoices/inv_1?tenant=acme") == "/invoices/inv_1?tenant=acme"
+
+
+async def test_the_identity_provider_is_offered_where_one_is_configured(
+    browser: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+):
+    assert "oidc" not in (await browser.get("/login")).text
+    app = browser._transport.app  # type: ignore[attr-defined]
+    monkeypatch.setattr(app.state, "provider_name", "Acme & Sons")
+    shown = (await browser.get("/login?next=/usage%3Ftenant%3Dacme")).text
+    start = "/api/v1/session/oidc/start?return_to=%2Fusage%3Ftenant%3Dacme"
+    assert f'href="{start}"' in shown
+    assert "Sign in with Acme &amp; Sons" in shown
+
+
+@pytest.mark.parametrize(
+    ("problem", "sentence"),
+    [
+        ("sign_in_expired", "took too long"),
+        ("email_unverified", "has not verified your e-mail address"),
+        ("<script>alert(1)</script>", "This sign-in did not work."),
+    ],
+)
+async def test_what_a_sign_in_elsewhere_came_to_is_told_in_words(
+    browser: httpx.AsyncClient, problem: str, sentence: str
+):
+    shown = (await browser.get("/login", params={"problem": problem})).text
+    assert sentence in shown
+    assert "<script>alert" not in shown
