@@ -59,7 +59,11 @@ class PlanLimit(Part):
 
 
 class CustomerCreated(Fact):
-    """A payer exists."""
+    """A payer exists.
+
+    Attributes:
+        email: not told any more: this topic is kept for ever, and an e-mail must be erasable.
+    """
 
     customer_id: UUID
     billed_by: BilledBy

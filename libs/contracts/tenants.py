@@ -24,7 +24,8 @@ class TenantCreated(Fact):
 
     Attributes:
         self_customer_id: the customer that is the tenant itself, billed by the platform.
-        billing_email: where messages about money go, if known.
+        billing_email: not told any more and not read: this topic is kept for ever, and an e-mail
+            must be erasable. `TenantSnapshot` tells it, whose older records are compacted away.
     """
 
     name: str
@@ -51,6 +52,7 @@ class TenantWentLive(Fact):
 
     Attributes:
         self_customer_id: the customer that is the tenant itself, the same as in test mode.
+        billing_email: as in `TenantCreated`.
     """
 
     name: str

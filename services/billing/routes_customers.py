@@ -1,6 +1,7 @@
 """`/api/v1/customers` and `/api/v1/subscriptions`: who pays, and what they bought."""
 
 from datetime import datetime
+from functools import partial
 from typing import Annotated
 from uuid import UUID
 
@@ -61,7 +62,9 @@ async def list_customers(request: Request, access: Reader, page: Paging) -> Page
         rows = await subscriptions.list_customers(
             tx, after=position[0] if position else None, limit=page.limit + 1
         )
-    return Page[CustomerAnswer].of(rows, page.limit, lambda row: (row["id"],), _shape_customer)
+    return Page[CustomerAnswer].of(
+        rows, page.limit, lambda row: (row["id"],), partial(_shape_customer, access)
+    )
 
 
 @router.get("/api/v1/customers/{customer}")
@@ -73,7 +76,7 @@ async def get_customer(request: Request, customer: IdPath, access: Reader) -> Cu
         row = await subscriptions.find_customer(tx, customer_id)
     if row is None:
         raise NotFound
-    return _shape_customer(row)
+    return _shape_customer(access, row)
 
 
 @router.get("/api/v1/subscriptions")
@@ -125,12 +128,14 @@ def id_or_404(kind: str, text: str) -> UUID:
         raise NotFound from None
 
 
-def _shape_customer(row: Row) -> CustomerAnswer:
+def _shape_customer(access: Access, row: Row) -> CustomerAnswer:
+    """A customer; the e-mail of the tenant itself is the one in its record."""
+    is_tenant = row["billed_by"] == "platform"
     return CustomerAnswer(
         id=public_id("customer", row["id"]),
         billed_by=row["billed_by"],
         name=row["name"],
-        email=row["email"],
+        email=access.tenant.snapshot.billing_email if is_tenant else row["email"],
         currency=row["currency"],
         stripe_customer_id=row["stripe_customer_id"],
         created_at=row["created_at"],

@@ -58,7 +58,8 @@ async def sign_up(tx: Tx, fact: TenantCreated | TenantWentLive, at: datetime) ->
         fact.self_customer_id,
         billed_by="platform",
         name=fact.name,
-        email=fact.billing_email,
+        # Of the tenant itself the directory knows it, where it can be erased.
+        email=None,
         currency=fact.currency,
         at=at,
     )
@@ -68,7 +69,6 @@ async def sign_up(tx: Tx, fact: TenantCreated | TenantWentLive, at: datetime) ->
         customer_id=fact.self_customer_id,
         billed_by="platform",
         name=fact.name,
-        email=fact.billing_email,
     )
     emit(tx, created, effective_at=at)
     free = await plans.ensure_free_plan(tx, at)

@@ -121,7 +121,6 @@ async def open_live_mode(
             currency=tenant["currency"],
             locale=tenant["locale"],
             self_customer_id=tenant["self_customer_id"],
-            billing_email=tenant["billing_email"],
         ),
         effective_at=at,
     )

@@ -9,6 +9,7 @@ from services.tenants import (
     audit,
     billing_off,
     bootstrap,
+    personal_data,
     rotation,
     sessions,
     shredding,
@@ -72,3 +73,9 @@ async def rotate_keys(database: Database, sealer: Sealer) -> None:
 async def destroy_secrets(database: Database, sealer: Sealer) -> None:
     """Secrets that nothing names any more are deleted in the store outside."""
     await shredding.destroy_outside(database, sealer)
+
+
+async def seal_people(database: Database) -> None:
+    """Seal e-mails and names that stand in the clear, from before they were sealed."""
+    async with database.maintenance() as tx:
+        await personal_data.seal_some(tx, utc_now())

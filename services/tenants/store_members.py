@@ -4,35 +4,40 @@ from datetime import datetime
 from uuid import UUID
 
 from libs.db.pool import Row, Tx
+from services.tenants import personal
+
+_PERSON = "u.email, u.name, u.personal, u.wrapped"
 
 
 async def find_member(tx: Tx, user_id: UUID) -> Row | None:
     """A member of the tenant in scope, with e-mail and name."""
-    return await tx.fetchrow(
-        "select m.*, u.email, u.name from member m cross join lateral find_user(m.user_id) u "
+    row = await tx.fetchrow(
+        f"select m.*, {_PERSON} from member m cross join lateral find_person(m.user_id) u "  # noqa: S608
         "where m.tenant_id = $1 and m.user_id = $2",
         tx.tenant_id,
         user_id,
     )
+    return None if row is None else personal.opened(row)
 
 
 async def list_members(tx: Tx, after: tuple[datetime, UUID] | None, limit: int) -> list[Row]:
     """The members of the tenant in scope, the oldest first, with e-mail and name."""
     at, user_id = after or (None, None)
-    return await tx.fetch(
-        """
-        select m.*, u.email, u.name
+    rows = await tx.fetch(
+        f"""
+        select m.*, {_PERSON}
         from (select * from member where tenant_id = $1
                 and ($2::timestamptz is null or (created_at, user_id) > ($2, $3::uuid))
               order by created_at, user_id limit $4) m
-        cross join lateral find_user(m.user_id) u
+        cross join lateral find_person(m.user_id) u
         order by m.created_at, m.user_id
-        """,
+        """,  # noqa: S608 - constants only
         tx.tenant_id,
         at,
         user_id,
         limit,
     )
+    return [personal.opened(row) for row in rows]
 
 
 async def count_members(tx: Tx, role: str | None = None) -> int:
@@ -217,19 +222,20 @@ async def list_team_members(
 ) -> list[Row]:
     """The members of a team in the order they joined it, with their place in the tenant."""
     at, user_id = after or (None, None)
-    return await tx.fetch(
-        """
-        select m.*, j.joined_at, u.email, u.name
+    rows = await tx.fetch(
+        f"""
+        select m.*, j.joined_at, {_PERSON}
         from team_member j
         join member m on m.tenant_id = j.tenant_id and m.user_id = j.user_id
-        cross join lateral find_user(j.user_id) u
+        cross join lateral find_person(j.user_id) u
         where j.tenant_id = $1 and j.team_id = $2
           and ($3::timestamptz is null or (j.joined_at, j.user_id) > ($3, $4::uuid))
         order by j.joined_at, j.user_id limit $5
-        """,
+        """,  # noqa: S608 - constants only
         tx.tenant_id,
         team_id,
         at,
         user_id,
         limit,
     )
+    return [personal.opened(row) for row in rows]

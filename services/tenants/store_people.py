@@ -8,24 +8,36 @@ from datetime import datetime
 from uuid import UUID
 
 from libs.db.pool import Row, Tx
+from services.tenants import personal
 
 
 async def insert_user(
     tx: Tx, user_id: UUID, email: str, name: str | None, password_hash: str | None, at: datetime
 ) -> bool:
-    """Enter a user; False when the e-mail is another's.
+    """Enter a user, with e-mail and name sealed; False when the e-mail is another's.
 
     No conflict target: naming one would need the right to read the rows.
     """
+    if await find_account(tx, email) is not None:
+        return False
+    keys = personal.keys()
+    wrapped = keys.new_key(user_id)
     entered = await tx.execute(
-        "insert into user_account (user_id, email, name, password_hash, created_at) "
+        "insert into user_account (user_id, email_digest, personal, password_hash, created_at) "
         "values ($1, $2, $3, $4, $5) on conflict do nothing",
         user_id,
-        email,
-        name,
+        keys.digest(email),
+        keys.seal(personal.of_account(email, name), wrapped, user_id),
         password_hash,
         at,
     )
+    if entered == 1:
+        await tx.execute(
+            "insert into person_key (user_id, wrapped, created_at) values ($1, $2, $3)",
+            user_id,
+            wrapped,
+            at,
+        )
     return entered == 1
 
 
@@ -34,12 +46,15 @@ async def find_account(tx: Tx, email: str) -> Row | None:
 
     With the hash of its newest password, and whether anybody has vouched for the e-mail.
     """
-    return await tx.fetchrow("select * from find_account($1)", email)
+    digest = personal.keys().digest(email)
+    row = await tx.fetchrow("select * from find_sealed_account($1, $2)", digest, email)
+    return None if row is None else personal.opened(row)
 
 
 async def find_user(tx: Tx, user_id: UUID) -> Row | None:
-    """A user by id."""
-    return await tx.fetchrow("select * from find_user($1)", user_id)
+    """A user by id; of one that was erased nothing but the id is left."""
+    row = await tx.fetchrow("select * from find_person($1)", user_id)
+    return None if row is None else personal.opened(row)
 
 
 async def insert_password(

@@ -141,7 +141,6 @@ async def enter(tx: Tx, new: NewTenant, slug: str, at: datetime) -> None:
             currency=new.currency,
             locale=new.locale,
             self_customer_id=self_customer_id,
-            billing_email=new.billing_email or new.owner_email,
         ),
         effective_at=at,
     )

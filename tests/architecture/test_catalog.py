@@ -88,6 +88,7 @@ WAIVERS: Mapping[str, Waiver] = {
         "people belong to no tenant; the service may add one, and only look one up exactly",
         STRANGERS_ROWS,
     ),
+    "tenants.person_key": Waiver("of a person, not of a tenant", STRANGERS_ROWS),
     "tenants.session": Waiver(
         "of a person, not of a tenant; found by its hash only", STRANGERS_ROWS
     ),
