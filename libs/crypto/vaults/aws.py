@@ -52,6 +52,7 @@ class AwsMasterKeys:
                 EncryptionContext=_context(tenant_id, data_key_id),
             )
         )
+        _refuse_other_key(answer["KeyId"], parts)
         return unpack(answer["Plaintext"], tenant_id, data_key_id)
 
     async def rewrap(self, wrapped: bytes, *, tenant_id: UUID, data_key_id: UUID) -> bytes:
@@ -67,6 +68,7 @@ class AwsMasterKeys:
                 DestinationEncryptionContext=context,
             )
         )
+        _refuse_other_key(answer["SourceKeyId"], parts)
         return WrappedKey(AWS, answer["KeyId"], answer["CiphertextBlob"]).record
 
     async def _call(self, work: Any) -> Any:
@@ -87,6 +89,12 @@ def _read(wrapped: bytes) -> WrappedKey:
     if parts.provider != AWS:
         raise UnknownMasterKeyError("the data key is wrapped under a master key not held here")
     return parts
+
+
+def _refuse_other_key(key_id: str, parts: WrappedKey) -> None:
+    """The record must name the key that KMS used, letter by letter."""
+    if key_id != parts.master_key_id:
+        raise TamperedSealedValueError("the record names another master key than KMS used")
 
 
 def _context(tenant_id: UUID, data_key_id: UUID) -> dict[str, str]:
