@@ -32,7 +32,8 @@ async def apply_snapshot(event: Envelope[TenantSnapshot], tx: Tx) -> None:
             lookups.add(("stripe", f"{stripe.mode}:{stripe_id}"))
     for connection in snapshot.connections:
         lookups |= {("webhook_token", digest) for digest in connection.webhook_token_hashes}
-        if connection.account_id is not None:
+        if connection.account_id is not None and connection.status != "REVOKED":
+            # Another tenant may have connected the account since.
             lookups.add(("account", f"{connection.mode}:{connection.account_id}"))
     await tx.execute("delete from directory_lookup where tenant_id = $1", event.tenant_id)
     await tx.executemany(

@@ -59,10 +59,6 @@ class StripeStoppedError(StripeAccessError):
     """Nothing of this account can be called now: no key, a refused key, or it is disconnected."""
 
 
-class StripeDisconnectedError(StripeStoppedError):
-    """The account was disconnected for good; what is to be fetched of it never will be."""
-
-
 class StripeRefusedError(StripeCallError):
     """Stripe understood and said no; the same call will never succeed."""
 

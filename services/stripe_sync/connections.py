@@ -18,7 +18,10 @@ DEAUTHORIZED = "account.application.deauthorized"
 LOOK_BACK = timedelta(seconds=60)
 """A record's time is that of its transaction's start, which may commit after later ones."""
 BATCH_TENANTS = 100
-WHAT_COUNTS = {"connection_id", "kind", "status", "is_active", "account_id", "credential_version"}
+WHAT_COUNTS = {
+    *("connection_id", "kind", "status", "is_active"),
+    *("account_id", "credential_version", "key_valid"),
+}
 """Of a connection; a change of its health alone calls for nothing, for that is what was fetched."""
 
 

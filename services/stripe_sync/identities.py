@@ -9,7 +9,7 @@ seconds. Clients are cheap: they share one HTTP pool.
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Hashable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -37,7 +37,6 @@ from services.stripe_sync.client import (
     ACCOUNT_INVALID,
     Login,
     StripeApi,
-    StripeDisconnectedError,
     StripeStoppedError,
     StripeTransientError,
 )
@@ -53,7 +52,7 @@ ACCOUNTS_MAX = 1_000
 RENEWAL_SECONDS = 2.0
 """How long a refused call waits for a key that is on its way here."""
 POLL_SECONDS = 0.1
-PAUSE_SECONDS_MIN, PAUSE_SECONDS_MAX = 30.0, 600.0
+PAUSE_SECONDS_MIN, PAUSE_SECONDS_MAX = 15.0, 60.0
 """How long a refused login is left alone before it is tried again."""
 REFUSALS_MAX = 20
 CALLABLE_STATUSES = frozenset({"PENDING", "CONNECTED"})
@@ -127,6 +126,7 @@ class KeyVersion:
 class Access:
     """The platform's access to a connected account, as one version of the tenant's record has it."""
 
+    tenant_id: UUID
     connection_id: UUID
     directory_version: int
 
@@ -153,7 +153,7 @@ class TenantLogin:
         """See `Logins.current`."""
         tenant, connection = await self._connection()
         if connection.kind != "RAW_KEYS":
-            access = Access(connection.connection_id, tenant.snapshot.version)
+            access = Access(tenant.id, connection.connection_id, tenant.snapshot.version)
             if self._is_paused(access):
                 raise StripeStoppedError("access_refused", "Stripe refuses access to the account")
             return self._acting(access)
@@ -173,7 +173,11 @@ class TenantLogin:
         """
         name = login.name
         if not isinstance(name, KeyVersion):
-            await self._access_refused(name, error)
+            if isinstance(name, Access) and error.code == ACCOUNT_INVALID:
+                self._pause(name)
+                await self._tell(name, error)
+            else:
+                log.error("platform_key_refused", code=error.code)
             return None
         first = name not in self._refusals
         self._pause(name)
@@ -214,10 +218,8 @@ class TenantLogin:
         connection = tenant.connection(self._mode) if tenant else None
         if tenant is None or connection is None or connection.account_id != self._account:
             raise StripeStoppedError("not_connected", "no tenant has connected the account")
-        if connection.status not in CALLABLE_STATUSES:
-            raise StripeDisconnectedError("disconnected", "the connection has ended")
-        if not connection.is_active:
-            raise StripeStoppedError("switched_off", "the connection is switched off")
+        if connection.status not in CALLABLE_STATUSES or not connection.is_active:
+            raise StripeStoppedError("not_connected", "the connection is off or has ended")
         return tenant, connection
 
     async def _keys(
@@ -264,26 +266,20 @@ class TenantLogin:
             del self._refusals[next(iter(self._refusals))]
         self._refusals[name] = _Refusal(pause, time.monotonic() + pause)
 
-    async def _access_refused(self, name: Hashable, error: StripeStoppedError) -> None:
-        """A connected account is closed to us; where the platform's own key is bad, it is not."""
-        if isinstance(name, Access) and error.code == ACCOUNT_INVALID:
-            self._pause(name)
-            log.error("stripe_access_refused", account=self._account, mode=self._mode)
-        else:
-            log.error("platform_key_refused", code=error.code)
-
-    async def _tell(self, name: KeyVersion, error: StripeStoppedError) -> None:
-        """Say once for each version that Stripe refuses it."""
+    async def _tell(self, name: KeyVersion | Access, error: StripeStoppedError) -> None:
+        """Say once that Stripe refuses a version of a key, or our access to the account."""
         now = utc_now()
+        version = name.version if isinstance(name, KeyVersion) else 0
+        mark = name.version if isinstance(name, KeyVersion) else -name.directory_version
         async with self._shared.database.tenant(name.tenant_id, self._mode) as tx:
             first = await store_connections.note_refused(
-                tx, name.connection_id, name.version, error.code, now
+                tx, name.connection_id, mark, error.code, now
             )
             if first:
                 fact = StripeCredentialRefused(
                     account=self._account,
                     connection_id=name.connection_id,
-                    credential_version=name.version,
+                    credential_version=version,
                     code=error.code,
                     refused_at=now,
                 )
@@ -294,7 +290,7 @@ class TenantLogin:
                 account=self._account,
                 tenant_id=str(name.tenant_id),
                 mode=self._mode,
-                version=name.version,
+                version=version,
             )
 
 

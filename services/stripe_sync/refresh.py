@@ -19,11 +19,10 @@ from libs.db.tenant import Scope
 from libs.directory.local import Directory, business_now
 from libs.messaging.outbox import emit
 from libs.observability.tracing import extract, start_span
-from services.stripe_sync import fetching, store_marks, store_objects
+from services.stripe_sync import fetching, store_connections, store_marks, store_objects
 from services.stripe_sync.client import (
     Json,
     StripeApi,
-    StripeDisconnectedError,
     StripeStoppedError,
     StripeTransientError,
 )
@@ -102,10 +101,6 @@ class AccountWorker:
                     await self._refresh_all(lease, batch)
                 except LeaseLostError as lost:
                     log.warning("lease_lost", detail=str(lost))
-                    break
-                except StripeDisconnectedError:
-                    async with self.database.maintenance() as tx:
-                        await store_marks.drop_account(tx, self.account, self.mode)
                     break
                 except StripeStoppedError as stopped:
                     await rest(self.database, self.account, self.mode, str(stopped))
@@ -307,4 +302,5 @@ async def rest(database: Database, account: str, mode: Mode, reason: str) -> Non
     """Leave an account alone for a while that cannot be called; the others go on."""
     log.warning("stripe_account_rests", account=account, mode=mode, reason=reason)
     async with database.maintenance() as tx:
+        await store_connections.drop_ended(tx, account, mode)
         await store_marks.postpone_account(tx, account, mode, utc_now() + STOPPED_PAUSE, reason)

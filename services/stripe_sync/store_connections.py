@@ -95,3 +95,16 @@ async def forget_what_was_said(tx: Tx, account: str) -> None:
         tx.mode,
         account,
     )
+
+
+async def drop_ended(tx: Tx, account: str, mode: str) -> None:
+    """Take away the marks of an account whose connection has ended: nothing of it can be fetched."""
+    await tx.execute(
+        """
+        delete from dirty_object d using seen_connection s
+        where d.account = $1 and d.mode = $2 and s.tenant_id = d.tenant_id and s.mode = d.mode
+            and s.state ->> 'account_id' = d.account and s.state ->> 'status' = 'REVOKED'
+        """,
+        account,
+        mode,
+    )

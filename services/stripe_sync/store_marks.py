@@ -162,8 +162,3 @@ async def drop(tx: Tx, account: str) -> None:
         tx.mode,
         account,
     )
-
-
-async def drop_account(tx: Tx, account: str, mode: str) -> None:
-    """The same over all tenants."""
-    await tx.execute("delete from dirty_object where account = $1 and mode = $2", account, mode)
