@@ -15,14 +15,15 @@ from libs.settings import load
 from libs.web.auth import Gate
 from libs.web.serve import create_app, serve
 from services.tenants import (
+    connection_jobs,
     jobs,
     personal,
     routes_account,
     routes_audit,
     routes_clock,
     routes_config,
-    routes_connect,
     routes_configuration,
+    routes_connect,
     routes_details,
     routes_invitations,
     routes_keys,
@@ -84,6 +85,15 @@ def build() -> FastAPI:
             means = Means(database, sealer, stripe, settings)
             app.state.means = means
             runtime.add_job("register_webhooks", partial(webhooks.run_once, means), every_seconds=5)
+            runtime.add_job(
+                "check_stripe_keys", partial(connection_jobs.check_keys, means), every_seconds=20
+            )
+            runtime.add_job(
+                "finish_secrets", partial(connection_jobs.finish_secrets, means), every_seconds=10
+            )
+            runtime.add_job(
+                "expire_starts", partial(connection_jobs.expire_starts, means), every_seconds=60
+            )
             async with runtime.running():
                 yield
 

@@ -162,6 +162,14 @@ async def follow_refused(tx: Tx, fact: StripeCredentialRefused, at: datetime) ->
     await key_failed(tx, fact.code, fact.refused_at, at)
 
 
+async def key_proved(tx: Tx, row: Row, at: datetime) -> None:
+    """The key in use was proved again."""
+    await store.update_connection(tx, at, key_valid=True, key_failure=None, key_checked_at=at)
+    if not row["key_valid"]:
+        await tell(tx, "stripe_connection.key_valid_again", row, SYSTEM, at)
+        await snapshot.publish(tx, at)
+
+
 async def key_failed(tx: Tx, code: str, seen_at: datetime, at: datetime) -> None:
     """Mark the key in use as refused and raise the alarm; it is valid until now."""
     await store.update_connection(

@@ -10,14 +10,17 @@ from libs.contracts.audit import (
 from libs.contracts.billing import SubscriptionChanged
 from libs.contracts.envelope import Envelope, Fact
 from libs.contracts.stripe_sync import (
+    StripeAccountChanged,
+    StripeAccountDeauthorized,
     StripeClockAdvanced,
     StripeCommandFailed,
+    StripeCredentialRefused,
     StripeCustomerLinked,
     StripeSubscriptionChanged,
 )
 from libs.db.pool import Tx
 from libs.messaging.apply import Handler
-from services.tenants import audit, clock, key_use, rotation, tenancy
+from services.tenants import audit, clock, connection_states, key_use, rotation, tenancy
 
 
 async def on_subscription_changed(event: Envelope[SubscriptionChanged], tx: Tx) -> None:
@@ -45,6 +48,23 @@ async def on_stripe_clock_advanced(event: Envelope[StripeClockAdvanced], tx: Tx)
 async def on_stripe_command_failed(event: Envelope[StripeCommandFailed], tx: Tx) -> None:
     """A move of the clock that Stripe refused is over."""
     await clock.give_up(tx, event.data, event.occurred_at)
+
+
+async def on_stripe_account_changed(event: Envelope[StripeAccountChanged], tx: Tx) -> None:
+    """Show what Stripe says of the tenant's own account."""
+    await connection_states.follow_account(tx, event.data, event.occurred_at)
+
+
+async def on_stripe_account_deauthorized(
+    event: Envelope[StripeAccountDeauthorized], tx: Tx
+) -> None:
+    """The tenant took its access back at Stripe."""
+    await connection_states.follow_deauthorized(tx, event.data, event.occurred_at)
+
+
+async def on_stripe_credential_refused(event: Envelope[StripeCredentialRefused], tx: Tx) -> None:
+    """The tenant's key does not work any more."""
+    await connection_states.follow_refused(tx, event.data, event.occurred_at)
 
 
 async def on_security_event_raised(event: Envelope[SecurityEventRaised], tx: Tx) -> None:
@@ -78,6 +98,9 @@ HANDLERS: dict[type[Fact], Handler] = {
     StripeSubscriptionChanged: on_stripe_subscription_changed,
     StripeClockAdvanced: on_stripe_clock_advanced,
     StripeCommandFailed: on_stripe_command_failed,
+    StripeAccountChanged: on_stripe_account_changed,
+    StripeAccountDeauthorized: on_stripe_account_deauthorized,
+    StripeCredentialRefused: on_stripe_credential_refused,
     SecurityEventRaised: on_security_event_raised,
     ConfigurationChanged: on_configuration_changed,
     AuditHeadAnchored: on_audit_head_anchored,

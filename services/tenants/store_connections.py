@@ -210,6 +210,20 @@ async def prune_states(tx: Tx, before: datetime) -> None:
     await tx.execute("delete from connect_state where expires_at < $1", before)
 
 
+async def stale_starts(tx: Tx, before: datetime, limit: int) -> Sequence[Row]:
+    """Connections on their way by OAuth since before then; for the maintenance role."""
+    return await tx.fetch(
+        """
+        select tenant_id, mode from stripe_connection
+        where status = 'PENDING' and pending_since < $1
+          and (account_id is null or health_at is null or health_at < pending_since)
+        order by pending_since limit $2
+        """,
+        before,
+        limit,
+    )
+
+
 async def due_key_checks(tx: Tx, now: datetime, limit: int) -> Sequence[Row]:
     """Connections whose key is to be proved again; for the maintenance role."""
     return await tx.fetch(

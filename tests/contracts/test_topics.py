@@ -57,9 +57,6 @@ UNREAD = {
     "TenantStatusChanged": "told for readers to come; the status travels in the snapshot",
     "TenantSnapshot": "taken by the directory's consumer of every service (libs/directory)",
     "TenantSecrets": "taken by the directory's consumer of its two holders (libs/directory)",
-    "StripeAccountChanged": "connected accounts have no producer yet",
-    "StripeAccountDeauthorized": "connected accounts have no producer yet",
-    "StripeCredentialRefused": "connected accounts have no producer yet",
 }
 """Events without a handler in any service, each with its reason."""
 
