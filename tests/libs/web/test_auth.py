@@ -1,5 +1,6 @@
 """Who may in: keys and assertions checked offline, tenants picked, refusals recorded."""
 
+import asyncio
 import base64
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, replace
@@ -22,12 +23,12 @@ from libs.contracts.tenants import (
 )
 from libs.crypto import apikeys, tokens
 from libs.db.pool import Database
-from libs.directory.local import Directory
+from libs.directory.local import CACHE_SECONDS, Directory
 from libs.ids import new_id
 from libs.observability.health import Health
 from libs.testing.databases import TestDatabase
 from libs.testing.memory_log import MemoryLog
-from libs.web.auth import OPERATOR, Access, Gate, Requires
+from libs.web.auth import OPERATOR, OWNER, Access, Gate, Requires
 from libs.web.serve import create_app
 
 PEPPER = b"p" * 32
@@ -48,6 +49,11 @@ async def manage(access: Annotated[Access, Depends(Requires("billing:manage"))])
 
 @router.get("/staff")
 async def staff(access: Annotated[Access, Depends(Requires(OPERATOR))]) -> str:
+    return str(access.tenant_id)
+
+
+@router.get("/owner")
+async def owner(access: Annotated[Access, Depends(Requires(OWNER))]) -> str:
     return str(access.tenant_id)
 
 
@@ -276,3 +282,36 @@ async def test_a_service_waits_for_the_callers_own_write_or_says_come_back(world
     assert "retry-after" in ahead.headers
     wrong = await world.get("/read", key, **{"Sluice-Version": "nonsense"})
     assert wrong.status_code == 400
+
+
+async def test_live_mode_is_closed_before_a_tenant_went_live(world: World) -> None:
+    live = world.assertion(mode="live")
+    answer = await world.get("/read", live)
+    assert (answer.status_code, answer.json()["code"]) == (403, "not_live")
+    assert (await world.get("/manage", live)).json()["permission"] == "billing:manage"
+    staff = world.assertion(mode="live", operator=True, tenant_id=PLATFORM_TENANT_ID)
+    for headers in ({}, {"X-Tenant-ID": "acme"}):
+        answer = await world.get("/read", staff, **headers)
+        assert (answer.status_code, answer.json()["mode"]) == (200, "live")
+    assert (await world.get("/read", world.assertion())).status_code == 200
+    await world.publish(ACME, live_since=utc_now())
+    await asyncio.sleep(CACHE_SECONDS)
+    assert (await world.get("/read", live)).json()["mode"] == "live"
+
+
+async def test_where_a_tenant_goes_live_live_mode_is_open_before(world: World) -> None:
+    gate = world.http._transport.app.state.gate  # type: ignore[attr-defined]
+    opened = Gate(world.database, gate.directory, PEPPER, admits_before_live=True)
+    world.http._transport.app.state.gate = opened  # type: ignore[attr-defined]
+    assert (await world.get("/read", world.assertion(mode="live"))).status_code == 200
+
+
+async def test_what_is_an_owners_is_nobody_elses(world: World) -> None:
+    key = await world.add_key(ACME, "billing:manage", "members:manage")
+    answer = await world.get("/owner", key)
+    assert (answer.status_code, answer.json()["permission"]) == (403, "owner")
+    for role, status in (("member", 403), ("admin", 403), ("owner", 200)):
+        answer = await world.get("/owner", world.assertion(role=role))
+        assert answer.status_code == status
+    staff = await world.add_key(PLATFORM_TENANT_ID, operator=True)
+    assert (await world.get("/owner", staff)).status_code == 200
