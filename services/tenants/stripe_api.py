@@ -336,7 +336,7 @@ class StripeApi:
 def _classify(error: stripe.StripeError) -> StripeError:
     """Which of our kinds an error of the SDK is. Its message may quote a key: only codes are kept."""
     status = error.http_status
-    code = error.code or _CODES.get(status or 0, "stripe_error")
+    code = error.code or _code_in(error.json_body) or _CODES.get(status or 0, "stripe_error")
     if status is None or status >= 500 or status in (409, 429):
         return StripeAwayError(code, status)
     if status == 401:
@@ -344,6 +344,13 @@ def _classify(error: stripe.StripeError) -> StripeError:
     if status == 403:
         return StripeDeniedError(code, status)
     return StripeRefusedError(code, status)
+
+
+def _code_in(body: Any) -> str | None:
+    """Stripe's code, which the SDK leaves out of some of its errors."""
+    part = body.get("error") if isinstance(body, dict) else None
+    code = part.get("code") if isinstance(part, dict) else None
+    return code if isinstance(code, str) else None
 
 
 def _health(account: Json) -> Health:

@@ -184,7 +184,7 @@ async def test_restricted_keys(stripe_world: StripeWorld) -> None:
     assert "may not read its own account" in answer.json()["warnings"][1]
     webhook = answer.json()["webhook"]
     # Stripe did not let the key register it: the address is there to be entered by hand.
-    assert (webhook["status"], webhook["failure"]) == ("none", "permission_denied")
+    assert (webhook["status"], webhook["failure"]) == ("none", "more_permissions_required")
     assert webhook["url"].startswith("http://127.0.0.1:8080/api/webhooks/stripe/")
 
     wide = stripe_world.sandbox.key(account.id, "restricted")

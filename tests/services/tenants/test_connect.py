@@ -222,13 +222,11 @@ async def test_an_onboarding_address_that_was_used_leads_to_a_new_one(
     assert (await status_of(stripe_world, tenant, key))[1] == "CONNECTED"
 
 
-async def test_a_crash_between_the_steps_of_an_account_link_makes_no_second_account(
-    stripe_world: StripeWorld,
-) -> None:
+async def test_an_answer_that_was_lost_makes_no_second_account(stripe_world: StripeWorld) -> None:
     tenant, key = await stripe_world.tenant("Acme")
-    stripe_world.sandbox.fault(kind="cut", method="POST", path="/v1/accounts", count=3)
-    answer = await stripe_world.call("POST", START, key, json={"kind": "account_link"})
-    assert (answer.status_code, answer.json()["code"]) == (503, "stripe_unavailable")
+    # The account is made, and the connection breaks in the middle of the answer.
+    stripe_world.sandbox.fault(kind="cut", method="POST", path="/v1/accounts")
+    await stripe_world.call("POST", START, key, json={"kind": "account_link"})
     stripe_world.sandbox.mend()
     await start(stripe_world, key, kind="account_link")
     made = stripe_world.sandbox.client.get(

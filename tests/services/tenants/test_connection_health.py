@@ -1,0 +1,201 @@
+"""The health of a connection: told by stripe_sync and by our own looks, alarmed when a key fails."""
+
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from libs.clock import utc_now
+from libs.contracts.audit import KeyUsed, SecurityEventRaised
+from libs.contracts.stripe_sync import (
+    StripeAccountChanged,
+    StripeAccountDeauthorized,
+    StripeCredentialRefused,
+)
+from libs.testing.databases import TestDatabase
+from services.tenants import connection_jobs
+from tests.services.tenants.conftest import checksums
+from tests.services.tenants.sandbox import SDK_WARNING, Account, StripeWorld
+
+pytestmark = pytest.mark.filterwarnings(SDK_WARNING)
+
+HEALTH = "/api/v1/connect/health"
+
+
+async def configured(stripe_world: StripeWorld) -> tuple[str, str, Account]:
+    """A tenant with raw keys: its id, its API key, its account."""
+    tenant, key = await stripe_world.tenant("Acme")
+    account = stripe_world.sandbox.account()
+    answer = await stripe_world.configure(key, stripe_secret_key=account.secret_key)
+    assert answer.status_code == 201, answer.text
+    return tenant, key, account
+
+
+async def health(stripe_world: StripeWorld, key: str) -> dict[str, Any]:
+    answer = await stripe_world.call("GET", HEALTH, key)
+    assert answer.status_code == 200, answer.text
+    body: dict[str, Any] = answer.json()
+    return body
+
+
+def changed(account: str, at: datetime, **fields: Any) -> StripeAccountChanged:
+    values = {"charges_enabled": True, "payouts_enabled": True, "details_submitted": True}
+    return StripeAccountChanged(account=account, fetched_at=at, **(values | fields))
+
+
+def alarms(stripe_world: StripeWorld) -> list[str]:
+    told = stripe_world.world.log.events(SecurityEventRaised)
+    return [event.data.kind for event in told if event.data.kind.startswith("stripe_")]
+
+
+async def check_keys(stripe_world: StripeWorld) -> None:
+    """A day later."""
+    async with stripe_world.world.database.maintenance() as tx:
+        await tx.execute(
+            "update stripe_connection set key_check_due_at = now() where key_check_due_at is not null"
+        )
+    await connection_jobs.check_keys(stripe_world.means)
+    await stripe_world.world.settle()
+
+
+async def test_without_a_connection_it_says_what_to_do(stripe_world: StripeWorld) -> None:
+    _, key = await stripe_world.tenant("Acme")
+    body = await health(stripe_world, key)
+    assert (body["connected"], body["status"]) == (False, "NOT_CONNECTED")
+    assert body["problems"] == ["Connect Stripe first: POST /api/v1/connect/start."]
+
+
+async def test_it_follows_what_stripe_tells_and_only_later_words(stripe_world: StripeWorld) -> None:
+    tenant, key, account = await configured(stripe_world)
+    body = await health(stripe_world, key)
+    assert (body["connected"], body["charges_enabled"], body["problems"]) == (True, True, [])
+    now = utc_now()
+    fact = changed(account.id, now, charges_enabled=False, requirements_due=("external_account",))
+    stripe_world.world.tell(tenant, fact, source="stripe_sync")
+    older = changed(account.id, now - timedelta(seconds=1))
+    stripe_world.world.tell(tenant, older, source="stripe_sync")
+    strangers = changed("acct_strangers", now + timedelta(seconds=1))
+    stripe_world.world.tell(tenant, strangers, source="stripe_sync")
+    await stripe_world.world.settle()
+    body = await health(stripe_world, key)
+    assert (body["charges_enabled"], body["requirements_due"]) == (False, ["external_account"])
+    assert len(body["problems"]) == 2
+    (told,) = stripe_world.world.snapshot(tenant).connections
+    assert (told.charges_enabled, told.requirements_due) == (False, ("external_account",))
+
+
+async def test_uses_show_when_the_key_and_the_webhook_were_last_used(
+    stripe_world: StripeWorld,
+) -> None:
+    tenant, key, _ = await configured(stripe_world)
+    connection = str(stripe_world.world.snapshot(tenant).connections[0].connection_id)
+    at = utc_now().replace(microsecond=0)
+    for kind, service in (
+        ("stripe_secret_key", "stripe_sync"),
+        ("stripe_webhook_secret", "gateway"),
+    ):
+        use = KeyUsed(kind=kind, object_id=connection, version=1, service=service, used_at=at)  # type: ignore[arg-type]
+        stripe_world.world.tell(tenant, use, source=service)
+    await stripe_world.world.settle()
+    body = await health(stripe_world, key)
+    for name in ("key_last_used_at", "last_webhook_at"):
+        assert datetime.fromisoformat(body[name]) == at
+
+
+async def test_a_refused_key_raises_the_alarm_once_and_a_new_one_ends_it(
+    stripe_world: StripeWorld,
+) -> None:
+    tenant, key, account = await configured(stripe_world)
+    connection = stripe_world.world.snapshot(tenant).connections[0].connection_id
+    fact = StripeCredentialRefused(
+        account=account.id,
+        connection_id=connection,
+        credential_version=1,
+        code="api_key_expired",
+        refused_at=utc_now(),
+    )
+    for _ in range(2):
+        stripe_world.world.tell(tenant, fact, source="stripe_sync")
+    await stripe_world.world.settle()
+    body = await health(stripe_world, key)
+    assert (body["connected"], body["key_valid"]) == (False, False)
+    assert body["key_failure"] == "api_key_expired"
+    assert alarms(stripe_world) == ["stripe_key_failed"]
+    assert stripe_world.world.snapshot(tenant).connections[0].key_valid is False
+    newer = stripe_world.sandbox.key(account.id)
+    await stripe_world.configure(key, stripe_secret_key=newer)
+    # A late word on the version before does not concern the new one.
+    stripe_world.world.tell(tenant, fact, source="stripe_sync")
+    await stripe_world.world.settle()
+    assert (await health(stripe_world, key))["connected"] is True
+    assert alarms(stripe_world) == ["stripe_key_failed"]
+
+
+async def test_keys_are_proved_again_every_day(stripe_world: StripeWorld) -> None:
+    tenant, key, account = await configured(stripe_world)
+    other, others_key, _ = await configured(stripe_world)
+    stripe_world.sandbox.revoke(account.secret_key)
+    await check_keys(stripe_world)
+    assert (await health(stripe_world, key))["key_failure"] == "api_key_expired"
+    assert (await health(stripe_world, others_key))["connected"] is True
+    await check_keys(stripe_world)
+    assert alarms(stripe_world) == ["stripe_key_failed"]
+    assert tenant != other
+
+
+async def test_stripe_being_away_says_nothing_of_the_key(stripe_world: StripeWorld) -> None:
+    _, key, _ = await configured(stripe_world)
+    stripe_world.sandbox.fault(kind="error", status=500, stored=False, path="/v1/account")
+    await check_keys(stripe_world)
+    assert (await health(stripe_world, key))["connected"] is True
+    assert alarms(stripe_world) == []
+    stripe_world.sandbox.mend()
+
+
+async def test_a_connected_account_that_left_is_seen_by_the_daily_look(
+    stripe_world: StripeWorld,
+) -> None:
+    tenant, key = await stripe_world.tenant("Acme")
+    account = stripe_world.sandbox.account()
+    answer = await stripe_world.call("POST", "/api/v1/connect/start", key)
+    back = stripe_world.sandbox.consent(answer.json()["url"], account.id)
+    await stripe_world.world.client.get(back.removeprefix("http://127.0.0.1:8080"))
+    await stripe_world.world.settle()
+    stripe_world.sandbox.control(f"accounts/{account.id}", ready=False)
+    await check_keys(stripe_world)
+    assert (await health(stripe_world, key))["charges_enabled"] is False
+    stripe_world.sandbox.control(f"accounts/{account.id}/disconnect")
+    await check_keys(stripe_world)
+    body = await health(stripe_world, key)
+    assert (body["key_valid"], body["key_failure"]) == (False, "account_invalid")
+    assert tenant
+
+
+async def test_a_replay_changes_nothing(stripe_world: StripeWorld, database: TestDatabase) -> None:
+    tenant, key, account = await configured(stripe_world)
+    connection = stripe_world.world.snapshot(tenant).connections[0].connection_id
+    now = utc_now()
+    facts = [
+        changed(account.id, now, payouts_enabled=False),
+        changed(account.id, now + timedelta(seconds=1)),
+        StripeCredentialRefused(
+            account=account.id,
+            connection_id=connection,
+            credential_version=1,
+            code="api_key_expired",
+            refused_at=now,
+        ),
+        StripeAccountDeauthorized(
+            account=account.id, stripe_event_id="evt_raw", deauthorized_at=now
+        ),
+    ]
+    for fact in facts:
+        stripe_world.world.tell(tenant, fact, source="stripe_sync")
+    await stripe_world.world.settle()
+    assert (await health(stripe_world, key))["key_valid"] is False
+    before = await checksums(database)
+    for clear in (False, True):
+        await stripe_world.world.log.replay(clear_inboxes=clear)
+        assert await checksums(database) == before
+    assert UUID(tenant)
