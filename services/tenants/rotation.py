@@ -88,8 +88,16 @@ async def begin(tx: Tx, kind: Kind, actor: str, at: datetime) -> Row:
 async def read_progress(tx: Tx, rotation_id: UUID) -> Progress | None:
     """How far a rotation has come; as the maintenance role."""
     row = await store.find_rotation(tx, rotation_id)
-    if row is None:
-        return None
+    return None if row is None else await _progress(tx, row)
+
+
+async def list_progress(tx: Tx, before: tuple[datetime, UUID] | None, limit: int) -> list[Progress]:
+    """How far rotations have come, the newest first; as the maintenance role."""
+    return [await _progress(tx, row) for row in await store.list_rotations(tx, before, limit)]
+
+
+async def _progress(tx: Tx, row: Row) -> Progress:
+    rotation_id = row["rotation_id"]
     waiting = await store.count_waiting(tx, rotation_id, HOLDERS)
     if row["kind"] == "data":
         return Progress(row, None, row["done_count"], waiting)

@@ -10,10 +10,12 @@ from pydantic import BaseModel, Field
 
 from libs.clock import utc_now
 from libs.contracts.tenants import PLATFORM_TENANT_ID
-from libs.db.pool import Database
+from libs.db.pool import Database, Tx
 from libs.db.tenant import Scope
 from libs.ids import InvalidIdError, parse_public_id, public_id
 from libs.web.auth import OPERATOR, Access, Gate, Requires
+from libs.web.idempotency import answer_once
+from libs.web.pagination import Page, PageRequest, page_request
 from libs.web.problems import (
     Conflict,
     FieldProblem,
@@ -95,16 +97,41 @@ async def start_rotation(request: Request, body: NewRotationBody, access: Operat
     elif body.tenant is not None:
         problem = FieldProblem(field="body.tenant", detail="The master key is no tenant's.")
         raise InvalidFields(fields=[problem])
+
+    async def work(tx: Tx) -> RotationBody:
+        here = tx.scope
+        await tx.enter(Scope((tenant_id,), None))
+        row = await rotation.begin(tx, body.kind, access.caller.actor, utc_now())
+        await tx.enter(here)
+        return _body(rotation.Progress(row, None, 0, 0))
+
     try:
-        async with database.transaction(Scope((tenant_id,), None)) as tx:
-            row = await rotation.begin(tx, body.kind, access.caller.actor, utc_now())
+        return await answer_once(request, access, database, body, work, status=202)
     except rotation.RotationUnderWayError:
         raise Conflict(
             "A rotation of this kind is under way. Wait until it is `done`.",
             code="rotation_under_way",
         ) from None
-    shown = await _read(database, row["rotation_id"])
-    return JSONResponse(shown.model_dump(mode="json"), 202)
+
+
+@router.get("/api/v1/key-rotations")
+async def list_rotations(
+    request: Request,
+    access: Operator,  # noqa: ARG001 - the gate
+    page: Annotated[PageRequest, Depends(page_request)],
+) -> Page[RotationBody]:
+    """Rotations, the newest first."""
+    position = page.after(datetime, UUID)
+    before = (position[0], position[1]) if position else None
+    database: Database = request.app.state.database
+    async with database.maintenance() as tx:
+        found = await rotation.list_progress(tx, before, page.limit + 1)
+    return Page[RotationBody].of(
+        found,
+        page.limit,
+        lambda each: (each.row["started_at"], each.row["rotation_id"]),
+        _body,
+    )
 
 
 @router.get("/api/v1/key-rotations/{rotation}", responses=problem_responses(NotFound))
@@ -118,7 +145,12 @@ async def get_rotation(
         rotation_id = parse_public_id("key_rotation", rotation_reference)
     except InvalidIdError:
         raise NotFound from None
-    return await _read(request.app.state.database, rotation_id)
+    database: Database = request.app.state.database
+    async with database.maintenance() as tx:
+        progress = await rotation.read_progress(tx, rotation_id)
+    if progress is None:
+        raise NotFound
+    return _body(progress)
 
 
 @router.post(
@@ -150,14 +182,10 @@ async def shred_tenant(
     return answer
 
 
-async def _read(database: Database, rotation_id: UUID) -> RotationBody:
-    async with database.maintenance() as tx:
-        progress = await rotation.read_progress(tx, rotation_id)
-    if progress is None:
-        raise NotFound
+def _body(progress: rotation.Progress) -> RotationBody:
     row = progress.row
     return RotationBody(
-        id=public_id("key_rotation", rotation_id),
+        id=public_id("key_rotation", row["rotation_id"]),
         kind=row["kind"],
         tenant_id=None if row["kind"] == "master" else row["tenant_id"],
         state=row["state"],

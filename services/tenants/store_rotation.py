@@ -27,6 +27,19 @@ async def find_rotation(tx: Tx, rotation_id: UUID) -> Row | None:
     return await tx.fetchrow("select * from key_rotation where rotation_id = $1", rotation_id)
 
 
+async def list_rotations(tx: Tx, before: tuple[datetime, UUID] | None, limit: int) -> list[Row]:
+    """Rotations, the newest first; for the maintenance role."""
+    at, rotation_id = before or (None, None)
+    return await tx.fetch(
+        "select * from key_rotation "
+        "where $1::timestamptz is null or (started_at, rotation_id) < ($1, $2::uuid) "
+        "order by started_at desc, rotation_id desc limit $3",
+        at,
+        rotation_id,
+        limit,
+    )
+
+
 async def open_rotations(tx: Tx, now: datetime, limit: int) -> list[Row]:
     """Rotations with work to do now; for the maintenance role."""
     return await tx.fetch(

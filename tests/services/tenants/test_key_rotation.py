@@ -332,6 +332,24 @@ async def test_what_to_rotate_must_be_said(world: World, body: dict[str, str]) -
     assert answer.status_code == 422, answer.text
 
 
+async def test_rotations_are_listed_and_a_repeated_request_begins_one(world: World) -> None:
+    headers = {"Idempotency-Key": "once"}
+    body = {"kind": "master"}
+    made = [
+        await world.call("POST", "/api/v1/key-rotations", json=body, headers=headers)
+        for _ in range(2)
+    ]
+    assert made[0].json() == made[1].json()
+    await finish(world, made[0].json()["id"])
+    await begin(world, "data", tenant="platform")
+    first = (await world.call("GET", "/api/v1/key-rotations?limit=1")).json()
+    assert [each["kind"] for each in first["items"]] == ["data"]
+    path = f"/api/v1/key-rotations?cursor={first['next_cursor']}"
+    second = (await world.call("GET", path)).json()
+    assert [each["kind"] for each in second["items"]] == ["master"]
+    assert second["items"][0]["state"] == "done"
+
+
 async def test_an_unknown_rotation_is_not_found(world: World) -> None:
     for reference in ("rot_x", f"rot_{PLATFORM_TENANT_ID}"):
         answer = await world.call("GET", f"/api/v1/key-rotations/{reference}")
