@@ -255,7 +255,7 @@ async def test_a_foreign_nonce_is_refused(here: World, provider: str) -> None:
         assert is_refused(await ada.client.get(back), "sign_in_failed")
 
 
-async def test_a_refusal_at_the_provider_is_told(here: World, provider: str) -> None:
+async def test_a_refusal_at_the_provider_is_told(here: World) -> None:
     async with browser(here, ADA) as ada:
         query = parse_qs(urlsplit(await start(ada)).query)
         back = f"{CALLBACK}?error=access_denied&state={query['state'][0]}"
@@ -319,7 +319,7 @@ def test_a_wrong_setting_stops_the_start(
 ) -> None:
     monkeypatch.setenv("SLUICE_OIDC_ISSUER", issuer)
     monkeypatch.setenv("SLUICE_OIDC_CLIENT_ID", client)
-    with pytest.raises(ValueError, match="SLUICE_OIDC|https|address"):
+    with pytest.raises(ValueError, match=r"SLUICE_OIDC|https|address"):
         Settings()
 
 
