@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field
 from libs.clock import utc_now
 from libs.contracts.tenants import ConnectionKind, ConnectionStatus
 from libs.web.auth import Access, Requires
+from libs.web.connections import StripeNotConnected, needs_connection
 from libs.web.problems import (
     Conflict,
     Forbidden,
@@ -76,6 +77,16 @@ class StartedBody(BaseModel):
     """Where to send the owner of the account."""
 
     url: str
+
+
+class PayingAccountBody(BaseModel):
+    """Whose account payments of the tenant's customers go into."""
+
+    account: Literal["tenant", "platform"] = Field(
+        description="`platform`: the platform's account stands in (demo and early tenants)."
+    )
+    stripe_account_id: str | None
+    kind: ConnectionKind | None
 
 
 class DisconnectBody(StrictBody):
@@ -223,6 +234,21 @@ async def disconnect_account(
     answer = JSONResponse(DisconnectedBody.model_validate(left).model_dump(mode="json"))
     await stamp(answer, means.database, access.tenant_id)
     return answer
+
+
+@router.get(
+    "/api/v1/connect/account",
+    responses=problem_responses(StripeNotConnected),
+)
+async def get_paying_account(request: Request, access: Reader) -> PayingAccountBody:
+    """Whose Stripe account the tenant's customers pay into; a problem where there is none."""
+    means: Means = request.app.state.means
+    connection = needs_connection(access.tenant, access.mode, means.settings)
+    if connection is None:
+        return PayingAccountBody(account="platform", stripe_account_id=None, kind=None)
+    return PayingAccountBody(
+        account="tenant", stripe_account_id=connection.account_id, kind=connection.kind
+    )
 
 
 @router.get("/api/v1/connect/health")

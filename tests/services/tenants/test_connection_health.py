@@ -199,3 +199,18 @@ async def test_a_replay_changes_nothing(stripe_world: StripeWorld, database: Tes
         await stripe_world.world.log.replay(clear_inboxes=clear)
         assert await checksums(database) == before
     assert UUID(tenant)
+
+
+async def test_connect_first_says_the_problem_and_where(stripe_world: StripeWorld) -> None:
+    _, key = await stripe_world.tenant("Acme")
+    answer = await stripe_world.call("GET", "/api/v1/connect/account", key)
+    assert (answer.status_code, answer.json()["code"]) == (409, "stripe_not_connected")
+    assert answer.json()["connect_url"] == "/settings/stripe"
+    account = stripe_world.sandbox.account()
+    await stripe_world.configure(key, stripe_secret_key=account.secret_key)
+    answer = await stripe_world.call("GET", "/api/v1/connect/account", key)
+    assert answer.json() == {
+        "account": "tenant",
+        "stripe_account_id": account.id,
+        "kind": "RAW_KEYS",
+    }
