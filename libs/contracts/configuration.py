@@ -3,7 +3,8 @@
 A tenant sets what it wants; what it leaves out is the platform's own setting, and what the platform
 leaves out is the default here. `libs.directory.configuration.effective` puts the three together. A
 field may be added with a default; one is never removed or given another meaning. Configuration
-travels in the clear to every service, so it never holds a secret.
+travels in the clear to every service and its versions are kept, so it never holds a secret or
+personal data.
 
 Each field says who reads it. `custom.<name>` namespaces hold whatever JSON a tenant likes and
 nothing here reads them.
@@ -168,7 +169,9 @@ class BrandingConfiguration(Configuration):
     primary_color: Color = Field(default="#1f2937", description="As #rrggbb.")
     accent_color: Color = Field(default="#2563eb", description="As #rrggbb.")
     logo_url: PublicUrl | None = Field(default=None, description="https, on a public host.")
-    support_email: Email | None = Field(default=None, description="Where customers may write.")
+    support_email: Email | None = Field(
+        default=None, description="Where customers may write: a shared mailbox, for versions stay."
+    )
 
 
 class MeteringConfiguration(Configuration):
@@ -199,9 +202,6 @@ class NotificationsConfiguration(Configuration):
         Field(max_length=10),
         AfterValidator(_check_ascending),
     ] = Field(default=(80, 100), description="Of a limit, when usage crosses it (messages).")
-    recipients: tuple[Email, ...] = Field(
-        default=(), max_length=20, description="Beside the tenant's own contacts (messages)."
-    )
 
 
 class FeesConfiguration(Configuration):

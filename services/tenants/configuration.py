@@ -85,7 +85,7 @@ def checked(namespace: str, values: Mapping[str, Any]) -> dict[str, Any]:
         InvalidValuesError.
     """
     try:
-        plain_json.check(values)
+        plain_json.check(values, emails=namespace in NAMESPACES)
     except plain_json.UnfitValueError as error:
         raise InvalidValuesError([(error.place, error.detail)]) from None
     model = NAMESPACES.get(namespace)

@@ -1,4 +1,4 @@
-"""What of free JSON may be stored and told: bounded, exact, and no place for secrets."""
+"""What of JSON may be stored and told for ever: bounded, exact, no secrets, no personal data."""
 
 import math
 from collections.abc import Mapping
@@ -23,8 +23,8 @@ class UnfitValueError(Exception):
         super().__init__(f"{place}: {detail}")
 
 
-def check(value: Any, place: str = "values", *, depth: int = 0) -> None:
-    """Check a value and all it holds.
+def check(value: Any, place: str = "values", *, emails: bool, depth: int = 0) -> None:
+    """Check a value and all it holds; e-mail addresses are taken only where `emails` says so.
 
     Raises:
         UnfitValueError: the first that is unfit.
@@ -35,13 +35,13 @@ def check(value: Any, place: str = "values", *, depth: int = 0) -> None:
         _check_size(len(value), place)
         for number, (name, inner) in enumerate(value.items()):
             _check_name(name, inner, f"{place}.{number}")
-            check(inner, f"{place}.{name}", depth=depth + 1)
+            check(inner, f"{place}.{name}", emails=emails, depth=depth + 1)
     elif isinstance(value, list | tuple):
         _check_size(len(value), place)
         for number, inner in enumerate(value):
-            check(inner, f"{place}.{number}", depth=depth + 1)
+            check(inner, f"{place}.{number}", emails=emails, depth=depth + 1)
     elif isinstance(value, str):
-        _check_text(value, place, TEXT_LENGTH_MAX)
+        _check_text(value, place, TEXT_LENGTH_MAX, emails=emails)
     elif isinstance(value, float) and not math.isfinite(value):
         raise UnfitValueError(place, "Must be a finite number.")
     elif isinstance(value, int) and abs(value) > INTEGER_MAX:
@@ -57,12 +57,12 @@ def _check_name(name: str, value: Any, place: str) -> None:
     """`place` counts, for a name that is unfit is not repeated in an answer."""
     if not name:
         raise UnfitValueError(place, "Must have a name.")
-    _check_text(name, place, NAME_LENGTH_MAX)
+    _check_text(name, place, NAME_LENGTH_MAX, emails=False)
     if isinstance(value, str) and value and is_secret_name(name):
         raise UnfitValueError(place, "Has the name of a secret, and configuration is no secret.")
 
 
-def _check_text(text: str, place: str, length_max: int) -> None:
+def _check_text(text: str, place: str, length_max: int, *, emails: bool) -> None:
     if len(text) > length_max:
         raise UnfitValueError(place, f"Must have at most {length_max} characters.")
     if any(char == "\x00" or "\ud800" <= char <= "\udfff" for char in text):
@@ -70,3 +70,7 @@ def _check_text(text: str, place: str, length_max: int) -> None:
     redacted = redact_text(text)
     if REDACTED in redacted or "[card]" in redacted:
         raise UnfitValueError(place, "Looks like a secret, and configuration is told to everybody.")
+    if "[email]" in redacted and not emails:
+        raise UnfitValueError(
+            place, "Holds an e-mail address, and personal data has no place here."
+        )
