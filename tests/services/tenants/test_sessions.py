@@ -4,7 +4,6 @@ import asyncio
 import statistics
 import time
 from typing import Any
-from uuid import UUID
 
 import httpx
 import pytest
@@ -13,17 +12,16 @@ from libs.clock import utc_now
 from libs.contracts.audit import SecurityEventRaised
 from libs.contracts.tenants import PLATFORM_TENANT_ID
 from libs.crypto import tokens
-from libs.db.tenant import Scope
 from libs.ids import parse_public_id
-from services.tenants import passwords, people, store_people, throttle
+from libs.testing.databases import TestDatabase
+from services.tenants import jobs, passwords, throttle
 from services.tenants.app import build
-from services.tenants.roles import PERMISSIONS, Role
-from tenants.conftest import OPERATOR_EMAIL, OPERATOR_PASSWORD, ORIGIN, World
+from services.tenants.roles import PERMISSIONS
+from tenants.conftest import OPERATOR_EMAIL, OPERATOR_PASSWORD, World
+from tenants.persons import FROM_HERE, PASSWORD, add_person, browser, signed_in
 
 SESSION = "/api/v1/session"
 ASSERTION = "/api/v1/session/assertion"
-PASSWORD = "a quiet morning in May"
-FROM_HERE = {"Origin": ORIGIN}
 
 
 async def sign_in(world: World, email: str, password: str = PASSWORD, **headers: str) -> Any:
@@ -36,18 +34,6 @@ async def sign_in(world: World, email: str, password: str = PASSWORD, **headers:
 
 async def assertion(world: World, **body: str) -> httpx.Response:
     return await world.client.post(ASSERTION, json=body, headers=FROM_HERE)
-
-
-async def add_person(world: World, email: str, **roles: Role) -> UUID:
-    """A person with a password and these roles by slug."""
-    hashed = await passwords.hash_password(PASSWORD)
-    async with world.database.transaction() as tx:
-        user_id = await people.ensure_user(tx, email, utc_now(), password_hash=hashed)
-    for slug, role in roles.items():
-        tenant = await world.app.state.directory.by_reference(slug)
-        async with world.database.transaction(Scope((tenant.id,), None)) as tx:
-            await store_people.insert_member(tx, user_id, role, utc_now())
-    return user_id
 
 
 def verified(world: World, token: str) -> tokens.Claims:
@@ -320,3 +306,112 @@ def test_a_wrong_setting_stops_the_start_and_is_not_repeated(
     told = capsys.readouterr().err
     assert variable in told
     assert value not in told
+
+
+OWN_SESSIONS = "/api/v1/sessions"
+PASSWORD_PATH = "/api/v1/session/password"
+
+
+async def test_a_person_sees_its_sessions_and_ends_them(world: World) -> None:
+    await world.sign_up("Acme")
+    await add_person(world, "eve@acme.example", acme="owner")
+    async with (
+        signed_in(world, "ada@acme.example", acme="member") as ada,
+        browser(world, "ada@acme.example") as phone,
+        browser(world, "ada@acme.example") as old,
+        browser(world, "eve@acme.example") as eve,
+    ):
+        for person in (phone, old, eve):
+            assert (await person.sign_in()).status_code == 201
+        shown = (await ada.call("GET", OWN_SESSIONS)).json()["items"]
+        assert [item["current"] for item in shown] == [False, False, True]
+        assert {item["remote_address"] for item in shown} == {"127.0.0.1"}
+        used = shown[2]["last_used_at"]
+        assert used.endswith(("00:00Z", "15:00Z", "30:00Z", "45:00Z"))
+        assert shown[0]["last_used_at"] is None
+        token = await phone.assertion()
+        phone_id = shown[1]["id"]
+        assert (await eve.call("DELETE", f"{OWN_SESSIONS}/{phone_id}")).status_code == 404
+        assert (await ada.call("DELETE", f"{OWN_SESSIONS}/{phone_id}")).status_code == 204
+        assert (await ada.call("DELETE", f"{OWN_SESSIONS}/{phone_id}")).status_code == 404
+        assert (await phone.assert_for()).json()["code"] == "no_session"
+        assert (await world.call("GET", "/api/v1/tenants/acme", key=token)).status_code == 401
+        assert (await ada.call("DELETE", OWN_SESSIONS)).status_code == 204
+        assert (await old.assert_for()).json()["code"] == "no_session"
+        assert (await eve.assert_for()).status_code == 200
+        (left,) = (await ada.call("GET", OWN_SESSIONS)).json()["items"]
+        assert left["current"]
+        for reference in ("ses_x", "x", left["id"].replace("ses_", "usr_")):
+            assert (await ada.call("DELETE", f"{OWN_SESSIONS}/{reference}")).status_code == 404
+
+
+async def test_a_password_changes_with_the_old_one_and_ends_the_other_sessions(
+    world: World, database: TestDatabase
+) -> None:
+    new = "another quiet morning"
+    await world.sign_up("Acme")
+    async with (
+        signed_in(world, "ada@acme.example", acme="member") as ada,
+        browser(world, "ada@acme.example") as phone,
+    ):
+        await phone.sign_in()
+        wrong = {"old_password": "wrong", "new_password": new}
+        refused = await ada.call("PUT", PASSWORD_PATH, json=wrong)
+        assert (refused.status_code, refused.json()["code"]) == (401, "wrong_password")
+        for body in (
+            {"old_password": PASSWORD},
+            {"old_password": PASSWORD, "new_password": "short"},
+            {"old_password": PASSWORD, "new_password": "x" * 1025},
+            {"old_password": PASSWORD, "new_password": new, "user": "other"},
+        ):
+            assert (await ada.call("PUT", PASSWORD_PATH, json=body)).status_code == 422
+        right = {"old_password": PASSWORD, "new_password": new}
+        assert (await ada.call("PUT", PASSWORD_PATH, json=right)).status_code == 204
+        assert (await ada.assert_for()).status_code == 200
+        assert (await phone.assert_for()).json()["code"] == "no_session"
+        assert (await phone.sign_in(PASSWORD)).status_code == 401
+        assert (await phone.sign_in(new)).status_code == 201
+        again = {"old_password": new, "new_password": PASSWORD}
+        assert (await ada.call("PUT", PASSWORD_PATH, json=again)).status_code == 204
+    await jobs.prune(world.database)
+    async with database.admin() as admin:
+        assert await admin.fetchval("select count(*) from tenants.user_password") == 1
+    kinds = [e.data.kind for e in world.log.events(SecurityEventRaised)]
+    assert kinds.count("password_changed") == 2
+
+
+async def test_guessing_the_old_password_is_throttled(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(throttle, "FAILURES_MAX", {"email": 3, "address": 100})
+    async with signed_in(world, "ada@acme.example", default="member") as thief:
+        body = {"old_password": "wrong", "new_password": "another quiet morning"}
+        statuses = [
+            (await thief.call("PUT", PASSWORD_PATH, json=body)).status_code for _ in range(5)
+        ]
+        assert statuses == [401, 401, 401, 429, 429]
+
+
+async def test_a_key_has_neither_sessions_nor_password(world: World) -> None:
+    for method, path, body in (
+        ("GET", OWN_SESSIONS, None),
+        ("DELETE", OWN_SESSIONS, None),
+        ("DELETE", f"{OWN_SESSIONS}/ses_x", None),
+        ("PUT", PASSWORD_PATH, {"old_password": "x", "new_password": "x" * 12}),
+    ):
+        answer = await world.call(method, path, json=body)
+        assert answer.status_code == 403
+
+
+async def test_sign_ins_are_told_apart_behind_the_console(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Proxy and console are ours; the last address in the chain that is not counts."""
+    monkeypatch.setattr(throttle, "FAILURES_MAX", {"email": 100, "address": 2})
+    monkeypatch.setattr(passwords, "_verify", lambda *_: False)
+    statuses = []
+    for number in range(6):
+        chain = f"203.0.113.{number % 2}, 127.0.0.1"
+        answer = await sign_in(world, f"a{number}@example.com", "x", **{"X-Forwarded-For": chain})
+        statuses.append(answer.status_code)
+    assert statuses == [401, 401, 401, 401, 429, 429]
