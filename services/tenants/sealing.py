@@ -15,11 +15,20 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from libs.crypto.errors import DataKeyExhaustedError, DestroyedKeyError, SealedValueError
+import structlog
+
+from libs.crypto.errors import (
+    DataKeyExhaustedError,
+    DestroyedKeyError,
+    SealedValueError,
+    UnknownMasterKeyError,
+)
 from libs.crypto.sealed import DataKey, OpenDataKey, header_of, open_sealed, seal
 from libs.crypto.settings import Sealing
 from libs.db.pool import Database
 from services.tenants import store_data_keys as store
+
+log = structlog.get_logger()
 
 VALUES_MAX = 1_000
 
@@ -92,16 +101,29 @@ class Sealer:
     async def prepare(self, tenant_id: UUID, at: datetime, *, values: int = 1) -> SealingKey:
         """The tenant's newest data key, made where there is none or it is due for another.
 
+        One under a master key that is not here any more is left for those that are lost with it.
+
         Raises:
             MasterKeyUnavailableError: nothing can be sealed now.
         """
         assert 0 < values <= VALUES_MAX
         key = await self._take(tenant_id, at, values)
-        if key is None:
-            await self.add_data_key(
-                tenant_id, at, only_if=lambda newest: newest is None or _is_due(newest, at, values)
+        if key is not None:
+            try:
+                return SealingKey(await self.data_keys.open(key), values)
+            except UnknownMasterKeyError:
+                log.warning("data_key_left", tenant_id=str(tenant_id), data_key_id=str(key.id))
+        left = key
+
+        def is_wanted(newest: DataKey | None) -> bool:
+            return (
+                newest is None
+                or (left is not None and newest.id == left.id)
+                or _is_due(newest, at, values)
             )
-            key = await self._take(tenant_id, at, values)
+
+        await self.add_data_key(tenant_id, at, only_if=is_wanted)
+        key = await self._take(tenant_id, at, values)
         if key is None:
             raise DataKeyExhaustedError("a new data key seals no value")
         return SealingKey(await self.data_keys.open(key), values)

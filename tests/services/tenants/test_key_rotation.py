@@ -18,7 +18,7 @@ from libs.crypto.errors import UnknownMasterKeyError
 from libs.db.pool import Database, Tx
 from libs.directory.secrets import Secrets
 from libs.testing.databases import TestDatabase
-from services.tenants import rotation, store_sealed
+from services.tenants import bootstrap, rotation, store_sealed
 from tests.services.tenants.conftest import OPERATOR_EMAIL, OPERATOR_PASSWORD, ORIGIN, World
 from tests.services.tenants.sealed_world import (
     connect,
@@ -310,6 +310,25 @@ async def test_nothing_fails_while_keys_rotate(
         stop.set()
         await asyncio.gather(*workers)
     assert min(done.values()) > 10, done
+
+
+async def test_a_lost_master_key_is_got_over_as_the_runbook_says(
+    world: World, database: TestDatabase, master_keys: Path
+) -> None:
+    tenant_id = UUID((await world.sign_up("Acme"))["id"])
+    connection_id = await connect(world, tenant_id, "sk_test_lost")
+    write_master_keys(master_keys, NEW)
+    world.settings.__dict__["sealing"] = process_with(master_keys)
+    assert await sign_in(world) == 500
+    async with database.admin() as admin:
+        await admin.execute("delete from tenants.signing_key")
+    await bootstrap.run_once(world.database, world.settings)
+    await world.settle()
+    assert await sign_in(world) == 200
+    await world.call("POST", "/api/v1/tenants/acme/shred", json={"confirm": "acme"})
+    await put_secret(world, tenant_id, connection_id, "sk_test_again")
+    async with holders(world, database, process_with(master_keys)) as held:
+        assert await values_of(held["gateway"][1], tenant_id) == [b"sk_test_again"]
 
 
 async def test_only_operators_rotate(world: World) -> None:
