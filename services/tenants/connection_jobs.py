@@ -174,7 +174,9 @@ async def _end(means: Means, row: Row, connection: Row) -> None:
     """Destroy an archived secret: a webhook's at once, a key when Stripe refuses it."""
     now = utc_now()
     dead = row["name"] == "stripe_webhook_secret"
-    if not dead:
+    if dead:
+        await _remove_old_endpoints(means, connection)
+    else:
         try:
             value = await secrets.read(means.sealer, row["tenant_id"], row)
             dead = await _is_dead(means, value, connection)
@@ -214,15 +216,30 @@ async def _is_dead(means: Means, key: str, connection: Row) -> bool:
         return True
     except StripeDeniedError:
         return False
+    await _remove_with(means, identity, connection)
+    return False
+
+
+async def _remove_old_endpoints(means: Means, connection: Row) -> None:
+    """Take back the endpoint whose secret was replaced, with the key that is in use; best effort."""
+    if connection["kind"] != "RAW_KEYS" or connection["status"] != "CONNECTED":
+        return
+    async with means.database.tenant(connection["tenant_id"], connection["mode"]) as tx:
+        key = await store_secrets.find_current(tx, connection["connection_id"], "stripe_secret_key")
     try:
-        keep = connection["webhook_endpoint_id"]
-        if connection["webhook_state"] != "wanted":
-            await means.stripe.remove_webhooks(
-                identity, webhooks.metadata_of(connection), keep=keep
-            )
+        await _remove_with(means, await means.identity_of(connection, key), connection)
+    except (SealedValueError, MasterKeyUnavailableError, SecretStoreUnavailableError):
+        log.info("old_webhook_not_removed", code="key_does_not_open")
+
+
+async def _remove_with(means: Means, identity: Identity, connection: Row) -> None:
+    if connection["webhook_state"] == "wanted":
+        return
+    try:
+        metadata, keep = webhooks.metadata_of(connection), connection["webhook_endpoint_id"]
+        await means.stripe.remove_webhooks(identity, metadata, keep=keep)
     except StripeError as error:
         log.info("old_webhook_not_removed", code=error.code)
-    return False
 
 
 def _warn(tx: Tx, now: datetime) -> None:

@@ -94,6 +94,17 @@ class BillingConfigChange(StrictBody):
     is_active: bool = Field(validation_alias=_either("is_active", "isActive"))
 
 
+class WebhookRotationBody(StrictBody):
+    """How a webhook is registered anew."""
+
+    overlap_seconds: int = Field(
+        default=OVERLAP_SECONDS_MAX,
+        ge=0,
+        le=OVERLAP_SECONDS_MAX,
+        description="How long the webhook before goes on to be taken.",
+    )
+
+
 class _Digest(StrictBody):
     """What makes two requests the same, without their secrets."""
 
@@ -194,6 +205,35 @@ async def change_billing_config(
         await connection_states.set_active(tx, body.is_active, access.caller.actor, utc_now())
         shown = await config_view.read(tx, await _found(tx))
     answer = JSONResponse(shown.model_dump(mode="json"))
+    await stamp(answer, means.database, access.tenant_id)
+    return answer
+
+
+@router.post(
+    "/api/v1/billing/config/webhook",
+    status_code=202,
+    response_model=BillingConfigBody,
+    responses=problem_responses(NotFound, Forbidden, Conflict),
+)
+async def rotate_webhook(
+    request: Request, access: Manager, body: WebhookRotationBody | None = None
+) -> JSONResponse:
+    """Register the webhook that Sluice made at Stripe anew: a new address and a new secret."""
+    means: Means = request.app.state.means
+    overlap = timedelta(seconds=(body or WebhookRotationBody()).overlap_seconds)
+    async with means.database.tenant(access.tenant_id, access.mode) as tx:
+        await _found(tx)
+        wanted = await webhooks.want_another(tx, access.caller.actor, utc_now())
+    if not wanted:
+        raise Conflict(
+            "Sluice did not register this webhook. Roll its secret in Stripe's dashboard and send the "
+            "new one as `webhook_secret` to POST /api/v1/billing/config.",
+            code="webhook_not_ours",
+        )
+    url = await webhooks.register(means, access.tenant_id, access.mode, overlap=overlap)
+    async with means.database.tenant(access.tenant_id, access.mode) as tx:
+        shown = await config_view.read(tx, await _found(tx), webhook_url=url)
+    answer = _answer(JSONResponse(shown.model_dump(mode="json"), 202))
     await stamp(answer, means.database, access.tenant_id)
     return answer
 

@@ -44,8 +44,40 @@ async def run_once(means: Means) -> None:
         await register(means, row["tenant_id"], row["mode"])
 
 
-async def register(means: Means, tenant_id: UUID, mode: Mode) -> str | None:
-    """Register the URL; the URL to be entered by hand where Stripe did not take it from us."""
+async def want_another(tx: Tx, actor: str, at: datetime) -> bool:
+    """Want a new endpoint in the place of the one we registered; False where that is not ours."""
+    await store_tenants.lock_tenant(tx)
+    row = await store.find_connection(tx)
+    if row is None or row["kind"] != "RAW_KEYS" or row["status"] != "CONNECTED":
+        return False
+    if row["webhook_state"] == "given":
+        return False
+    await store.update_connection(
+        tx, at, webhook_state="wanted", webhook_failure=None, webhook_due_at=at
+    )
+    emit(
+        tx,
+        ConfigurationChanged(
+            action="stripe_webhook.rotation_requested",
+            actor=actor,
+            object_id=public_id("connection", row["connection_id"]),
+        ),
+        effective_at=at,
+    )
+    return True
+
+
+async def register(
+    means: Means,
+    tenant_id: UUID,
+    mode: Mode,
+    *,
+    overlap: timedelta = raw_keys.OVERLAP_MAX,
+) -> str | None:
+    """Register the URL; the URL to be entered by hand where Stripe did not take it from us.
+
+    An endpoint that was registered before goes on to work for the overlap.
+    """
     now = utc_now()
     token = raw_keys.new_token()
     async with means.database.tenant(tenant_id, mode) as tx:
@@ -65,7 +97,7 @@ async def register(means: Means, tenant_id: UUID, mode: Mode) -> str | None:
     except StripeError as error:
         await _give_up(means, tenant_id, mode, error, retry_at=None)
         return url
-    await _finish(means, connection, token, endpoint)
+    await _finish(means, connection, token, endpoint, overlap)
     return None
 
 
@@ -97,16 +129,19 @@ async def _give_up(
         connection = await store.find_connection(tx)
         if connection is None or connection["webhook_state"] != "wanted":
             return
+        fallen_back = "registered" if connection["webhook_endpoint_id"] else "none"
         await store.update_connection(
             tx,
             utc_now(),
-            webhook_state="wanted" if retry_at else "none",
+            webhook_state="wanted" if retry_at else fallen_back,
             webhook_failure=error.code[:100],
             webhook_due_at=retry_at,
         )
 
 
-async def _finish(means: Means, connection: Row, token: str, endpoint: Endpoint) -> None:
+async def _finish(
+    means: Means, connection: Row, token: str, endpoint: Endpoint, overlap: timedelta
+) -> None:
     """Keep the endpoint's secret; nothing where another attempt or a given secret was faster."""
     tenant_id, mode, now = connection["tenant_id"], connection["mode"], utc_now()
     new = await secrets.keep(
@@ -126,17 +161,20 @@ async def _finish(means: Means, connection: Row, token: str, endpoint: Endpoint)
             and row["webhook_token_hashes"][:1] == [raw_keys.hash_token(token)]
         )
         if wanted:
-            await _enter(tx, connection["connection_id"], new, endpoint, now)
+            await _enter(tx, connection["connection_id"], new, endpoint, overlap, now)
     if not wanted:
         await secrets.discard(means.sealer, new.kept)
 
 
 async def _enter(
-    tx: Tx, connection_id: UUID, new: secrets.NewSecret, endpoint: Endpoint, now: datetime
+    tx: Tx,
+    connection_id: UUID,
+    new: secrets.NewSecret,
+    endpoint: Endpoint,
+    overlap: timedelta,
+    now: datetime,
 ) -> None:
-    version = await secrets.enter(
-        tx, connection_id, new, actor=ACTOR, at=now, overlap=raw_keys.OVERLAP_MAX
-    )
+    version = await secrets.enter(tx, connection_id, new, actor=ACTOR, at=now, overlap=overlap)
     await store.update_connection(
         tx,
         now,

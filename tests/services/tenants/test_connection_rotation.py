@@ -160,6 +160,30 @@ async def test_a_webhook_secret_overlaps_for_its_whole_time(stripe_world: Stripe
     assert account.id
 
 
+async def test_a_registered_webhook_is_made_anew_and_the_old_one_taken_back(
+    stripe_world: StripeWorld,
+) -> None:
+    tenant, key, account = await configured(stripe_world)
+    (first,) = stripe_world.sandbox.endpoints(account.secret_key)
+    answer = await stripe_world.call("POST", f"{CONFIG}/webhook", key)
+    assert answer.status_code == 202, answer.text
+    webhook = answer.json()["webhook"]
+    assert (webhook["status"], webhook["secret"]["version"]) == ("registered", 2)
+    assert webhook["previous"]["version"] == 1
+    endpoints = stripe_world.sandbox.endpoints(account.secret_key)
+    tokens = {each["url"].rpartition("/")[2] for each in endpoints}
+    (told,) = stripe_world.world.snapshot(tenant).connections
+    assert {hash_token(token) for token in tokens} == set(told.webhook_token_hashes)
+    assert len(tokens) == 2
+    await pass_time(stripe_world, timedelta(hours=25))
+    await finish(stripe_world)
+    (left,) = stripe_world.sandbox.endpoints(account.secret_key)
+    assert left["id"] != first["id"]
+    await stripe_world.configure(key, webhook_secret="whsec_of_their_own")
+    answer = await stripe_world.call("POST", f"{CONFIG}/webhook", key, json={"overlap_seconds": 0})
+    assert (answer.status_code, answer.json()["code"]) == (409, "webhook_not_ours")
+
+
 async def test_a_key_that_outlives_its_replacement_is_told_of(stripe_world: StripeWorld) -> None:
     tenant, key, account = await configured(stripe_world)
     await stripe_world.configure(key, stripe_secret_key=stripe_world.sandbox.key(account.id))
