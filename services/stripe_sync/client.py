@@ -275,7 +275,7 @@ class _Outcome:
 
 def _classify(error: stripe.StripeError) -> _Outcome:
     """Which of our kinds an error of the SDK is."""
-    status, code = error.http_status, error.code or type(error).__name__
+    status, code = error.http_status, _code_of(error)
     message = error.user_message or str(error)
     if status == 429:
         return _Outcome(StripeTransientError(code, message, status=429), "rate_limited", True)
@@ -290,6 +290,14 @@ def _classify(error: stripe.StripeError) -> _Outcome:
     missing = status == 404
     refused = StripeMissingError if missing else StripeRefusedError
     return _Outcome(refused(code, message, status=status), "missing" if missing else "refused")
+
+
+def _code_of(error: stripe.StripeError) -> str:
+    """Stripe's own word; on 401 and 403 the SDK leaves it in the body it parsed."""
+    body: Any = error.json_body
+    details = body.get("error") if isinstance(body, dict) else None
+    code = error.code or (details.get("code") if isinstance(details, dict) else None)
+    return str(code)[:100] if code else type(error).__name__
 
 
 def _plain(value: Any) -> Any:

@@ -148,6 +148,7 @@ class TenantLogin:
         self._mode = mode
         self._refusals: dict[KeyVersion | Access, _Refusal] = {}
         self._client: tuple[OpenSecret, stripe.StripeClient, float] | None = None
+        self._renewal: asyncio.Task[None] | None = None
 
     async def current(self) -> Login:
         """See `Logins.current`."""
@@ -157,13 +158,9 @@ class TenantLogin:
             if self._is_paused(access):
                 raise StripeStoppedError("access_refused", "Stripe refuses access to the account")
             return self._acting(access)
-        names = await self._keys(tenant, connection)
-        usable = [(name, key) for name, key in names if not self._is_paused(name)]
+        usable = await self._usable_keys()
         if not usable:
-            raise StripeStoppedError(
-                "credential_refused" if names else "no_credential",
-                "the account has no key that Stripe accepts",
-            )
+            raise StripeStoppedError("no_credential", "the account has no key that Stripe accepts")
         return self._speaking(*usable[0])
 
     async def refused(self, login: Login, error: StripeStoppedError) -> Login | None:
@@ -179,18 +176,10 @@ class TenantLogin:
             else:
                 log.error("platform_key_refused", code=error.code)
             return None
-        first = name not in self._refusals
-        self._pause(name)
-        deadline = time.monotonic() + (RENEWAL_SECONDS if first else 0.0)
-        while True:
-            tenant, connection = await self._connection()
-            found = await self._keys(tenant, connection, afresh=True)
-            usable = [(other, key) for other, key in found if not self._is_paused(other)]
-            if usable or time.monotonic() >= deadline:
-                break
-            await asyncio.sleep(POLL_SECONDS)
-        if all(other.version <= name.version for other, _ in found):
-            await self._tell(name, error)
+        if not self._is_paused(name):
+            self._pause(name)
+            self._renewal = asyncio.create_task(self._renew(name, error))
+        usable = await self._usable_keys()
         return self._speaking(*usable[0]) if usable else None
 
     def used(self, login: Login) -> None:
@@ -206,6 +195,30 @@ class TenantLogin:
             )
         if isinstance(name, KeyVersion | Access):
             self._refusals.pop(name, None)
+
+    async def _usable_keys(self) -> list[tuple[KeyVersion, OpenSecret]]:
+        """The keys that Stripe did not refuse; where there is none, one on its way is waited for."""
+        while True:
+            tenant, connection = await self._connection()
+            found = await self._keys(tenant, connection)
+            usable = [(name, key) for name, key in found if not self._is_paused(name)]
+            if usable or self._renewal is None or self._renewal.done():
+                return usable
+            await asyncio.shield(self._renewal)
+
+    async def _renew(self, refused: KeyVersion, error: StripeStoppedError) -> None:
+        """Read the keys afresh until there is another one, for two seconds; then tell of it."""
+        deadline = time.monotonic() + RENEWAL_SECONDS
+        while True:
+            tenant, connection = await self._connection()
+            found = await self._keys(tenant, connection, afresh=True)
+            if any(not self._is_paused(name) for name, _ in found):
+                break
+            if time.monotonic() >= deadline:
+                break
+            await asyncio.sleep(POLL_SECONDS)
+        if all(name.version <= refused.version for name, _ in found):
+            await self._tell(refused, error)
 
     def forget_idle(self) -> None:
         """Keep no key in memory that nobody used of late."""
