@@ -39,6 +39,7 @@ DONE: Mapping[str, str] = {
     "session_ended": "That session is ended.",
     "sessions_ended": "You are signed in here only.",
     "password_changed": "The password is changed, and you are signed in here only.",
+    "record_saved": "The record is saved; known everywhere within two seconds.",
     "went_live": "Live mode is open to this tenant.",
     "configuration_saved": "The settings are saved; known everywhere within two seconds.",
 }

@@ -101,6 +101,7 @@ def make_environment(static: dict[str, StaticFile]) -> Environment:
         "tone": tone,
         "words": words,
         "compact": compact,
+        "fact": fact,
     }
     return environment
 
@@ -159,6 +160,13 @@ def tone(status: str) -> str:
 def compact(value: Any) -> str:
     """A value of a setting on one line."""
     return json.dumps(value, ensure_ascii=False, default=float)
+
+
+def fact(value: object) -> str:
+    """A value of the audit log as people read it."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value)
 
 
 def words(name: str) -> str:

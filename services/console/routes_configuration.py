@@ -14,6 +14,7 @@ from services.console.shapes_settings import (
     Configuration,
     ConfigurationVersion,
     Described,
+    TenantRecord,
 )
 from services.console.view import Viewer
 
@@ -22,6 +23,14 @@ router = APIRouter(include_in_schema=False, route_class=PageRoute)
 PATH = "/settings/configuration"
 TEXT_LENGTH_MAX = 20_000
 VERSIONS_SHOWN = "20"
+ITEMS = {
+    "connection_connected": ("A Stripe account is connected", "/settings/stripe"),
+    "charges_enabled": ("The account may take payments", "/settings/stripe"),
+    "webhook_seen": ("A webhook has come in", "/settings/stripe"),
+    "plan_chosen": ("A plan is chosen", None),
+    "tax_region_set": ("The tax region is set", None),
+}
+"""The checklist's items in words, with the page where they are done in live mode."""
 CHANGED_MEANWHILE = (
     "Somebody else changed these settings after you opened them, so nothing was saved. What holds "
     "now is shown beside what you typed: put the two together, then save again."
@@ -50,6 +59,29 @@ async def go_live(
     }
     work = viewer.api.change("POST", f"/api/v1/tenants/{viewer.tenant}/live", body)
     return await attempt(request, viewer, work, _show, PATH, "went_live")
+
+
+@router.post(PATH + "/record", dependencies=[OwnForm])
+async def save_record(
+    request: Request,
+    viewer: OfTenant,
+    name: Text = "",
+    locale: Text = "",
+    currency: Text = "",
+    tax_region: Text = "",
+    billing_email: Text = "",
+    etag: Annotated[str, Form(max_length=70, pattern=r'^("[0-9a-f]*")?$')] = "",
+) -> Response:
+    """Change the tenant's record, unless somebody else did so meanwhile."""
+    body = {
+        "name": name,
+        "locale": locale.strip() or None,
+        "currency": currency.strip().upper() or None,
+        "tax_region": tax_region.strip() or None,
+        "settings": {"billing_email": billing_email.strip() or None},
+    }
+    work = viewer.api.change("PUT", _record(viewer), body, etag=etag or None)
+    return await attempt(request, viewer, work, _show, PATH, "record_saved")
 
 
 @router.get(PATH + "/custom")
@@ -91,11 +123,15 @@ async def save_namespace(
 async def _show(request: Request, viewer: Viewer, problem: ApiProblem | None) -> Response:
     found = await viewer.api.read(Listed[Described], f"/api/v1/tenants/{viewer.tenant}/config")
     checklist = await viewer.api.read(Checklist, f"/api/v1/tenants/{viewer.tenant}/live")
+    record, etag = await viewer.api.read_tagged(TenantRecord, _record(viewer))
     return page(
         request,
         "configuration.html",
         viewer,
         problem=problem,
+        record=record,
+        etag=etag,
+        items=ITEMS,
         namespaces=found.items,
         checklist=checklist,
     )
@@ -121,6 +157,10 @@ async def _show_namespace(
         effective=written(found.effective),
         versions=[(each, written(each.values)) for each in earlier.items],
     )
+
+
+def _record(viewer: Viewer) -> str:
+    return f"/api/v1/tenants/{viewer.tenant}"
 
 
 def _api(viewer: Viewer, name: str) -> str:

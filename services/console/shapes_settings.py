@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from services.console.shapes import Answer
+from services.console.shapes import Answer, Tenant
 
 
 class ApiKey(Answer):
@@ -98,10 +98,11 @@ class AuditEntry(Answer):
 
     @property
     def changes(self) -> list[tuple[str, Any, Any]]:
-        """Each field that was changed, with its value before and after."""
+        """Each field that differs, with its value before and after."""
         before, after = self.data.get("before") or {}, self.data.get("after") or {}
         names = list(dict.fromkeys([*before, *after]))
-        return [(name, before.get(name), after.get(name)) for name in names]
+        found = [(name, before.get(name), after.get(name)) for name in names]
+        return [(name, old, new) for name, old, new in found if (old or "") != (new or "")]
 
     @property
     def facts(self) -> list[tuple[str, Any]]:
@@ -212,6 +213,20 @@ class OwnSession(Answer):
     last_used_at: datetime | None = None
     expires_at: datetime
     remote_address: str | None = None
+
+
+class TenantSettings(Answer):
+    """Settings of a tenant's record."""
+
+    billing_email: str | None = None
+
+
+class TenantRecord(Tenant):
+    """What people may change of a tenant's record."""
+
+    locale: str
+    tax_region: str | None = None
+    settings: TenantSettings
 
 
 class Item(Answer):

@@ -41,6 +41,9 @@ def tenant(slug: str, number: int) -> dict[str, Any]:
         "self_customer_id": "cus_0192f0c1-0000-7000-8000-000000000009",
         "stripe_customer_id": "cus_sim_1" if slug == "acme" else None,
         "stripe_subscription_id": "sub_sim_1" if slug == "acme" else None,
+        "locale": "en",
+        "tax_region": None,
+        "settings": {"billing_email": "bills@acme.example"},
         "created_at": at(BEGIN),
     }
 
@@ -219,7 +222,9 @@ class PublicApi:
         @app.get("/api/v1/tenants/{slug}")
         async def one(slug: str) -> JSONResponse:
             found = [each for each in TENANTS.values() if slug in (each["slug"], each["id"])]
-            return JSONResponse(found[0]) if found else problem(404, "There is no such tenant.")
+            if not found:
+                return problem(404, "There is no such tenant.")
+            return JSONResponse(found[0], headers={"ETag": '"abc123"'})
 
         @app.get("/api/v1/tenants/acme/clock")
         async def clock() -> JSONResponse:

@@ -428,6 +428,7 @@ class SettingsApi:
             return JSONResponse(body)
 
         self._changes(app, "/api/v1/tenants/acme/live", "POST")
+        self._changes(app, "/api/v1/tenants/{tenant}", "PUT")
 
 
 def _problem(status: int, detail: str, code: str) -> JSONResponse:

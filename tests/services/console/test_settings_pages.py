@@ -55,6 +55,7 @@ FORMS = [
     ("/settings/stripe/disconnect", {}),
     ("/settings/configuration/billing", {"values": "{}", "version": "3"}),
     ("/settings/configuration/live", {}),
+    ("/settings/configuration/record", {"name": "Acme"}),
     (f"/settings/account/sessions/{SESSION}/end", {}),
     ("/settings/account/sessions/end-others", {}),
     ("/settings/account/password", {"old": "old", "new": "x", "again": "x"}),
@@ -80,6 +81,7 @@ API_OF = {
     "/settings/stripe/disconnect": "/api/v1/connect/disconnect",
     "/settings/configuration/billing": "/api/v1/tenants/acme/config/billing",
     "/settings/configuration/live": "/api/v1/tenants/acme/live",
+    "/settings/configuration/record": "/api/v1/tenants/acme",
     f"/settings/account/sessions/{SESSION}/end": f"/api/v1/sessions/{SESSION}",
     "/settings/account/sessions/end-others": "/api/v1/sessions",
     "/settings/account/password": "/api/v1/session/password",
@@ -650,6 +652,27 @@ async def test_the_checklist_says_what_to_do_and_opens_live_mode(
     )
     api.settings.live = True
     assert "Live mode is open since" in await text_of(member, "/settings/configuration")
+
+
+async def test_the_record_is_changed_against_the_state_that_was_read(
+    member: httpx.AsyncClient, api: PublicApi
+):
+    text = await text_of(member, "/settings/configuration")
+    assert 'value="bills@acme.example"' in text
+    assert 'name="etag" value="&#34;abc123&#34;"' in text
+    form = {"name": "Acme", "tax_region": " DE ", "etag": '"abc123"', "billing_email": ""}
+    saved = await send(member, "/settings/configuration/record", dict(form))
+    assert saved.headers["location"].endswith("done=record_saved")
+    method, path, body, headers = api.settings.told[-1]
+    assert (method, path) == ("PUT", "/api/v1/tenants/acme")
+    assert body == {
+        "name": "Acme",
+        "locale": None,
+        "currency": None,
+        "tax_region": "DE",
+        "settings": {"billing_email": None},
+    }
+    assert headers["if-match"] == '"abc123"'
 
 
 async def test_an_operator_waives_items_with_reasons(operator: httpx.AsyncClient, api: PublicApi):
