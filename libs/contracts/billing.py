@@ -71,6 +71,19 @@ class CustomerCreated(Fact):
     email: str | None = None
 
 
+class CustomerErased(Fact):
+    """A customer is to be forgotten: whoever keeps personal data of it destroys it.
+
+    Amounts, numbers and ids stay. It may be told again.
+
+    Attributes:
+        stripe_customer_ids: the customer's counterparts at Stripe.
+    """
+
+    customer_id: UUID
+    stripe_customer_ids: tuple[str, ...] = ()
+
+
 class PlanPublished(Fact):
     """A version of a plan can be bought; its tenant is the biller."""
 

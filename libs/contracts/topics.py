@@ -99,9 +99,10 @@ TOPICS: tuple[Topic, ...] = (
     Topic(
         name="billing.events",
         producers=("billing",),
-        consumers=("tenants", "metering", "stripe_sync", "ledger", "reporting"),
+        consumers=("gateway", "tenants", "metering", "stripe_sync", "ledger", "reporting"),
         events=(
             billing.CustomerCreated,
+            billing.CustomerErased,
             billing.PlanPublished,
             billing.SubscriptionChanged,
             billing.UsagePeriodClosed,

@@ -19,6 +19,7 @@ from services.billing import (
     routes_credits,
     routes_customers,
     routes_invoices,
+    routes_personal_data,
     routes_plans,
 )
 from services.billing.handlers import HANDLERS
@@ -53,6 +54,7 @@ def build() -> FastAPI:
             routes_customers.router,
             routes_invoices.router,
             routes_credits.router,
+            routes_personal_data.router,
         ],
         lifespan=lifespan,
         description="Plans, customers, subscriptions, invoices and credits.",

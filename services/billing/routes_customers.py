@@ -63,7 +63,7 @@ async def list_customers(request: Request, access: Reader, page: Paging) -> Page
             tx, after=position[0] if position else None, limit=page.limit + 1
         )
     return Page[CustomerAnswer].of(
-        rows, page.limit, lambda row: (row["id"],), partial(_shape_customer, access)
+        rows, page.limit, lambda row: (row["id"],), partial(shape_customer, access)
     )
 
 
@@ -76,7 +76,7 @@ async def get_customer(request: Request, customer: IdPath, access: Reader) -> Cu
         row = await subscriptions.find_customer(tx, customer_id)
     if row is None:
         raise NotFound
-    return _shape_customer(access, row)
+    return shape_customer(access, row)
 
 
 @router.get("/api/v1/subscriptions")
@@ -128,7 +128,7 @@ def id_or_404(kind: str, text: str) -> UUID:
         raise NotFound from None
 
 
-def _shape_customer(access: Access, row: Row) -> CustomerAnswer:
+def shape_customer(access: Access, row: Row) -> CustomerAnswer:
     """A customer; the e-mail of the tenant itself is the one in its record."""
     is_tenant = row["billed_by"] == "platform"
     return CustomerAnswer(

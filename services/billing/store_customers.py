@@ -11,7 +11,7 @@ SUBSCRIPTION = (
     "id, customer_id, version, plan_key, plan_version_id, status, collection, currency, "
     "period_from, period_to, cancel_at_period_end, stripe_subscription_id, created_at"
 )
-CUSTOMER = "id, billed_by, name, email, currency, stripe_customer_id, created_at"
+CUSTOMER = "id, billed_by, name, email, currency, stripe_customer_id, created_at, erased_at"
 
 
 async def lock_tenant(tx: Tx) -> None:
@@ -89,6 +89,31 @@ async def link_to_stripe(tx: Tx, customer_id: UUID, stripe_customer_id: str) -> 
         tx.mode,
         customer_id,
         stripe_customer_id,
+    )
+
+
+async def forget_customer(tx: Tx, customer_id: UUID, at: datetime) -> None:
+    """Forget who a customer is; the name of the tenant itself is its record's, not a person's."""
+    await tx.execute(
+        "update customer set email = null, erased_at = $4, "
+        "name = case when billed_by = 'tenant' then 'Erased' else name end "
+        "where tenant_id = $1 and mode = $2 and id = $3",
+        tx.tenant_id,
+        tx.mode,
+        customer_id,
+        at,
+    )
+
+
+async def list_invoices_of(tx: Tx, customer_id: UUID, limit: int) -> list[Row]:
+    """A customer's invoices, the newest first."""
+    return await tx.fetch(
+        "select id, number, currency, total_minor, created_at, hosted_invoice_url from invoice "
+        "where tenant_id = $1 and mode = $2 and customer_id = $3 order by id desc limit $4",
+        tx.tenant_id,
+        tx.mode,
+        customer_id,
+        limit,
     )
 
 

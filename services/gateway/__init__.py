@@ -1,9 +1,10 @@
 """Gateway: the door Stripe knocks at; it loses nothing and believes nothing unsigned.
 
 Owns: the archive of webhook events (raw bytes and headers), the ids already taken, quarantine.
-Consumes: `tenants.directory`.
+Consumes: `tenants.directory`, `tenants.secrets`, `billing.events` (CustomerErased).
 Produces: `StripeEventReceived` on `stripe.events`, security events on `audit.events`.
 Invariants: an event is durable before Stripe is answered 2xx; the same (account, mode, event id) is
-published once; Kafka may be down and Stripe does not notice; nothing is read from a body before its
-signature is verified on the raw bytes.
+published once; what is archived never changes, but for a person who is erased; Kafka may be down
+and Stripe does not notice; nothing is read from a body before its signature is verified on the raw
+bytes.
 """

@@ -205,3 +205,30 @@ async def hand_over(
 
 def _kept(row: Row) -> KeptEvent:
     return KeptEvent(**{name: row[name] for name in KeptEvent.__dataclass_fields__})
+
+
+async def read_naming(tx: Tx, text: str, after: UUID | None, limit: int) -> list[Row]:
+    """Events of the tenant in scope whose body contains a text, by id."""
+    return await tx.fetch(
+        "select id, payload from webhook_event where tenant_id = $1 and mode = $2 "
+        "and ($4::uuid is null or id > $4) and position($3::bytea in payload) > 0 "
+        "order by id limit $5",
+        tx.tenant_id,
+        tx.mode,
+        text.encode(),
+        after,
+        limit,
+    )
+
+
+async def replace_payload(tx: Tx, event_id: UUID, payload: bytes) -> None:
+    """Put another body in an event's place: the one way in which the archive changes."""
+    await tx.execute(
+        "update webhook_event set payload = $4, payload_bytes = $5 "
+        "where tenant_id = $1 and mode = $2 and id = $3 and payload <> $4",
+        tx.tenant_id,
+        tx.mode,
+        event_id,
+        payload,
+        len(payload),
+    )

@@ -20,6 +20,7 @@ from libs.contracts.stripe_sync import (
 )
 from libs.ids import parse_uuid
 from libs.money import from_stripe
+from libs.observability.personal_fields import without_personal_fields
 
 Json = Mapping[str, Any]
 
@@ -103,13 +104,17 @@ _HEALTH_FIELDS = (
 
 
 def mirrored(kind: str, raw: Json) -> dict[str, Any]:
-    """An object as the mirror keeps it: looking again without an event finds no difference."""
+    """An object as the mirror keeps it: looking again without an event finds no difference.
+
+    Nothing that tells of a person: whoever must be forgotten is not in the mirror.
+    """
     if kind == "account":
         return {name: raw.get(name) for name in _HEALTH_FIELDS}
     kept = {name: value for name, value in raw.items() if name not in _SILENT_FIELDS.get(kind, ())}
     if kind == "charge":
         kept["balance_transaction"] = id_of(kept["balance_transaction"])
-    return kept
+    plain: dict[str, Any] = without_personal_fields(kept)
+    return plain
 
 
 def account_fact(raw: Json, *, fetched_at: datetime) -> StripeAccountChanged:

@@ -13,7 +13,7 @@ import pytest
 from billing.story import FLAT_MINOR, PRO, START, Story
 from libs.clock import format_time, utc_now
 from libs.contracts.audit import ConfigurationChanged
-from libs.contracts.billing import CreditGranted, PlanPublished
+from libs.contracts.billing import CreditGranted, CustomerErased, PlanPublished
 from libs.contracts.envelope import Mode, wrap
 from libs.contracts.tenants import PLATFORM_TENANT_ID, ApiKeyRecord, TenantSnapshot
 from libs.crypto import apikeys
@@ -23,7 +23,7 @@ from libs.ids import new_id
 from libs.testing.databases import TestDatabase
 from libs.testing.memory_log import MemoryLog
 from libs.web.auth import Gate
-from services.billing import plans
+from services.billing import personal_data, plans, store_customers
 from services.billing.app import build
 
 PEPPER = b"p" * 32
@@ -392,3 +392,44 @@ async def test_credit_that_cannot_be_is_refused(api: Api, story: Story) -> None:
     stranger = {"amount": amount, "customer": f"cus_{new_id()}"}
     answer = await api.post("/api/v1/credits", api.operator, stranger, X_Tenant_ID="acme")
     assert answer.status_code == 404
+
+
+async def test_a_customer_is_given_out_and_erased(
+    api: Api, story: Story, billing: Database, log: MemoryLog
+) -> None:
+    await bill_acme(api, story)
+    (customer,) = (await api.get("/api/v1/customers", api.acme)).json()["items"]
+    path = f"/api/v1/customers/{customer['id']}/personal-data"
+    for method in ("GET", "DELETE"):
+        for key, status in ((api.reader, 403), (api.globex, 404)):
+            headers = {"X-API-Key": key}
+            answer = await api.client.request(method, path, headers=headers)
+            assert answer.status_code == status
+    found = (await api.get(path, api.acme)).json()
+    assert (found["customer"], found["erased_at"]) == (customer, None)
+    assert len(found["invoices"]) == 2
+    answer = await api.client.delete(path, headers={"X-API-Key": api.acme})
+    assert answer.status_code == 204
+    await log.settle()
+    (told,) = log.events(CustomerErased)
+    assert customer["id"].endswith(str(told.data.customer_id))
+    assert [e.data.action for e in log.events(ConfigurationChanged)][-1] == "customer.erased"
+    found = (await api.get(path, api.acme)).json()
+    assert found["erased_at"] is not None
+    # The name of the tenant itself is its record's.
+    assert found["customer"]["name"] == customer["name"]
+    customer_id = new_id()
+    async with billing.tenant(told.tenant_id, "test") as tx:
+        await store_customers.add_customer(
+            tx,
+            customer_id,
+            billed_by="tenant",
+            name="Ada Canary",
+            email="ada@people.example",
+            currency="EUR",
+            at=utc_now(),
+        )
+        assert await personal_data.erase(tx, customer_id, actor="x", at=utc_now())
+        row = await store_customers.find_customer(tx, customer_id)
+    assert row is not None
+    assert (row["name"], row["email"]) == ("Erased", None)

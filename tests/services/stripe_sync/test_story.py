@@ -68,10 +68,20 @@ async def test_metadata_stands_on_every_object(world: World) -> None:
     version_id = await world.plan()
     await world.subscribe(acme)
     raw = {row["object_type"]: row["raw"] for row in await world.rows("stripe_object")}
-    customer, subscription = (json.loads(raw[kind]) for kind in ("customer", "subscription"))
+    mirrored, subscription = (json.loads(raw[kind]) for kind in ("customer", "subscription"))
+    (customer,) = [
+        event["data"]["object"]
+        for event in world.sandbox.events(world.key)
+        if event["type"] == "customer.created"
+    ]
     assert customer["metadata"]["tenant_id"] == str(acme.id)
     assert customer["metadata"]["billing_email"] == "billing@acme.example"
     assert customer["name"] == "acme Ltd"
+    # The mirror has what it is about, and nothing of the people.
+    assert mirrored["metadata"]["tenant_id"] == str(acme.id)
+    for row in raw.values():
+        assert "acme.example" not in row
+        assert "acme Ltd" not in row
     metadata = subscription["metadata"]
     assert metadata["plan_version_id"] == str(version_id)
     assert metadata["plan"] == metadata["plan_key"] == "pro"
