@@ -1,0 +1,399 @@
+"""Webhooks of tenants' own accounts: by their own URL, or as connected accounts of the platform."""
+
+import asyncio
+import hashlib
+import statistics
+import time
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import httpx
+import pytest
+
+from libs.clock import utc_now
+from libs.contracts.envelope import wrap
+from libs.contracts.tenants import PLATFORM_TENANT_ID, ConnectionRecord, TenantSnapshot
+from libs.directory.apply import apply_snapshot
+from libs.directory.local import Directory
+from libs.directory.secrets import Secrets, apply_secrets
+from libs.ids import new_id
+from libs.messaging.key_use import KEY_USES
+from libs.testing.memory_log import MemoryLog
+from services.gateway import jobs
+from services.gateway.endpoints import EndpointSecret
+from services.gateway.handlers import HANDLERS
+from services.gateway.settings import Settings
+from tests.services.gateway.conftest import (
+    ACME,
+    CONNECT,
+    CURRENT,
+    GLOBEX,
+    MASTER_KEY,
+    URL,
+    Gateway,
+    about,
+    snapshot_event,
+)
+from tests.services.sealed import Plain, Vault
+
+SEEN_SECONDS = 1.2
+"""After this long a change in the local copies is seen: both are looked at once a second."""
+
+
+@dataclass
+class Own:
+    """A tenant's own account with its webhook URL."""
+
+    gateway: Gateway
+    tenant_id: UUID
+    slug: str
+    account: str
+    kind: str = "RAW_KEYS"
+    token: str = field(default_factory=lambda: new_id().hex + new_id().hex)
+    secret: str = field(default_factory=lambda: f"whsec_{new_id().hex}")
+    connection_id: UUID = field(default_factory=new_id)
+    snapshots: int = 1
+    version: int = 1
+
+    def __post_init__(self) -> None:
+        self.vault = Vault(self.tenant_id, MASTER_KEY)
+
+    @property
+    def url(self) -> str:
+        return f"{URL}/{self.token}"
+
+    async def tell(self, **changes: Any) -> None:
+        """The tenant's next record in the directory."""
+        self.snapshots += 1
+        raw = self.kind == "RAW_KEYS"
+        values: dict[str, Any] = {
+            "connection_id": self.connection_id,
+            "mode": "test",
+            "kind": self.kind,
+            "status": "CONNECTED",
+            "account_id": self.account,
+            "webhook_token_hashes": (
+                (hashlib.sha256(self.token.encode()).hexdigest(),) if raw else ()
+            ),
+        }
+        snapshot = TenantSnapshot(
+            version=self.snapshots,
+            slug=self.slug,
+            name=self.slug,
+            tenant_type="organization",
+            status="active",
+            currency="EUR",
+            locale="en",
+            self_customer_id=new_id(),
+            connections=(ConnectionRecord(**(values | changes)),),
+        )
+        event = wrap(
+            snapshot,
+            tenant_id=self.tenant_id,
+            mode=None,
+            source="tenants",
+            effective_at=utc_now(),
+        )
+        async with self.gateway.database.tenant(self.tenant_id, None) as tx:
+            await apply_snapshot(event, tx)
+
+    async def give_secrets(self, *secrets: str, previous_seconds: float = 3600) -> None:
+        """The webhook secrets that hold from now on, the current one first."""
+        later = utc_now() + timedelta(seconds=previous_seconds)
+        plain = [
+            Plain(
+                self.connection_id,
+                self.version - age,
+                secret,
+                name="stripe_webhook_secret",
+                valid_until=later if age else None,
+            )
+            for age, secret in enumerate(secrets)
+        ]
+        event = wrap(
+            self.vault.secrets(plain),
+            tenant_id=self.tenant_id,
+            mode=None,
+            source="tenants",
+            effective_at=utc_now(),
+        )
+        async with self.gateway.database.tenant(self.tenant_id, None) as tx:
+            await apply_secrets(event, tx)
+
+    async def send(self, event: Any, secret: str | None = None, **how: Any) -> httpx.Response:
+        """Post to the tenant's URL."""
+        signing = (secret or self.secret).encode()
+        return await self.gateway.send(event, secret=signing, url=self.url, **how)
+
+
+@pytest.fixture
+async def acme(gateway: Gateway) -> Own:
+    """Acme with raw keys."""
+    own = Own(gateway, ACME, "acme", "acct_acme")
+    await own.give_secrets(own.secret)
+    await own.tell()
+    return own
+
+
+@pytest.fixture
+async def globex(gateway: Gateway) -> Own:
+    """Globex with raw keys."""
+    own = Own(gateway, GLOBEX, "globex", "acct_globex")
+    await own.give_secrets(own.secret)
+    await own.tell()
+    return own
+
+
+def own_event(**changes: Any) -> dict[str, Any]:
+    """An event that names another tenant wherever it can."""
+    metadata = {"tenant_id": str(GLOBEX)}
+    subject = {"id": "in_1", "object": "invoice", "customer": "cus_acme", "metadata": metadata}
+    return snapshot_event(data={"object": subject}) | changes
+
+
+async def test_an_event_at_a_tenants_url_is_the_tenants_whatever_it_says(
+    gateway: Gateway, acme: Own
+) -> None:
+    event = own_event()
+    assert (await acme.send(event)).json() == {"status": "stored"}
+    assert (await acme.send(event, at=3)).json() == {"status": "duplicate"}
+    (row,) = await gateway.archived()
+    assert (row["tenant_id"], row["account"], row["assignment"]) == (ACME, "acct_acme", "account")
+    ((tenant_id, mode, published),) = await gateway.published()
+    assert (tenant_id, mode, published["data"]["account"]) == (ACME, "test", "acct_acme")
+    used = [key for key, _ in KEY_USES.due(utc_now()) if key.object_id == acme.connection_id]
+    assert [(key.tenant_id, key.kind, key.version) for key in used] == [
+        (ACME, "stripe_webhook_secret", 1)
+    ]
+
+
+async def test_the_same_event_id_of_two_accounts_is_two_events(
+    gateway: Gateway, acme: Own, globex: Own
+) -> None:
+    event = own_event()
+    for answer in (await acme.send(event), await globex.send(event), await gateway.send(event)):
+        assert answer.json() == {"status": "stored"}
+    assert len(await gateway.published()) == 3
+
+
+async def test_secrets_and_accounts_of_tenants_cannot_be_mixed(
+    gateway: Gateway, acme: Own, globex: Own
+) -> None:
+    event = own_event()
+    strangers = {
+        "acme's secret at globex's URL": await globex.send(event, acme.secret),
+        "the platform's secret at a tenant's URL": await acme.send(event, CURRENT.decode()),
+        "the connect secret at a tenant's URL": await acme.send(event, CONNECT.decode()),
+        "a tenant's secret at the platform's URL": await gateway.send(
+            event, secret=acme.secret.encode()
+        ),
+        "a tenant's secret on a connected event at the platform's URL": await gateway.send(
+            own_event(account="acct_globex"), secret=acme.secret.encode()
+        ),
+        "too long ago": await acme.send(event, at=-330),
+        "in the future": await acme.send(event, at=330),
+    }
+    assert {why: answer.status_code for why, answer in strangers.items()} == dict.fromkeys(
+        strangers, 400
+    )
+    assert {answer.json()["code"] for answer in strangers.values()} == {"signature_invalid"}
+    named = await acme.send(own_event(account="acct_globex"))
+    assert (named.status_code, named.json()["code"]) == (400, "account_mismatch")
+    assert await gateway.archived() == []
+    assert await gateway.published() == []
+    own = await acme.send(own_event(account="acct_acme"))
+    assert own.json() == {"status": "stored"}
+    wrong_mode = await acme.send(own_event(livemode=True))
+    assert wrong_mode.json() == {"status": "quarantined"}
+    assert {row["tenant_id"] for row in await gateway.archived()} == {ACME}
+    assert len(await gateway.published()) == 1
+
+
+async def test_a_url_that_is_nobodys_is_answered_like_a_wrong_signature(
+    gateway: Gateway, acme: Own, globex: Own
+) -> None:
+    event = own_event()
+    wrong = await acme.send(event, "whsec_wrong")
+    await globex.tell(status="REVOKED", webhook_token_hashes=())
+    ended = await globex.send(event)
+    answers = [ended]
+    for token in (new_id().hex * 2, "short", "x" * 500, "a.b~c" * 8, "ü" * 40):
+        signed = replace(acme, token=token)
+        answers.append(await signed.send(event))
+    for answer in answers:
+        assert answer.status_code == wrong.status_code == 400
+        told = answer.json() | {"instance": None, "request_id": None}
+        assert told == wrong.json() | {"instance": None, "request_id": None}
+    assert await gateway.archived() == []
+
+
+async def test_time_does_not_tell_which_urls_there_are(gateway: Gateway, acme: Own) -> None:
+    event = own_event()
+    unknown = replace(acme, token=new_id().hex * 2)
+    taken: dict[str, list[float]] = {"known": [], "unknown": []}
+    for _ in range(60):
+        for name, own in (("known", acme), ("unknown", unknown)):
+            started = time.perf_counter()
+            await own.send(event, "whsec_wrong")
+            taken[name].append(time.perf_counter() - started)
+    known, other = (statistics.median(taken[name]) for name in ("known", "unknown"))
+    assert abs(known - other) < 0.05 * known
+    assert await gateway.archived() == []
+
+
+async def test_a_webhook_secret_rolls_under_load_without_a_refusal(
+    gateway: Gateway, acme: Own
+) -> None:
+    stop, sent = asyncio.Event(), 0
+    statuses: set[int] = set()
+    signing = [acme.secret]
+
+    async def load() -> None:
+        nonlocal sent
+        while not stop.is_set():
+            answer = await acme.send(own_event(), signing[sent % len(signing)])
+            statuses.add(answer.status_code)
+            sent += 1
+
+    running = [asyncio.create_task(load()) for _ in range(3)]
+    for _ in range(2):
+        old, fresh = signing[-1], f"whsec_{new_id().hex}"
+        acme.version += 1
+        await acme.give_secrets(fresh, old)
+        await asyncio.sleep(SEEN_SECONDS)
+        # Stripe signs with both while a roll lasts; here each request has one of the two.
+        signing[:] = [old, fresh]
+        await asyncio.sleep(0.5)
+        signing[:] = [fresh]
+    stop.set()
+    await asyncio.gather(*running)
+    assert statuses == {200}
+    assert await gateway.count("webhook_event") == sent
+    refused = await acme.send(own_event(), acme.secret)
+    assert refused.status_code == 400, "the version before the previous one is gone"
+
+
+async def test_a_previous_secret_ends_at_its_time(acme: Own) -> None:
+    old, acme.version = acme.secret, 2
+    await acme.give_secrets("whsec_fresh", old, previous_seconds=SEEN_SECONDS + 0.8)
+    await asyncio.sleep(SEEN_SECONDS)
+    assert (await acme.send(own_event(), old)).status_code == 200
+    await asyncio.sleep(1.0)
+    assert (await acme.send(own_event(), old)).status_code == 400
+    assert (await acme.send(own_event(), "whsec_fresh")).status_code == 200
+
+
+async def test_nothing_in_memory_matters(gateway: Gateway, acme: Own) -> None:
+    event = own_event()
+    assert (await acme.send(event)).json() == {"status": "stored"}
+    state = gateway.app.state
+    state.directory = Directory(gateway.database)
+    state.secrets = Secrets(gateway.database, Settings().sealing)
+    assert (await acme.send(event)).json() == {"status": "duplicate"}
+    assert (await acme.send(own_event())).json() == {"status": "stored"}
+
+
+async def test_a_connected_accounts_event_is_its_tenants_by_the_account_alone(
+    gateway: Gateway,
+) -> None:
+    own = Own(gateway, GLOBEX, "globex", "acct_globex", kind="CONNECT_STANDARD")
+    await own.tell()
+    event = about(customer="cus_acme", metadata={"tenant_id": str(ACME)})
+    connected = event | {"account": "acct_globex"}
+    assert (await gateway.send(connected, secret=CONNECT)).json() == {"status": "stored"}
+    ((tenant_id, _, published),) = await gateway.published()
+    assert (tenant_id, published["data"]["account"]) == (GLOBEX, "acct_globex")
+    for odd in (
+        connected | {"id": "evt_1", "livemode": True},
+        connected | {"id": "evt_2", "account": "acct_other"},
+    ):
+        assert (await gateway.send(odd, secret=CONNECT)).json() == {"status": "quarantined"}
+    platform = connected | {"id": "evt_3"}
+    assert (await gateway.send(platform)).json() == {"status": "quarantined"}
+    reasons = [row["quarantine_reason"] for row in await gateway.archived()]
+    assert reasons == [None, "livemode_mismatch", "unknown_account", "account_unexpected"]
+    assert len(await gateway.published()) == 1
+    used = [key for key, _ in KEY_USES.due(utc_now()) if key.object_id == own.connection_id]
+    assert [(key.tenant_id, key.version) for key in used] == [(GLOBEX, 0)]
+
+
+async def test_a_live_connect_endpoint_takes_test_events_for_test_mode(gateway: Gateway) -> None:
+    own = Own(gateway, GLOBEX, "globex", "acct_globex", kind="CONNECT_STANDARD")
+    await own.tell()
+    gateway.app.state.endpoint_secrets = (
+        EndpointSecret(CURRENT, "platform", "live"),
+        EndpointSecret(CONNECT, "connect", "live"),
+    )
+    connected = snapshot_event(account="acct_globex")
+    assert (await gateway.send(connected, secret=CONNECT)).json() == {"status": "stored"}
+    live = snapshot_event(account="acct_globex", livemode=True)
+    assert (await gateway.send(live, secret=CONNECT)).json() == {"status": "quarantined"}
+    own_test_event = snapshot_event()
+    assert (await gateway.send(own_test_event)).json() == {"status": "quarantined"}
+    assert [mode for _, mode, _ in await gateway.published()] == ["test"]
+
+
+async def test_events_that_came_too_early_go_to_the_tenant_when_its_account_appears(
+    gateway: Gateway,
+) -> None:
+    early = [snapshot_event(account="acct_globex") for _ in range(3)]
+    stranger = snapshot_event(account="acct_stranger")
+    forged = snapshot_event(account="acct_globex")
+    for event in (*early, stranger):
+        assert (await gateway.send(event, secret=CONNECT)).json() == {"status": "quarantined"}
+    assert (await gateway.send(forged)).json() == {"status": "quarantined"}
+    await jobs.release_quarantined(gateway.database)
+    assert await gateway.published() == []
+    own = Own(gateway, GLOBEX, "globex", "acct_globex", kind="CONNECT_STANDARD")
+    await own.tell()
+    await asyncio.gather(*(jobs.release_quarantined(gateway.database) for _ in range(3)))
+    published = [
+        (tenant_id, event["data"]["stripe_event_id"])
+        for tenant_id, _, event in await gateway.published()
+    ]
+    assert published == [(GLOBEX, event["id"]) for event in early]
+    for event in early:
+        assert (await gateway.send(event, secret=CONNECT)).json() == {"status": "duplicate"}
+    left = [row for row in await gateway.archived() if row["quarantine_reason"]]
+    assert {row["stripe_event_id"] for row in left} == {stranger["id"], forged["id"]}
+    assert {row["tenant_id"] for row in left} == {PLATFORM_TENANT_ID}
+    given = [row for row in await gateway.archived() if row["tenant_id"] == GLOBEX]
+    assert {row["stripe_event_id"] for row in given} == {event["id"] for event in early}
+    assert {row["assignment"] for row in given} == {"account"}
+
+
+async def test_an_account_that_was_given_up_is_nobodys_and_can_be_anothers(
+    gateway: Gateway,
+) -> None:
+    old = Own(gateway, ACME, "acme", "acct_moves", kind="CONNECT_STANDARD")
+    await old.tell()
+    await old.tell(status="REVOKED")
+    fresh = Own(gateway, GLOBEX, "globex", "acct_moves", kind="CONNECT_STANDARD")
+    await fresh.tell()
+    await old.tell(status="REVOKED")
+    event = snapshot_event(account="acct_moves")
+    assert (await gateway.send(event, secret=CONNECT)).json() == {"status": "stored"}
+    ((tenant_id, _, _),) = await gateway.published()
+    assert tenant_id == GLOBEX
+
+
+async def test_replaying_the_topics_changes_nothing(gateway: Gateway, log: MemoryLog) -> None:
+    log.add(gateway.database, HANDLERS, parks=False)
+    own = Own(gateway, ACME, "acme", "acct_acme")
+    fact = own.vault.secrets([Plain(own.connection_id, 1, own.secret)])
+    log.publish(wrap(fact, tenant_id=ACME, mode=None, source="tenants", effective_at=utc_now()))
+    await log.settle()
+
+    async def rows() -> list[Any]:
+        async with gateway.database.maintenance() as tx:
+            sent = await tx.fetchval("select count(*) from outbox")
+        async with gateway.database.tenant(ACME, None) as tx:
+            held = await tx.fetch("select * from tenant_secrets")
+        return [sent, [dict(row) for row in held]]
+
+    before = await rows()
+    for clear in (False, True):
+        await log.replay(clear_inboxes=clear)
+        assert await rows() == before
