@@ -77,6 +77,8 @@ def statements(source: str) -> Iterator[ast.expr]:
             and isinstance(node.func, ast.Attribute)
             and node.func.attr in METHODS
             and node.args
+            # A `Sealer` prepares keys, not statements.
+            and not ast.unparse(node.func.value).endswith("sealer")
         ):
             yield node.args[0]
 
