@@ -63,6 +63,19 @@ class Made:
 
 
 @dataclass(frozen=True)
+class Entered:
+    """What became of a member that an operator entered.
+
+    Attributes:
+        user_id: the member; None while it must open the link first.
+        made: the link with which it chooses a password; None where it has one.
+    """
+
+    user_id: UUID | None
+    made: Made | None
+
+
+@dataclass(frozen=True)
 class Offer:
     """An invitation as its token finds it, with the account of its e-mail."""
 
@@ -107,6 +120,41 @@ async def make(
 async def make_for_owner(tx: Tx, email: str, actor: str, at: datetime) -> Made:
     """An operator's link for the owner of the tenant in scope to choose a password with."""
     return await _enter(tx, email, "owner", frozenset(), vouched=True, actor=actor, at=at)
+
+
+async def enter_member(
+    tx: Tx, email: str, role: Role, permissions: frozenset[str], *, actor: str, at: datetime
+) -> Entered:
+    """Enter a member by an operator's word, with a link for whoever has no password yet.
+
+    Entered again while that is so, it gets another link: the one before is void. An account that
+    somebody opened under an e-mail which nobody has vouched for becomes a member by the link only.
+
+    Raises:
+        authority.BeyondAuthorityError, AlreadyMemberError, members.TooManyMembersError,
+            people.TooManyTenantsError: nothing was done.
+    """
+    tenant = await store_tenants.lock_tenant(tx)
+    assert tenant is not None, "the gate knows the tenant"
+    place = (role, permissions - permissions_of(role))
+    await authority.require(tx, actor, at, place)
+    account = await people_store.find_account(tx, email)
+    is_settled = await people.is_settled(tx, email)
+    user_id: UUID | None = None
+    if account is None or account["email_proved"] or account["password_hash"] is None:
+        user_id = await people.ensure_user(tx, email, at)
+        known = await members.find(tx, user_id)
+        if known is not None and (is_settled or _place(known) != place):
+            raise AlreadyMemberError
+        if known is None:
+            await people.refuse_too_many(tx, user_id)
+            await members.add(tx, user_id, *place, at)
+            await teams.join_everyone(tx, tenant, user_id, at)
+            members.tell_added(tx, user_id, place, actor, at)
+    made = None
+    if not is_settled:
+        made = await _enter(tx, email, *place, vouched=True, actor=actor, at=at)
+    return Entered(user_id, made)
 
 
 async def _enter(

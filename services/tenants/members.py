@@ -72,7 +72,9 @@ async def change(
 
 
 async def remove(tx: Tx, user_id: UUID, *, actor: str, at: datetime) -> None:
-    """Remove a member, and void what it invited; without effect everywhere within two seconds.
+    """Remove a member; assertions made before are refused everywhere within two seconds.
+
+    What it invited is void, and what was sent to it: no link leads back in.
 
     Raises:
         UnknownMemberError, authority.BeyondAuthorityError, LastOwnerError: nothing was changed.
@@ -86,6 +88,7 @@ async def remove(tx: Tx, user_id: UUID, *, actor: str, at: datetime) -> None:
         await _refuse_last_owner(tx)
     await store.delete_member(tx, user_id)
     await store_invitations.revoke_of_maker(tx, public_id("user", user_id), at)
+    await store_invitations.revoke_earlier(tx, member["email"], at)
     _tell(tx, "member.removed", user_id, actor, at, before=had, after=None)
     await _revoke(tx, user_id, tenant["version"] + 1, at)
 
@@ -100,6 +103,13 @@ async def add(tx: Tx, user_id: UUID, role: Role, permissions: frozenset[str], at
         raise TooManyMembersError
     extra = sorted(permissions - permissions_of(role))
     return await people_store.insert_member(tx, user_id, role, at, extra)
+
+
+def tell_added(
+    tx: Tx, user_id: UUID, place: tuple[Role, frozenset[str]], actor: str, at: datetime
+) -> None:
+    """Record that somebody was entered without an invitation of its own."""
+    _tell(tx, "member.added", user_id, actor, at, before=None, after=place)
 
 
 async def find(tx: Tx, user_id: UUID) -> Row | None:

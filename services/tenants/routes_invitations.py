@@ -13,7 +13,7 @@ from libs.clock import utc_now
 from libs.db.pool import Database, Row, Tx
 from libs.ids import InvalidIdError, parse_public_id, public_id
 from libs.observability.remote import remote_address
-from libs.web.auth import Access, Requires
+from libs.web.auth import OPERATOR, Access, Requires
 from libs.web.pagination import Page, PageRequest, page_request
 from libs.web.problems import (
     Conflict,
@@ -44,6 +44,7 @@ from services.tenants.settings import Settings
 router = APIRouter(tags=["invitations"])
 
 Manager = Annotated[Access, Depends(Requires("members:manage"))]
+Operator = Annotated[Access, Depends(Requires(OPERATOR))]
 PageWanted = Annotated[PageRequest, Depends(page_request)]
 
 NOT_OPEN = (
@@ -78,6 +79,24 @@ class MadeInvitationBody(InvitationBody):
     url: str = Field(
         description="Where it is accepted; hand it to the person. In this answer only: the same "
         "request sent again within a day under the same `Idempotency-Key` gets it again."
+    )
+
+
+class EnteredMemberBody(BaseModel):
+    """A member that an operator entered."""
+
+    id: str = Field(
+        description="The user's, or the invitation's where that must be accepted first."
+    )
+    is_member: bool = Field(
+        description="False where the account was opened by nobody knows whom: the link makes it one."
+    )
+    email: str
+    role: Role
+    permissions: list[str] = Field(description="Beyond the role.")
+    invitation_url: str | None = Field(
+        default=None,
+        description="Where the person chooses a password; hand it over. Null where it has one.",
     )
 
 
@@ -127,6 +146,51 @@ async def create_invitation(
     except invitations.TooManyInvitationsError:
         sentence = f"At most {invitations.OPEN_MAX} invitations wait at a time. Withdraw some."
         raise Conflict(sentence, code="too_many_invitations") from None
+
+
+@router.post(
+    "/api/v1/members",
+    status_code=201,
+    response_model=EnteredMemberBody,
+    responses=problem_responses(Forbidden, Conflict),
+)
+async def enter_member(request: Request, body: NewInvitationBody, access: Operator) -> JSONResponse:
+    """Enter a member by an operator's word; everybody else invites.
+
+    Again, while the person has no password: another link, and the one before is void.
+    """
+    settings: Settings = request.app.state.settings
+
+    async def work(tx: Tx) -> Shown:
+        permissions = frozenset[str](body.permissions)
+        actor, now = access.caller.actor, utc_now()
+        entered = await invitations.enter_member(
+            tx, body.email, body.role, permissions, actor=actor, at=now
+        )
+        made = entered.made
+        if entered.user_id is not None:
+            name = public_id("user", entered.user_id)
+        else:
+            assert made is not None, "who is no member yet has a link to become one"
+            name = public_id("invitation", made.row["invitation_id"])
+        shown = EnteredMemberBody(
+            id=name,
+            is_member=entered.user_id is not None,
+            email=body.email,
+            role=body.role,
+            permissions=sorted(permissions),
+        )
+        return shown, None if made is None else address_of(settings, made.token)
+
+    try:
+        async with refusals(request, access):
+            return await answer_sealed_once(request, access, body, work, field="invitation_url")
+    except invitations.AlreadyMemberError:
+        sentence = "The user of this e-mail is a member already. Change the member instead."
+        raise Conflict(sentence, code="already_member") from None
+    except people.TooManyTenantsError:
+        sentence = f"One user is a member of at most {people.TENANTS_PER_USER_MAX} tenants."
+        raise Conflict(sentence, code="too_many_tenants") from None
 
 
 @router.get("/api/v1/invitations")

@@ -302,6 +302,54 @@ async def test_what_a_maker_lost_its_invitations_lose(world: World) -> None:
         assert answer.status_code == 404
 
 
+async def test_an_operator_enters_a_member_and_gives_another_link(world: World) -> None:
+    await world.sign_up("Acme")
+    headers = {"X-Tenant-ID": "acme"}
+
+    async def enter(**body: Any) -> Any:
+        return await world.call(
+            "POST", "/api/v1/members", json={"email": ADA, **body}, headers=headers
+        )
+
+    first = await enter(role="admin")
+    assert (first.status_code, first.json()["is_member"]) == (201, True)
+    second = await enter(role="admin")
+    assert second.json()["id"] == first.json()["id"]
+    differs = await enter(role="member")
+    assert (differs.status_code, differs.json()["code"]) == (409, "already_member")
+    async with browser(world, ADA) as ada:
+        stale = await ada.accept(first.json()["invitation_url"], password=NEW_PASSWORD)
+        assert stale.status_code == 404
+        fresh = await ada.accept(second.json()["invitation_url"], password=NEW_PASSWORD)
+        assert fresh.status_code == 201
+        assert (await ada.assert_for()).json()["tenant"]["role"] == "admin"
+        own = await ada.call("POST", "/api/v1/members", json={"email": "x@acme.example"})
+        assert (own.status_code, own.json()["permission"]) == (403, "operator")
+    settled = await enter(role="admin")
+    assert (settled.status_code, settled.json()["code"]) == (409, "already_member")
+    await add_person(world, "claimed@acme.example")
+    claimed = await enter(email="claimed@acme.example")
+    assert not claimed.json()["is_member"]
+    listed = (await world.call("GET", "/api/v1/members", headers=headers)).json()["items"]
+    assert [item["email"] for item in listed] == [ADA]
+    async with browser(world, "claimed@acme.example") as owner:
+        answer = await owner.accept(claimed.json()["invitation_url"], password=NEW_PASSWORD)
+        assert [home["slug"] for home in answer.json()["tenants"]] == ["acme"]
+
+
+async def test_no_link_leads_back_in(world: World) -> None:
+    made = await world.sign_up("Acme", owner_email=ADA)
+    headers = {"X-Tenant-ID": "acme"}
+    await add_person(world, "second@acme.example", acme="owner")
+    listed = (await world.call("GET", "/api/v1/members", headers=headers)).json()["items"]
+    (ada_id,) = [item["user"] for item in listed if item["email"] == ADA]
+    gone = await world.call("DELETE", f"/api/v1/members/{ada_id}", headers=headers)
+    assert gone.status_code == 204
+    async with browser(world, ADA) as ada:
+        answer = await ada.accept(made["owner_invitation_url"], password=NEW_PASSWORD)
+        assert answer.status_code == 404
+
+
 async def test_a_member_is_not_invited_again(world: World) -> None:
     await world.sign_up("Acme")
     await add_person(world, ADA, acme="member")
