@@ -15,6 +15,7 @@ from deploy.local.scratch import RunningKafka, RunningPostgres, start_kafka, sta
 from deploy.local.stack import Stack
 from libs.testing.databases import TestDatabase, clone, make_template
 from libs.testing.memory_log import MemoryLog
+from tests.trace_sink import TraceSink, trace_sink
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -71,9 +72,20 @@ async def database(template: str) -> AsyncGenerator[TestDatabase, None]:
 
 
 @pytest.fixture(scope="session")
-def stack(scratch: Path) -> Generator[Stack, None, None]:
+def traces(scratch: Path) -> Generator[TraceSink, None, None]:
+    """Where the stack sends its traces."""
+    with trace_sink(scratch / "traces") as sink:
+        yield sink
+
+
+@pytest.fixture(scope="session")
+def stack(scratch: Path, traces: TraceSink) -> Generator[Stack, None, None]:
     """The whole system as it runs on a laptop, on ports and data of its own."""
-    running = Stack(scratch / "stack", port_base=free_port_base())
+    running = Stack(
+        scratch / "stack",
+        port_base=free_port_base(),
+        extra_environment={"OTEL_EXPORTER_OTLP_ENDPOINT": traces.endpoint},
+    )
     running.up()
     yield running
     running.down()

@@ -19,7 +19,7 @@ KEY_LENGTH_MAX = 255
 
 
 def idempotency_key(request: Request) -> str | None:
-    """The client's key, or None.
+    """The client's key as it is kept, or None: a digest, for clients put anything into it.
 
     Raises:
         InvalidRequest: it is empty, longer than 255 characters, or not printable ASCII.
@@ -29,7 +29,7 @@ def idempotency_key(request: Request) -> str | None:
         return None
     if not 0 < len(key) <= KEY_LENGTH_MAX or not key.isascii() or not key.isprintable():
         raise InvalidRequest("`Idempotency-Key` must be 1 to 255 printable ASCII characters.")
-    return key
+    return hashlib.sha256(key.encode()).hexdigest()
 
 
 def request_hash(request: Request, body: BaseModel) -> bytes:
