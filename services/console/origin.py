@@ -6,6 +6,7 @@ service; all others carry the 60-second assertion that the session gave for this
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncGenerator, Awaitable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
 
 _logger = get_logger(__name__)
+
+_FIELD_PLACE = re.compile(r"^(body|query|path)\.(values\.)?")
 
 
 class ApiProblem(Exception):  # noqa: N818 - the word of RFC 9457
@@ -377,12 +380,22 @@ def _problem_of(answer: httpx.Response) -> ApiProblem:
         body = None
     if not isinstance(body, dict) or not isinstance(body.get("detail"), str):
         return ApiProblem(answer.status_code, "The API refused and did not say why.")
-    fields = body.get("fields")
-    details = [str(each.get("detail")) for each in fields or () if isinstance(each, dict)]
     return ApiProblem(
         answer.status_code,
-        " ".join([body["detail"], *details[:5]]),
+        _of_fields(body.get("fields")) or body["detail"],
         title=str(body.get("title") or "This did not work"),
         code=str(body.get("code") or "problem"),
         request_id=answer.headers.get("request-id"),
     )
+
+
+def _of_fields(fields: object) -> str | None:
+    """The fields that are not valid, each with its sentence; None where the problem names none."""
+    if not isinstance(fields, list):
+        return None
+    told = [
+        f"{_FIELD_PLACE.sub('', str(each.get('field')))}: {each.get('detail')}"
+        for each in fields[:5]
+        if isinstance(each, dict)
+    ]
+    return "Not valid. " + " ".join(told) if told else None

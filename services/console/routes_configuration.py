@@ -89,7 +89,7 @@ async def open_custom(
     viewer: OfTenant, name: Annotated[str, Query(max_length=60)] = ""
 ) -> Response:
     """On to a namespace of the tenant's own."""
-    return go_on(viewer.link(f"{PATH}/custom.{segment(name.strip())}"))
+    return go_on(viewer.link(f"{PATH}/custom.{segment(name.strip().removeprefix('custom.'))}"))
 
 
 @router.get(PATH + "/{namespace}")

@@ -64,3 +64,15 @@ async def member(browser: httpx.AsyncClient) -> httpx.AsyncClient:
     """The browser of acme's owner."""
     await sign_in(browser, MEMBER)
     return browser
+
+
+async def send(
+    client: httpx.AsyncClient, path: str, form: dict[str, object] | None = None
+) -> httpx.Response:
+    return await client.post(path, data=form or {}, headers={"Origin": ORIGIN})
+
+
+async def text_of(client: httpx.AsyncClient, path: str, status: int = 200) -> str:
+    answer = await client.get(path)
+    assert answer.status_code == status, answer.text
+    return answer.text
