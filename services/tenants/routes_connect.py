@@ -179,27 +179,37 @@ async def finish_connecting(
     return answer
 
 
-@router.get("/api/v1/connect/return", response_model=None, status_code=303)
+@router.get(
+    "/api/v1/connect/return",
+    response_model=None,
+    status_code=303,
+    responses=problem_responses(InvalidRequest),
+)
 async def finish_onboarding(request: Request, state: State = "") -> Response:
     """Where Stripe sends the browser after onboarding; the account is looked at again."""
     means: Means = request.app.state.means
     try:
         path = await account_links.finish(means, state)
     except connect_states.StateRefusedError:
-        return _to_page(means, PAGE, "expired")
+        return _refused(request, means, "connect_state_refused", STATE_REFUSED, PAGE)
     except (StripeError, NotConfiguredError):
         return _to_page(means, PAGE, "later")
     return _to_page(means, path, "onboarded")
 
 
-@router.get("/api/v1/connect/refresh", response_model=None, status_code=303)
+@router.get(
+    "/api/v1/connect/refresh",
+    response_model=None,
+    status_code=303,
+    responses=problem_responses(InvalidRequest),
+)
 async def renew_onboarding(request: Request, state: State = "") -> Response:
     """Where Stripe sends the browser when an onboarding address was too old: on to a new one."""
     means: Means = request.app.state.means
     try:
         url = await account_links.renew(means, state)
     except connect_states.StateRefusedError:
-        return _to_page(means, PAGE, "expired")
+        return _refused(request, means, "connect_state_refused", STATE_REFUSED, PAGE)
     except (StripeError, NotConfiguredError, connect_states.TooManyStartsError):
         return _to_page(means, PAGE, "later")
     return RedirectResponse(url, 303, {"Cache-Control": "no-store"})

@@ -216,8 +216,9 @@ async def test_an_onboarding_address_that_was_used_leads_to_a_new_one(
         303,
         "connect",
     )
-    again = await come_back(stripe_world, refresh)
-    assert again.headers["location"].endswith("/settings/stripe?connect=expired")
+    assert (await come_back(stripe_world, refresh)).json()["code"] == "connect_state_refused"
+    again = await come_back(stripe_world, refresh, Accept="text/html")
+    assert again.headers["location"].endswith("/settings/stripe?connect=connect_state_refused")
     await come_back(stripe_world, stripe_world.sandbox.onboard(answer.headers["location"]))
     assert (await status_of(stripe_world, tenant, key))[1] == "CONNECTED"
 

@@ -95,7 +95,7 @@ async def test_uses_show_when_the_key_and_the_webhook_were_last_used(
         ("stripe_secret_key", "stripe_sync"),
         ("stripe_webhook_secret", "gateway"),
     ):
-        use = KeyUsed(kind=kind, object_id=connection, version=1, service=service, used_at=at)  # type: ignore[arg-type]
+        use = KeyUsed(kind=kind, object_id=connection, version=1, service=service, used_at=at)
         stripe_world.world.tell(tenant, use, source=service)
     await stripe_world.world.settle()
     body = await health(stripe_world, key)

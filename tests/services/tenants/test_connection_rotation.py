@@ -218,6 +218,7 @@ async def test_nobody_fails_while_keys_are_rotated(stripe_world: StripeWorld) ->
                     row = await tx.fetchrow(
                         "select * from connection_secret where secret_id = $1", current.secret_id
                     )
+                assert row is not None
                 kept = Kept(row["sealed"], row["data_key_id"], row["reference"])
                 place = Place(SECRET_TABLE, SECRET_FIELD, str(current.secret_id))
                 value = await stripe_world.means.sealer.read(UUID(tenant), kept, place)
