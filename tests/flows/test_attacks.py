@@ -22,7 +22,7 @@
 | A20 | portal and payment links | Stripe's hosted pages only: Sluice has none of its own |
 | A21 | addresses that Sluice would fetch | here: it fetches none that a tenant gives |
 | A22 | time and answers that tell who exists | services/tenants/test_timing.py, services/gateway/test_webhooks.py |
-| A23, A24 | leaks into logs, traces, topics, dumps | test_canaries.py, test_sealed_rows.py |
+| A23, A24 | leaks into logs, traces, topics, dumps | test_canaries.py, services/tenants/test_sealed_rows.py |
 | A25 | a forged X-Forwarded-For | here, libs/web/test_forwarded.py |
 """
 
