@@ -222,8 +222,7 @@ def _time(data: Mapping[str, Any], name: str) -> datetime:
 
 
 def _version(data: Mapping[str, Any], name: str) -> int:
-    """A version; a token without one is older than every revocation."""
-    value = data.get(name, 0)
+    value = data.get(name)
     if type(value) is not int or value < 0:
         raise MalformedTokenError(f"the claim {name} is not a version")
     return value

@@ -19,6 +19,7 @@ from libs.contracts.tenants import (
     PLATFORM_TENANT_ID,
     ApiKeyRecord,
     AssertionKey,
+    MemberRevocation,
     TenantSnapshot,
 )
 from libs.crypto import apikeys, tokens
@@ -259,6 +260,20 @@ async def test_an_assertion_holds_until_its_session_is_revoked(world: World) -> 
         world.database, Directory(world.database), PEPPER
     )
     assert (await world.get("/read", token)).status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("whose", "made_for", "lost_with", "status"),
+    [("own", 1, 2, 401), ("own", 2, 2, 200), ("own", 3, 2, 200), ("another's", 1, 2, 200)],
+)
+async def test_who_lost_rights_needs_an_assertion_made_since(
+    world: World, whose: str, made_for: int, lost_with: int, status: int
+) -> None:
+    user_id = new_id()
+    token = world.assertion(user_id=user_id, tenant_version=made_for)
+    lost = MemberRevocation(user_id=user_id if whose == "own" else new_id(), version=lost_with)
+    await world.publish(ACME, members_revoked=(lost,))
+    assert (await world.get("/read", token)).status_code == status
 
 
 async def test_an_old_or_altered_assertion_is_refused(world: World) -> None:
