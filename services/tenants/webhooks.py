@@ -8,9 +8,16 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from uuid import UUID
 
+import structlog
+
 from libs.clock import utc_now
 from libs.contracts.audit import ConfigurationChanged
 from libs.contracts.envelope import Mode
+from libs.crypto.errors import (
+    MasterKeyUnavailableError,
+    SealedValueError,
+    SecretStoreUnavailableError,
+)
 from libs.db.pool import Row, Tx
 from libs.ids import public_id
 from libs.messaging.outbox import emit
@@ -18,6 +25,8 @@ from services.tenants import raw_keys, secrets, snapshot, store_secrets, store_t
 from services.tenants import store_connections as store
 from services.tenants.means import Means
 from services.tenants.stripe_api import Endpoint, StripeAwayError, StripeError
+
+log = structlog.get_logger()
 
 ATTEMPT_SECONDS = 60
 """How long an attempt may take before another one begins."""
@@ -85,19 +94,22 @@ async def register(
         if connection is None:
             return None
         key = await store_secrets.find_current(tx, connection["connection_id"], "stripe_secret_key")
-    identity = await means.identity_of(connection, key)
     metadata, url = metadata_of(connection), url_of(means, token)
     try:
+        identity = await means.identity_of(connection, key)
         kept_endpoint = connection["webhook_endpoint_id"]
         await means.stripe.remove_webhooks(identity, metadata, keep=kept_endpoint)
         endpoint = await means.stripe.register_webhook(identity, url, metadata)
+        await _finish(means, connection, token, endpoint, overlap)
     except StripeAwayError as error:
-        await _give_up(means, tenant_id, mode, error, retry_at=now + RETRY)
-        return None
+        await _give_up(means, tenant_id, mode, error.code, retry_at=now + RETRY)
     except StripeError as error:
-        await _give_up(means, tenant_id, mode, error, retry_at=None)
+        await _give_up(means, tenant_id, mode, error.code, retry_at=None)
         return url
-    await _finish(means, connection, token, endpoint, overlap)
+    except (MasterKeyUnavailableError, SecretStoreUnavailableError, SealedValueError) as error:
+        # What was registered is taken back by the next attempt.
+        log.warning("webhook_secret_not_kept", reason=type(error).__name__)
+        await _give_up(means, tenant_id, mode, "secret_not_kept", retry_at=now + RETRY)
     return None
 
 
@@ -122,7 +134,7 @@ async def _begin(tx: Tx, token: str, now: datetime) -> Row | None:
 
 
 async def _give_up(
-    means: Means, tenant_id: UUID, mode: Mode, error: StripeError, retry_at: datetime | None
+    means: Means, tenant_id: UUID, mode: Mode, failure: str, retry_at: datetime | None
 ) -> None:
     async with means.database.tenant(tenant_id, mode) as tx:
         await store_tenants.lock_tenant(tx)
@@ -134,7 +146,7 @@ async def _give_up(
             tx,
             utc_now(),
             webhook_state="wanted" if retry_at else fallen_back,
-            webhook_failure=error.code[:100],
+            webhook_failure=failure[:100],
             webhook_due_at=retry_at,
         )
 
