@@ -5,10 +5,12 @@
 Only tenants, gateway and stripe_sync read these. `settings.sealing` is what they name.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, HttpUrl, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
 
 MasterKeyProvider = Literal["local", "vault", "aws", "gcp"]
 SecretStoreName = Literal["own", "vault", "aws", "gcp"]
+
+LIBRARIES = {"vault": "hvac", "aws": "boto3", "gcp": "google.auth"}
+"""What each choice needs installed: the extra of its name."""
 
 _NAME = r"^[A-Za-z0-9_][A-Za-z0-9_./-]{0,127}$"
 _GCP_KEY = (
@@ -51,6 +56,33 @@ def _check_master_keys_file(value: Path | None) -> Path | None:
         except KeyringError as error:
             raise ValueError(str(error)) from None
     return value
+
+
+def _missing(choice: str, data: Mapping[str, Any], *, for_keys: bool) -> str | None:
+    """What a choice lacks, as a sentence that says what to set."""
+    if not _is_installed(LIBRARIES.get(choice)):
+        return f"install Sluice with the extra `{choice}`: {LIBRARIES[choice]} is not here"
+    wanted: tuple[tuple[str, ...], ...] = {
+        "local": (("master_keys", "master_keys_file"),),
+        "vault": (("vault_address",), ("vault_token", "vault_token_file")),
+        "aws": (("aws_kms_key",),) if for_keys else (),
+        "gcp": (("gcp_kms_key",),) if for_keys else (("gcp_project",),),
+    }.get(choice, ())
+    for names in wanted:
+        given = [name for name in names if data.get(name)]
+        either = " or ".join(f"SLUICE_{name.upper()}" for name in names)
+        if not given:
+            return f"set {either}"
+        if len(given) > 1:
+            return f"set {either}, not both"
+    return None
+
+
+def _is_installed(library: str | None) -> bool:
+    try:
+        return library is None or find_spec(library) is not None
+    except ModuleNotFoundError:  # not even the package around it
+        return False
 
 
 class SealingSettings(BaseSettings):
@@ -154,21 +186,9 @@ class SealingSettings(BaseSettings):
         data = info.data
         if not {"master_keys", "master_keys_file"} <= data.keys():
             return value  # what is wrong with them is told already
-        if value == "local" and not (data.get("master_keys") or data.get("master_keys_file")):
-            raise ValueError("set SLUICE_MASTER_KEYS or SLUICE_MASTER_KEYS_FILE")
-        if value == "local" and data.get("master_keys") and data.get("master_keys_file"):
-            raise ValueError("set SLUICE_MASTER_KEYS or SLUICE_MASTER_KEYS_FILE, not both")
-        if value == "vault":
-            if not data.get("vault_address"):
-                raise ValueError("set SLUICE_VAULT_ADDRESS")
-            if not (data.get("vault_token") or data.get("vault_token_file")):
-                raise ValueError("set SLUICE_VAULT_TOKEN or SLUICE_VAULT_TOKEN_FILE")
-        if value == "aws" and for_keys and not data.get("aws_kms_key"):
-            raise ValueError("set SLUICE_AWS_KMS_KEY")
-        if value == "gcp" and for_keys and not data.get("gcp_kms_key"):
-            raise ValueError("set SLUICE_GCP_KMS_KEY")
-        if value == "gcp" and not for_keys and not data.get("gcp_project"):
-            raise ValueError("set SLUICE_GCP_PROJECT")
+        missing = _missing(value, data, for_keys=for_keys)
+        if missing is not None:
+            raise ValueError(missing)
         return value
 
     @cached_property

@@ -163,9 +163,8 @@ async def _wrap_anew(database: Database, sealer: Sealer, row: Row, now: datetime
     async with database.maintenance() as tx:
         total, _ = await store_data_keys.count_to_wrap(tx, row["started_at"], newest_id)
     async with database.tenant(row["tenant_id"], None) as tx:
-        if not waiting:
+        if await _enter(tx, row, "waiting" if waiting else "done", now) and not waiting:
             await store.add_done(tx, rotation_id, total)
-        await _enter(tx, row, "waiting" if waiting else "done", now)
 
 
 async def _wrap_one(
@@ -266,10 +265,10 @@ async def _seal_values(
                 await store.add_done(tx, rotation_id, 1)
 
 
-async def _enter(tx: Tx, row: Row, state: str, now: datetime) -> None:
-    if row["state"] == state:
-        return
-    await store.set_state(tx, row["rotation_id"], state, now)
+async def _enter(tx: Tx, row: Row, state: str, now: datetime) -> bool:
+    """Take the next step; False where it was taken."""
+    if not await store.set_state(tx, row["rotation_id"], state, now):
+        return False
     if state == "done":
         emit(
             tx,
@@ -282,3 +281,4 @@ async def _enter(tx: Tx, row: Row, state: str, now: datetime) -> None:
             effective_at=now,
         )
     log.info("key_rotation", rotation_id=str(row["rotation_id"]), kind=row["kind"], state=state)
+    return True

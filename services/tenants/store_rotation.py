@@ -50,17 +50,18 @@ async def open_rotations(tx: Tx, now: datetime, limit: int) -> list[Row]:
     )
 
 
-async def set_state(tx: Tx, rotation_id: UUID, state: str, at: datetime) -> None:
-    """Take the next step; `done` ends the rotation."""
-    await tx.execute(
+async def set_state(tx: Tx, rotation_id: UUID, state: str, at: datetime) -> bool:
+    """Take the next step; `done` ends the rotation. False where another process did."""
+    changed = await tx.execute(
         "update key_rotation set state = $3, failure = null, retry_at = null, "
         "finished_at = case when $3 = 'done' then $4::timestamptz end "
-        "where tenant_id = $1 and rotation_id = $2 and finished_at is null",
+        "where tenant_id = $1 and rotation_id = $2 and finished_at is null and state <> $3",
         tx.tenant_id,
         rotation_id,
         state,
         at,
     )
+    return changed == 1
 
 
 async def set_newest_id(tx: Tx, rotation_id: UUID, newest_id: str) -> None:
