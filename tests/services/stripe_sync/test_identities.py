@@ -14,7 +14,14 @@ from libs.contracts.stripe_sync import (
 )
 from libs.messaging.key_use import KEY_USES
 from libs.testing.memory_log import MemoryLog
-from services.stripe_sync.client import StripeCallError, StripeMissingError, StripeStoppedError
+from services.stripe_sync.client import (
+    BREAK_SECONDS_MIN,
+    FAILURES_BEFORE_BREAKING,
+    StripeCallError,
+    StripeMissingError,
+    StripeStoppedError,
+    StripeTransientError,
+)
 from tests.services.stripe_sync.accounts import Own, own_account
 from tests.services.stripe_sync.conftest import World, make_world
 
@@ -258,3 +265,21 @@ async def test_replaying_everything_changes_nothing(world: World) -> None:
         await world.settle()
         assert await world.checksum() | {"dirty_object": ""} == before | {"dirty_object": ""}
         assert len(await world.rows("outbox")) == sent
+
+
+async def test_an_account_that_only_fails_is_left_alone_and_no_other_with_it(world: World) -> None:
+    sick, well = await own_account(world, "acme"), await own_account(world, "globex")
+    world.sandbox.fault(kind="error", status=500, path="/v1/customers", count=1000)
+    api = await sick.api()
+    failed = await asyncio.gather(
+        *(api.get("customer.list", "/v1/customers") for _ in range(FAILURES_BEFORE_BREAKING)),
+        return_exceptions=True,
+    )
+    assert all(isinstance(error, StripeTransientError) for error in failed)
+    world.sandbox.mend()
+    with pytest.raises(StripeTransientError, match="circuit_open"):
+        await api.get("customer.list", "/v1/customers")
+    await (await well.api()).get("customer.list", "/v1/customers")
+    await asyncio.sleep(BREAK_SECONDS_MIN)
+    for _ in range(2):
+        await api.get("customer.list", "/v1/customers")
