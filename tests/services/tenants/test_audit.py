@@ -18,7 +18,7 @@ from libs.crypto.audit_chain import GENESIS, Head, entry_hash
 from libs.db.tenant import Scope
 from libs.testing.databases import TestDatabase
 from services.tenants import audit, audit_export, jobs
-from tenants.conftest import World
+from tenants.conftest import World, checksums
 
 
 async def entries(world: World, tenant: str, **query: Any) -> list[dict[str, Any]]:
@@ -276,3 +276,13 @@ async def test_the_log_is_for_those_who_manage_members(world: World) -> None:
     for path in ("", "/export", "/verification"):
         answer = await world.call("GET", f"/api/v1/audit-log{path}", key=key)
         assert answer.status_code == 200
+
+
+async def test_replaying_signed_heads_changes_nothing(world: World, database: TestDatabase) -> None:
+    await world.sign_up("Acme")
+    await jobs.anchor_audit(world.database, world.settings)
+    await world.settle()
+    before = await checksums(database)
+    for clear_inboxes in (False, True):
+        await world.log.replay(clear_inboxes=clear_inboxes)
+        assert await checksums(database) == before
