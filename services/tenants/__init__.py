@@ -2,7 +2,7 @@
 
 Owns: tenants and their slugs, configuration, users and who they are at an identity provider, members,
 teams, invitations, sessions, API keys and when they were used, Stripe connections and their sealed
-secrets, signing keys, the tenants' business clocks, and the audit log.
+secrets, data keys and their rotations, signing keys, the tenants' business clocks, and the audit log.
 Consumes: `billing.events` (SubscriptionChanged), `payments.events` (StripeCustomerLinked,
 StripeSubscriptionChanged, StripeClockAdvanced, StripeCommandFailed, StripeAccountChanged,
 StripeAccountDeauthorized, StripeCredentialRefused), `audit.events`, `tenants.directory`.
