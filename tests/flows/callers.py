@@ -59,6 +59,7 @@ class Person:
     tenant: str | None
     role: Role | None
     named: str | None = None
+    user_id: str = ""
     http: httpx.AsyncClient = field(init=False, repr=False)
     _assertion: str = field(default="", repr=False)
     _made_at: float = -1e9
@@ -177,6 +178,7 @@ class House:
             "/api/v1/invitations/accept", json={"token": token, "password": PASSWORD}
         )
         assert answer.status_code == 201, answer.text
+        person.user_id = answer.json()["user"]["id"]
         await person.http.delete("/api/v1/session")
         person.http.cookies.clear()
         return person

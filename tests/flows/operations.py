@@ -19,7 +19,14 @@ DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "api" / "openapi.json"
 WORDS = {"the platform's staff": OPERATOR, "any valid credentials": ANYONE_SIGNED_IN}
 
 
-PEOPLE_ONLY = frozenset({"list_sessions", "end_other_sessions", "end_session"})
+PEOPLE_ONLY = frozenset(
+    {
+        "list_sessions",
+        "end_other_sessions",
+        "end_session",
+        "export_own_personal_data",
+    }
+)
 """What concerns the caller as a person: any key, an operator's too, is refused."""
 
 BY_OBJECT: Mapping[str, str] = {

@@ -113,6 +113,7 @@ async def theirs(played_story: Story) -> AsyncGenerator[Theirs, None]:
         "team": team["id"],
         "invitation": invitation["id"],
         "session": public_id("session", new_id()),
+        "namespace": "billing",
         "rotation": public_id("key_rotation", new_id()),
     }
     webhook = await owner.get(f"/api/v1/webhook-events/{paths['event']}")
@@ -265,9 +266,9 @@ async def test_another_tenant_sees_nothing_of_acme(theirs: Theirs, operation: Op
         assert problem_of(answer) == (403, "insufficient_permissions")
     elif objects:
         assert problem_of(answer) == (404, "not_found")
-    elif operation.id == "check_limit":
+    elif operation.id in ("check_limit", "erase_own_personal_data"):
         assert problem_of(answer) == (422, "invalid_request")
-    elif operation.id.startswith("get_billing_config"):
+    elif operation.id.startswith(("get_billing_config", "get_connection_health")):
         assert problem_of(answer)[0] == 404
     else:
         assert answer.status_code == 200
@@ -311,6 +312,11 @@ def naming_acme(theirs: Theirs) -> dict[str, list[tuple[Any, int]]]:
         "replay_webhook_events": [({"ids": [theirs.paths["event"]]}, 202)],
         "start_rotation": [({"kind": "data", "tenant": acme}, 403)],
         "shred_tenant": [({"confirm": slug}, 403)],
+        "rotate_webhook": [({"tenant_id": acme}, 422)],
+        "start_connecting": [({"tenant_id": acme}, 422)],
+        "disconnect_account": [({"tenant_id": acme}, 422)],
+        "enter_member": [({"email": "x@globex.example"}, 403)],
+        "put_configuration": [({}, 403)],
         "rotate_api_key": [({}, 404)],
         "create_invitation": [({"email": "x@globex.example", "tenant_id": acme}, 422)],
         "change_member": [({"role": "member"}, 404)],
