@@ -8,6 +8,7 @@ import httpx
 import pytest
 from playwright.async_api import Browser, Page
 
+from cli.api import Api
 from cli.story import Story
 from tests.e2e.conftest import Watched
 
@@ -60,9 +61,11 @@ async def owner(stranger: Watched, played_story: Story) -> Owner:
     """Whoever an operator named, signed in by the link that the operator was given."""
     slug = f"e2e-{uuid4().hex[:12]}"
     email = f"owner@{slug}.example"
-    made = await played_story.operator.post(
+    operator = Api(played_story.origin, played_story.environment["SLUICE_OPERATOR_KEY"])
+    made = await operator.post(
         "/api/v1/tenants", {"name": slug.title(), "slug": slug, "owner_email": email}
     )
+    await operator.close()
     await accept(stranger, made["owner_invitation_url"], PASSWORD)
     return Owner(stranger, slug, email, dict(played_story.environment))
 
