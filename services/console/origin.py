@@ -186,8 +186,7 @@ class Origin:
     def _as_browser(self, cookies: Mapping[str, str]) -> dict[str, str]:
         """The headers that the tenants service checks; no other cookie is passed on."""
         kept = [f"{name}={cookies[name]}" for name in SESSION_COOKIES if cookies.get(name)]
-        headers = {"Origin": self._browser_origin}
-        return headers | {"Cookie": "; ".join(kept)} if kept else headers
+        return {"Origin": self._browser_origin} | ({"Cookie": "; ".join(kept)} if kept else {})
 
     async def _send(
         self, method: str, path: str, *, headers: Mapping[str, str] | None = None, **parts: Any
