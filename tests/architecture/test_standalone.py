@@ -53,7 +53,8 @@ def install_as_told(text: str, service: str, target: Path) -> None:
     """The stage's `uv sync`, from the cache that `make setup` filled."""
     command = re.search(r"^RUN uv (sync .+)$", text, re.MULTILINE)
     assert command is not None
-    words = re.sub(r'"\$\{SERVICE:[^}]*\}"', service, command[1]).split()
+    without_keeper = re.sub(r'\$\{KEEPER:\+[^}]*"\$\{KEEPER\}"\}', "", command[1])
+    words = re.sub(r'"\$\{SERVICE:[^}]*\}"', service, without_keeper).split()
     words.remove("--no-cache")
     done = subprocess.run(
         [find_uv(), *words, "--offline", "--python", sys.executable],
