@@ -7,6 +7,7 @@ a tenant of its own that may do everything a tenant may, or the platform's staff
 import asyncio
 import json
 import random
+import re
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -368,8 +369,15 @@ async def test_the_head_is_limited(attacker: Attacker) -> None:
     assert await faults(attacker, built) == []
 
 
+def is_there(method: str, path: str) -> bool:
+    """Whether an operation takes it: `GET …/events/replay` reads the event of that id."""
+    return any(
+        each.method == method and re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", each.path), path)
+        for each in OPERATIONS
+    )
+
+
 async def test_methods_that_are_not_there(attacker: Attacker) -> None:
-    known = {(each.method, each.path) for each in OPERATIONS}
     built = [
         (
             f"{method} {operation.path}",
@@ -379,14 +387,10 @@ async def test_methods_that_are_not_there(attacker: Attacker) -> None:
         )
         for operation in OPERATIONS
         for method in ("PUT", "PATCH", "DELETE", "POST", "GET", "PROPFIND", "X")
-        if (method, operation.path) not in known
+        if not is_there(method, operation.path)
     ]
     for what, request in built:
         answer = await attacker.http.send(request)
-        if what == "GET /api/v1/webhook-events/replay":
-            # To a reader this is an event's id, of an event that is not there.
-            assert answer.status_code == 404
-            continue
         assert answer.status_code == 405, what
         assert answer.json()["code"] == "method_not_allowed", what
 
