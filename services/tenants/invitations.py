@@ -278,6 +278,7 @@ async def _user(tx: Tx, row: Row, proof: Proof, at: datetime) -> UUID:
                 raise NotProvedError
         else:
             await people_store.insert_password(tx, new_id(), user_id, password_hash, at)
+            await people_store.rename(tx, user_id, row["email"], proof.name)
             # Whoever was signed in under an e-mail that nobody had vouched for is not its owner.
             await sessions.end_all(tx, user_id, at)
     if row["vouched"]:

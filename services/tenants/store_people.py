@@ -57,6 +57,17 @@ async def find_user(tx: Tx, user_id: UUID) -> Row | None:
     return None if row is None else personal.opened(row)
 
 
+async def rename(tx: Tx, user_id: UUID, email: str, name: str | None) -> None:
+    """Seal another name for a user; nothing of one that was erased meanwhile."""
+    row = await tx.fetchrow("select * from find_person($1)", user_id)
+    if row is None or row["wrapped"] is None:
+        return
+    sealed = personal.keys().seal(personal.of_account(email, name), bytes(row["wrapped"]), user_id)
+    await tx.execute(f"set local role sluice_{tx.service}_maintenance")
+    await tx.execute("update user_account set personal = $2 where user_id = $1", user_id, sealed)
+    await tx.execute("reset role")
+
+
 async def insert_password(
     tx: Tx, password_id: UUID, user_id: UUID, password_hash: str | None, at: datetime
 ) -> None:

@@ -34,6 +34,7 @@ OUR_OWN: Mapping[tuple[str, str], str] = {
     ("services/stripe_sync/store_objects.py", "values"): "as many parameters as columns",
     ("services/stripe_sync/store_objects.py", "updates"): "of the constant list of columns",
     ("services/tenants/store_connections.py", "columns"): "asserted to be among the constant ones",
+    ("services/tenants/store_people.py", "tx.service"): "the service's own name",
     ("services/tenants/store_personal_data.py", "table"): "a row of the constant tuple",
     ("services/tenants/store_personal_data.py", "tx.service"): "the service's own name",
     ("services/tenants/store_sealed.py", "column.table"): "a row of the constant list of columns",
