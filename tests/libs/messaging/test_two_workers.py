@@ -109,7 +109,8 @@ async def effects(database: TestDatabase, tenants: Iterable[UUID]) -> dict[UUID,
     async with database.admin() as admin:
         rows = await admin.fetch(
             "select tenant_id, payload::jsonb -> 'data' ->> 'source_key' as event "
-            "from ledger.outbox where tenant_id = any($1::uuid[]) order by id",
+            "from ledger.outbox where tenant_id = any($1::uuid[]) "
+            "and event_type = 'JournalEntryPosted' order by id",
             list(tenants),
         )
     found: dict[UUID, list[UUID]] = defaultdict(list)
@@ -121,7 +122,10 @@ async def effects(database: TestDatabase, tenants: Iterable[UUID]) -> dict[UUID,
 async def published(database: TestDatabase) -> dict[UUID, list[UUID]]:
     """The events that billing sent, by tenant, in order."""
     async with database.admin() as admin:
-        rows = await admin.fetch("select tenant_id, event_id from billing.outbox order by id")
+        rows = await admin.fetch(
+            "select tenant_id, event_id from billing.outbox where event_type = 'CreditGranted' "
+            "order by id"
+        )
     found: dict[UUID, list[UUID]] = defaultdict(list)
     for row in rows:
         found[row["tenant_id"]].append(row["event_id"])

@@ -23,9 +23,14 @@ def output() -> Generator[Lines, None, None]:
     """Logging as a service has it, into memory; everything is put back afterwards."""
     root = logging.getLogger()
     before = (root.handlers[:], root.level, logging.raiseExceptions, sys.excepthook)
+    # The command quiets the Kafka client, and other tests run the command in this process.
+    client = logging.getLogger("aiokafka")
+    level = client.level
+    client.setLevel(logging.NOTSET)
     stream = io.StringIO()
     configure_logging("metering", "debug", stream=stream)
     yield stream
+    client.setLevel(level)
     logging.captureWarnings(capture=False)
     root.handlers[:], root.level, logging.raiseExceptions, sys.excepthook = before
     structlog.reset_defaults()
