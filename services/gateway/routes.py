@@ -254,8 +254,14 @@ async def get_webhook_event(
     if row is None:
         raise NotFound
     return WebhookEventDetail(
-        **_body(row).model_dump(), payload=json.loads(row["payload"]), headers=row["headers"]
+        **_body(row).model_dump(), payload=_readable(row["payload"]), headers=row["headers"]
     )
+
+
+def _readable(payload: bytes) -> Any:
+    """The body as it came, but for halves of surrogate pairs: no answer can carry those."""
+    text = json.dumps(json.loads(payload), ensure_ascii=False)
+    return json.loads(text.encode("utf-8", "replace"))
 
 
 @router.post("/api/v1/webhook-events/replay", status_code=202)

@@ -12,7 +12,7 @@ from libs.contracts.tenants import PLATFORM_TENANT_ID
 from libs.db.pool import Tx
 from libs.db.tenant import Scope
 from libs.ids import InvalidIdError, parse_public_id
-from services.tenants import people, store_keys
+from services.tenants import people, store_keys, store_tenants
 from services.tenants.roles import RANK, SCOPES, Role, permissions_of
 
 INCLUDES = {
@@ -31,7 +31,8 @@ class BeyondAuthorityError(Exception):
 class Authority:
     """The role and the permissions that an actor acts with.
 
-    A key acts as an admin with its scopes; an operator acts as an owner of any tenant but the
+    A key acts as an admin with its scopes, but not among the platform's people, and a test key not
+    among those of a tenant that is live. An operator acts as an owner of any tenant but the
     platform's own, where its membership there says what it may.
     """
 
@@ -94,4 +95,13 @@ async def _of_key(tx: Tx, key_id: UUID, now: datetime) -> Authority | None:
             return None
     if row["revoked_at"] is not None or (row["expires_at"] and row["expires_at"] <= now):
         return None
-    return OWNERS if row["operator"] else Authority("admin", frozenset(row["scopes"]))
+    if row["operator"]:
+        return OWNERS
+    if tx.tenant_id == PLATFORM_TENANT_ID:
+        # Whoever joins the platform is an operator: only an operator opens that door.
+        return None
+    tenant = await store_tenants.read_tenant(tx)
+    if row["mode"] == "test" and tenant is not None and tenant["live_since"] is not None:
+        # People hold their place in both modes, so a test key would reach into live mode.
+        return None
+    return Authority("admin", frozenset(row["scopes"]))

@@ -15,6 +15,7 @@ from libs.crypto.errors import (
     MasterKeyUnavailableError,
     SealedValueError,
     SecretStoreUnavailableError,
+    UnknownMasterKeyError,
 )
 from libs.db.pool import Row, Tx
 from libs.messaging.outbox import emit
@@ -44,6 +45,8 @@ log = structlog.get_logger()
 
 BATCH = 20
 RETRY = timedelta(minutes=10)
+DOES_NOT_OPEN = "does_not_open"
+"""What is told of a key that could not be unsealed here."""
 UNUSED_FOR = timedelta(minutes=10)
 LOOK_HOURLY_FOR = timedelta(days=1)
 ARCHIVED_MAX = timedelta(days=30)
@@ -110,12 +113,14 @@ async def _ask(means: Means, row: Row, key: Row | None) -> Health | str | None:
         log.error(  # noqa: TRY400 - a trace would show the sealed bytes
             "stripe_key_does_not_open", tenant_id=str(row["tenant_id"]), reason=str(error)
         )
-        return "does_not_open"
+        return DOES_NOT_OPEN
 
 
 async def _take(tx: Tx, row: Row, answer: Health | str | None, now: datetime) -> None:
     """Set what was learned of the key and its account."""
-    await store.update_connection(tx, now, key_check_due_at=now + raw_keys.CHECK_EVERY)
+    # A key that does not open may do so again in a moment: the keeper of its key was disturbed.
+    pause = RETRY if answer == DOES_NOT_OPEN else raw_keys.CHECK_EVERY
+    await store.update_connection(tx, now, key_check_due_at=now + pause)
     if isinstance(answer, str):
         if row["key_valid"]:
             await connection_states.key_failed(tx, answer, now, now)
@@ -173,20 +178,26 @@ async def _is_used(tx: Tx, row: Row, now: datetime) -> bool:
 async def _end(means: Means, row: Row, connection: Row) -> None:
     """Destroy an archived secret: a webhook's at once, a key when Stripe refuses it."""
     now = utc_now()
-    dead = row["name"] == "stripe_webhook_secret"
+    if row["reference"] is not None and means.sealer.store is None:
+        log.error("secret_store_not_configured", reference=row["reference"])
+        return
+    dead, worthless = row["name"] == "stripe_webhook_secret", False
     if dead:
         await _remove_old_endpoints(means, connection)
     else:
         try:
             value = await secrets.read(means.sealer, row["tenant_id"], row)
             dead = await _is_dead(means, value, connection)
+        except UnknownMasterKeyError:
+            # This process may be behind with its master keys: looked at again later.
+            log.warning("replaced_key_does_not_open", tenant_id=str(row["tenant_id"]))
         except SealedValueError:
             # It cannot be used any more, by us or anybody who has the database.
-            dead = True
+            worthless = True
         except (StripeError, MasterKeyUnavailableError, SecretStoreUnavailableError):
             return
     too_long = row["archived_at"] <= now - ARCHIVED_MAX
-    if not dead and not too_long:
+    if not dead and not worthless and not too_long:
         hourly = row["archived_at"] > now - LOOK_HOURLY_FOR
         async with means.database.tenant(row["tenant_id"], row["mode"]) as tx:
             due_at = now + (timedelta(hours=1) if hourly else timedelta(days=1))

@@ -211,6 +211,10 @@ async def _seal_anew(
         return
     async with database.tenant(tenant_id, None) as tx:
         await store_data_keys.lock_data_keys(tx)
+        newest = await store_data_keys.newest_data_key(tx)
+        if newest is None or now < newest.created_at + grace:
+            # Somebody may hold an old key that was prepared just before the new one was there.
+            return
         for data_key_id in old_keys:
             await store_data_keys.delete_data_key(tx, data_key_id)
         await _enter(tx, row, "done", now)

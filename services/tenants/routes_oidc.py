@@ -83,7 +83,7 @@ async def finish_oidc(
         return await _finished(request, settings, provider, state, answer, utc_now())
     except oidc.OidcError as failure:
         _logger.warning("oidc_sign_in_failed", reason=failure.reason)
-        await _note_failure(request)
+        await _note_failure(request, settings)
         return _to_sign_in(settings, failure.reason)
 
 
@@ -115,9 +115,13 @@ async def _finished(
     return done
 
 
-async def _note_failure(request: Request) -> None:
+async def _note_failure(request: Request, settings: Settings) -> None:
+    """Recorded as often as the address may try: anybody can send an answer that nobody asked for."""
     database: Database = request.app.state.database
+    attempt = throttle.Attempt.of(None, remote_address() or "unknown", settings.key_pepper_bytes)
     async with database.transaction() as tx:
+        if await throttle.count(tx, attempt, utc_now()):
+            return
         await sessions.note_failure(
             tx, path=request.url.path, address=remote_address() or "unknown"
         )

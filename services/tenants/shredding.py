@@ -9,10 +9,11 @@ from datetime import datetime
 
 import structlog
 
+from libs.clock import utc_now
 from libs.contracts.audit import ConfigurationChanged
 from libs.contracts.envelope import Mode
 from libs.contracts.tenants import DEFAULT_TENANT_ID, PLATFORM_TENANT_ID
-from libs.crypto.errors import SecretGoneError
+from libs.crypto.errors import SealedValueError, SecretGoneError, SecretStoreUnavailableError
 from libs.db.pool import Database, Tx
 from libs.db.tenant import Scope
 from libs.messaging.outbox import emit
@@ -97,8 +98,9 @@ async def destroy_outside(database: Database, sealer: Sealer) -> None:
     """Delete in the store outside what nothing names any more: a bounded page.
 
     Raises:
-        SecretStoreUnavailableError: it is tried again.
+        SecretStoreUnavailableError: the rest was deleted; this is tried again.
     """
+    away: SecretStoreUnavailableError | None = None
     async with database.maintenance() as tx:
         rows = await store.due_destructions(tx, PAGE)
     for row in rows:
@@ -109,5 +111,14 @@ async def destroy_outside(database: Database, sealer: Sealer) -> None:
             await sealer.store.destroy(row["reference"])
         except SecretGoneError:
             log.info("secret_was_gone", reference=row["reference"])
+        except (SealedValueError, SecretStoreUnavailableError) as error:
+            # One that cannot be deleted now must not keep the others: it goes to the end of the row.
+            log.error("secret_not_destroyed", reference=row["reference"], reason=str(error))  # noqa: TRY400
+            async with database.tenant(row["tenant_id"], None) as tx:
+                await store.put_off_destruction(tx, row["tenant_id"], row["reference"], utc_now())
+            away = error if isinstance(error, SecretStoreUnavailableError) else away
+            continue
         async with database.tenant(row["tenant_id"], None) as tx:
             await store.end_destruction(tx, row["tenant_id"], row["reference"])
+    if away is not None:
+        raise away

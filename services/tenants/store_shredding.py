@@ -39,6 +39,16 @@ async def due_destructions(tx: Tx, limit: int) -> list[Row]:
     )
 
 
+async def put_off_destruction(tx: Tx, tenant_id: UUID, reference: str, at: datetime) -> None:
+    """A secret could not be deleted: its turn comes after the others'."""
+    await tx.execute(
+        "update secret_destruction set requested_at = $3 where tenant_id = $1 and reference = $2",
+        tenant_id,
+        reference,
+        at,
+    )
+
+
 async def end_destruction(tx: Tx, tenant_id: UUID, reference: str) -> None:
     """A secret is gone from the store outside."""
     await tx.execute(
