@@ -496,3 +496,22 @@ async def test_replay_changes_nothing(world: World, database: TestDatabase) -> N
         await world.log.replay(clear_inboxes=clear_inboxes)
         await world.settle()
         assert await checksums(database) == before
+
+
+@pytest.mark.parametrize("tenant", ["platform", "acme"])
+async def test_a_key_lets_nobody_in_where_it_would_reach_beyond_itself(
+    world: World, tenant: str
+) -> None:
+    """The platform's people are operators; a live tenant's people hold their place in live mode."""
+    await world.sign_up("Acme")
+    await world.settle()
+    key = await world.make_key("acme", *SCOPES)
+    body = {"email": ADA, "role": "member"}
+    assert (await world.call("POST", INVITATIONS, json=body, key=key)).status_code == 201
+    await world.go_live("acme")
+    await world.settle()
+    if tenant == "platform":
+        key = await world.make_key("platform", *SCOPES)
+    answer = await world.call("POST", INVITATIONS, json=body, key=key)
+    assert answer.status_code == 403
+    assert "neither give nor take more" in answer.json()["detail"]
