@@ -32,6 +32,13 @@ async def test_a_tenant_sees_its_own_events_in_pages(filled: Gateway) -> None:
     assert detail["payload"]["data"]["object"]["id"] == "in_2"
 
 
+async def test_half_a_surrogate_pair_is_shown_and_breaks_nothing(gateway: Gateway) -> None:
+    await gateway.send(about(id="in_odd", customer=ACME_CUSTOMER, description="a\ud800b"))
+    (item,) = (await gateway.get(PATH, "acme")).json()["items"]
+    detail = await gateway.get(f"{PATH}/{item['id']}", "acme")
+    assert detail.json()["payload"]["data"]["object"]["description"] == "a?b"
+
+
 async def test_another_tenants_event_is_absent(filled: Gateway) -> None:
     item = (await filled.get(PATH, "acme")).json()["items"][0]
     assert (await filled.get(f"{PATH}/{item['id']}", "globex")).status_code == 404
