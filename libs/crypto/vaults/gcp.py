@@ -15,7 +15,10 @@ from libs.crypto.errors import (
     TamperedSealedValueError,
     UnknownMasterKeyError,
 )
+from libs.crypto.framing import canonical
 from libs.crypto.wrapped import GCP, WrappedKey, context_of, pack, read_wrapped, unpack
+
+VERSIONS_TRIED = 3
 
 
 class GcpMasterKeys:
@@ -34,9 +37,20 @@ class GcpMasterKeys:
             raise MasterKeyUnavailableError("GCP KMS: the key has no primary version") from None
 
     async def wrap(self, key: bytes, *, tenant_id: UUID, data_key_id: UUID) -> bytes:
-        """See `MasterKeys.wrap`."""
-        plaintext = pack(key, tenant_id, data_key_id)
-        context = context_of(tenant_id, data_key_id)
+        """See `MasterKeys.wrap`.
+
+        The version's name is bound too: KMS itself opens whatever the key has sealed, and the id of
+        a record could be changed unnoticed.
+        """
+        for _ in range(VERSIONS_TRIED):
+            version = await self.newest_id()
+            context = _context(version, tenant_id, data_key_id)
+            answer = await self._encrypt(pack(key, tenant_id, data_key_id), context)
+            if answer.get("name") == version:
+                return WrappedKey(GCP, version, _checked(answer, "ciphertext")).record
+        raise MasterKeyUnavailableError("GCP KMS: the primary version changes all the time")
+
+    async def _encrypt(self, plaintext: bytes, context: bytes) -> dict[str, Any]:
         answer = await self._call(
             "POST",
             f"{self._key}:encrypt",
@@ -50,7 +64,7 @@ class GcpMasterKeys:
         sums = ("verifiedPlaintextCrc32c", "verifiedAdditionalAuthenticatedDataCrc32c")
         if not all(answer.get(name) is True for name in sums):
             raise MasterKeyUnavailableError("GCP KMS: the request was damaged on its way")
-        return WrappedKey(GCP, str(answer.get("name")), _checked(answer, "ciphertext")).record
+        return answer
 
     async def unwrap(self, wrapped: bytes, *, tenant_id: UUID, data_key_id: UUID) -> bytes:
         """See `MasterKeys.unwrap`."""
@@ -59,7 +73,7 @@ class GcpMasterKeys:
             f"{self._key}/cryptoKeyVersions/"
         ):
             raise UnknownMasterKeyError("the data key is wrapped under a master key not held here")
-        context = context_of(tenant_id, data_key_id)
+        context = _context(parts.master_key_id, tenant_id, data_key_id)
         answer = await self._call(
             "POST",
             f"{self._key}:decrypt",
@@ -88,6 +102,10 @@ class GcpMasterKeys:
             if error.status in {"NOT_FOUND", "FAILED_PRECONDITION"}:
                 raise UnknownMasterKeyError("KMS has no such key any more") from None
             raise MasterKeyUnavailableError(f"GCP KMS: {error}") from None
+
+
+def _context(version: str, tenant_id: UUID, data_key_id: UUID) -> bytes:
+    return canonical(context_of(tenant_id, data_key_id), version.encode())
 
 
 def _checked(answer: dict[str, Any], name: str) -> bytes:
