@@ -102,6 +102,11 @@ class Directory:
         """A tenant by its id."""
         return await self.find("id", str(tenant_id))
 
+    async def afresh(self, tenant: Tenant) -> Tenant:
+        """The tenant as it stands in the local copy now, whatever is remembered of it."""
+        self._cache.pop(("id", str(tenant.id)), None)
+        return await self.by_id(tenant.id) or tenant
+
     async def platform(self) -> Tenant | None:
         """The platform's own record; None until the directory has it."""
         return await self.by_id(PLATFORM_TENANT_ID)

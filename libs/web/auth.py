@@ -159,7 +159,10 @@ class Gate:
             await self._raise_alarm(request, access, "permission_denied", permission)
             raise Forbidden(permission)
         if access.mode == "live" and not self._is_open(access):
-            raise NotLive
+            # What is remembered may be older than the live key that was just made.
+            access = replace(access, tenant=await self.directory.afresh(access.tenant))
+            if not self._is_open(access):
+                raise NotLive
         return access
 
     def _is_open(self, access: Access) -> bool:
