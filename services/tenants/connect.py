@@ -112,10 +112,12 @@ async def _accept(tx: Tx, state: Row, health: Health, at: datetime) -> str | Non
     assert row is not None, "starting entered it"
     known = row["account_id"] if row["connected_at"] is not None else None
     moved = known is not None and known != health.account_id
+    had_before = await store.has_account(tx, health.account_id)
     if not await store.claim_account(tx, health.account_id):
         return "stripe_account_taken"
     if moved and not state["confirm_account_change"]:
-        await store.release_account(tx, health.account_id)
+        if not had_before:
+            await store.release_account(tx, health.account_id)
         return "stripe_account_differs"
     values: dict[str, Any] = {
         "kind": "CONNECT_STANDARD",

@@ -104,8 +104,11 @@ async def claim_account(tx: Tx, account_id: str) -> bool:
         account_id,
         tx.tenant_id,
     )
-    if taken:
-        return True
+    return bool(taken) or await has_account(tx, account_id)
+
+
+async def has_account(tx: Tx, account_id: str) -> bool:
+    """Whether a Stripe account is the tenant's in scope, connected now or once."""
     return bool(
         await tx.fetchval(
             "select exists (select from stripe_account_owner "

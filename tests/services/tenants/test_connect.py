@@ -169,6 +169,12 @@ async def test_again_keeps_the_account_and_another_wants_a_confirmation(
     assert answer.status_code == 303
     (told,) = stripe_world.world.snapshot(tenant).connections
     assert (told.connection_id, told.account_id) == (connection_id, second.id)
+    # The account connected before stays the tenant's, also after an attempt that was refused.
+    answer = await connect(stripe_world, key, first.id)
+    assert (answer.status_code, answer.json()["code"]) == (409, "stripe_account_differs")
+    _, others_key = await stripe_world.tenant("Globex")
+    answer = await connect(stripe_world, others_key, first.id)
+    assert (answer.status_code, answer.json()["code"]) == (409, "stripe_account_taken")
 
 
 async def test_connecting_takes_the_place_of_raw_keys(stripe_world: StripeWorld) -> None:
