@@ -15,6 +15,7 @@ class StripeEventReceived(Fact):
         payload: the event as JSON text, as received; None when it is too large to travel (the
             archive keeps it).
         replay_id: set when the event was sent again from the archive.
+        dry_run: of a replay that only asks what would change: nothing is fetched into the mirror.
     """
 
     account: str
@@ -26,3 +27,4 @@ class StripeEventReceived(Fact):
     object_id: str | None
     payload: str | None
     replay_id: str | None = None
+    dry_run: bool = False

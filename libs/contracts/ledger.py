@@ -1,4 +1,4 @@
-"""Events of the ledger: what was posted."""
+"""Events of the ledger: what was posted, and what it wants to compare its books with."""
 
 from typing import Literal
 from uuid import UUID
@@ -32,3 +32,17 @@ class JournalEntryPosted(Fact):
     source_key: str
     booked_at: AwareDatetime
     postings: tuple[PostedLine, ...]
+
+
+class StatementRequested(Fact):
+    """The ledger wants an account's balance transactions and payouts listed afresh from Stripe.
+
+    Attributes:
+        account: `acct_…`, or `platform` (then the request is the platform's).
+        listed_from, listed_to: by Stripe's time of creation; the end is not included.
+    """
+
+    statement_id: UUID
+    account: str
+    listed_from: AwareDatetime
+    listed_to: AwareDatetime

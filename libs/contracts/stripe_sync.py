@@ -4,6 +4,7 @@ State events carry the complete state after a change and a `version` per object 
 money facts carry the Stripe id that makes them unique.
 """
 
+from datetime import date
 from typing import Literal
 from uuid import UUID
 
@@ -109,6 +110,7 @@ class PaymentSucceeded(Fact):
     amount_minor: int
     currency: str
     paid_at: AwareDatetime
+    stripe_payment_link_id: str | None = None
 
 
 class PaymentFailed(Fact):
@@ -123,6 +125,79 @@ class PaymentFailed(Fact):
     currency: str
     failure_code: str | None
     failed_at: AwareDatetime
+
+
+class RefundChanged(Fact):
+    """A refund was made or came further; the complete state after it.
+
+    Attributes:
+        version: counts the changes seen of this refund.
+        payment_id: the payment it gives back; None while that payment is not mirrored yet.
+        status: Stripe's own word.
+        failure_reason: Stripe's word where the payer's bank did not take it.
+    """
+
+    version: int
+    account: str
+    collected_by: BilledBy
+    customer_id: UUID
+    payment_id: UUID | None
+    stripe_refund_id: str
+    stripe_charge_id: str | None
+    stripe_payment_intent_id: str | None
+    amount_minor: int
+    currency: str
+    status: Literal["pending", "requires_action", "succeeded", "failed", "canceled"]
+    failure_reason: str | None = None
+    created_at: AwareDatetime
+
+
+class DisputeChanged(Fact):
+    """A payer's bank took a payment back, or the dispute about it came further.
+
+    Attributes:
+        version: counts the changes seen of this dispute.
+        status: Stripe's own word: `needs_response`, `under_review`, `won`, `lost`, `warning_…`.
+        evidence_due_at: until when it can be answered.
+    """
+
+    version: int
+    account: str
+    collected_by: BilledBy
+    customer_id: UUID
+    payment_id: UUID | None
+    stripe_dispute_id: str
+    stripe_charge_id: str
+    stripe_payment_intent_id: str | None
+    amount_minor: int
+    currency: str
+    reason: str
+    status: str
+    evidence_due_at: AwareDatetime | None = None
+    created_at: AwareDatetime
+
+
+class PayoutChanged(Fact):
+    """Stripe pays an account's balance out to its bank; the complete state after a change.
+
+    Attributes:
+        version: counts the changes seen of this payout.
+        arrival_on: the day Stripe expects it at the bank.
+        failure_code: Stripe's word where the bank sent it back.
+    """
+
+    version: int
+    account: str
+    collected_by: BilledBy
+    stripe_payout_id: str
+    amount_minor: int
+    currency: str
+    status: Literal["pending", "in_transit", "paid", "failed", "canceled"]
+    arrival_on: date
+    automatic: bool
+    failure_code: str | None = None
+    failure_message: str | None = None
+    created_at: AwareDatetime
 
 
 class BalanceTransactionRecorded(Fact):
@@ -204,3 +279,84 @@ class StripeCredentialRefused(Fact):
     credential_version: int
     code: str
     refused_at: AwareDatetime
+
+
+class StripeEventFound(Fact):
+    """An event stands in Stripe's list that never arrived here; the gateway takes it in.
+
+    It passes through the archive like a webhook, so that there is one way in and one of each.
+
+    Attributes:
+        payload: the event as JSON text, as Stripe's list has it.
+    """
+
+    account: str
+    stripe_event_id: str
+    event_type: str
+    created_at: AwareDatetime
+    payload: str
+
+
+class StatementBalance(Part):
+    """What Stripe held of an account when the statement was listed."""
+
+    currency: str
+    available_minor: int
+    pending_minor: int
+
+
+class StatementLine(Part):
+    """A balance transaction as Stripe lists it now.
+
+    Attributes:
+        payout_id: the automatic payout it left with, where the statement is of that payout.
+    """
+
+    stripe_balance_transaction_id: str
+    kind: str
+    source_id: str | None
+    amount_minor: int
+    fee_minor: int
+    net_minor: int
+    currency: str
+    created_at: AwareDatetime
+    available_at: AwareDatetime
+    payout_id: str | None = None
+
+
+class StatementPayout(Part):
+    """A payout as Stripe lists it now."""
+
+    stripe_payout_id: str
+    stripe_balance_transaction_id: str | None
+    amount_minor: int
+    currency: str
+    status: str
+    arrival_on: date
+
+
+class StripeStatement(Fact):
+    """A part of a Stripe account's statement, listed afresh from Stripe, never from the mirror.
+
+    Attributes:
+        statement_id: that of the request.
+        part, parts: 1 to `parts`; all parts make the statement.
+        line_count, payout_count: of all parts together.
+        digest: hex SHA-256 over all lines, then all payouts, each as canonical JSON and a newline,
+            in the order of the parts.
+        balances: in the first part only.
+    """
+
+    statement_id: UUID
+    account: str
+    listed_from: AwareDatetime
+    listed_to: AwareDatetime
+    part: int
+    parts: int
+    line_count: int
+    payout_count: int
+    digest: str
+    lines: tuple[StatementLine, ...] = ()
+    payouts: tuple[StatementPayout, ...] = ()
+    balances: tuple[StatementBalance, ...] = ()
+    listed_at: AwareDatetime
