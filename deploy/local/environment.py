@@ -254,6 +254,8 @@ class _Settling:
                 "SLUICE_STRIPE_API_BASE": address,
                 "STRIPE_SIM_URL": address,
                 "STRIPE_CLIENT_ID": SANDBOX_CLIENT_ID,
+                # The sandbox has no rate limit, so none has to be kept.
+                "SLUICE_STRIPE_SYNC_TEST_CALLS_PER_SECOND": "0",
             }
         elif not key:
             raise StackError("SLUICE_STRIPE_API_BASE is set: set STRIPE_SECRET_KEY as well.")

@@ -122,6 +122,29 @@ STRIPE_REQUEST_SECONDS = Histogram(
     ["operation"],
     buckets=_SLOW_SECONDS,
 )
+STRIPE_WAITING_CALLS = Gauge(
+    "sluice_stripe_waiting_calls",
+    "Calls to Stripe that wait for their turn; `user` are those somebody waits for.",
+    ["lane"],
+)
+STRIPE_READS_TOTAL = Counter(
+    "sluice_stripe_reads_total",
+    "Reads sent to Stripe, which allots them per month by the number of transactions.",
+    ["lane"],
+)
+STRIPE_EVENTS_HEALED_TOTAL = Counter(
+    "sluice_stripe_events_healed_total",
+    "Events that never arrived as webhooks and were found in Stripe's list.",
+)
+STRIPE_UNDELIVERED_EVENTS = Gauge(
+    "sluice_stripe_undelivered_events",
+    "Recent events that Stripe could not deliver here, over all accounts, as of the last look.",
+)
+STRIPE_MIRROR_DIFFERENCES_TOTAL = Counter(
+    "sluice_stripe_mirror_differences_total",
+    "Objects that a sweep found to differ from the mirror and had fetched again.",
+    ["object_type"],
+)
 
 # Money and usage
 

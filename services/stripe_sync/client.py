@@ -16,16 +16,28 @@ import stripe
 import structlog
 from opentelemetry.trace import SpanKind
 
-from libs.observability.metrics import STRIPE_REQUEST_SECONDS, STRIPE_REQUESTS_TOTAL
+from libs.observability.metrics import (
+    STRIPE_READS_TOTAL,
+    STRIPE_REQUEST_SECONDS,
+    STRIPE_REQUESTS_TOTAL,
+)
 from libs.observability.tracing import start_span
+from services.stripe_sync.budget import (
+    WAIT_SECONDS_MAX,
+    Budget,
+    Lane,
+    NotInTimeError,
+    current_lane,
+)
 
 log = structlog.get_logger()
 
 Json = dict[str, Any]
 
-CALLS_AT_ONCE_MAX = 8
 RATE_LIMITED_TRIES = 4
 PAUSE_SECONDS_MAX = 30.0
+ASKED_PAUSE_SECONDS_MAX = 300.0
+"""Where Stripe itself says how long."""
 PAGE_SIZE = 100
 
 FAILURES_BEFORE_BREAKING = 8
@@ -106,9 +118,9 @@ class Logins(Protocol):
 class StripeApi:
     """One Stripe account in one mode, as one identity."""
 
-    def __init__(self, logins: Logins) -> None:
+    def __init__(self, logins: Logins, *, calls_per_second: float = 0.0) -> None:
         self._logins = logins
-        self._slots = asyncio.Semaphore(CALLS_AT_ONCE_MAX)
+        self._budget = Budget(calls_per_second)
         self._resume_at = 0.0
         self._pause_seconds = 0.5
         self._breaker = _Breaker()
@@ -170,7 +182,7 @@ class StripeApi:
         self._breaker.check()
         login, other = await self._logins.current(), None
         for _ in range(RATE_LIMITED_TRIES):
-            await self._wait_out_the_limit()
+            lane = await self._turn(method)
             try:
                 response = await self._request(login, operation, method, path, params, options)
             except stripe.StripeError as error:
@@ -187,6 +199,8 @@ class StripeApi:
                         continue
                 log.info("stripe_call_failed", operation=operation, error=str(outcome.error))
                 raise outcome.error from None
+            finally:
+                self._budget.give_back(lane)
             self._pause_seconds = 0.5
             self._breaker.note(failed=False)
             self._logins.used(login)
@@ -208,27 +222,41 @@ class StripeApi:
         acting = {"stripe_account": login.stripe_account} if login.stripe_account else {}
         started = time.perf_counter()
         try:
-            async with self._slots:
-                with start_span(f"stripe {operation}", kind=SpanKind.CLIENT, method=method):
-                    return await login.client.raw_request_async(
-                        method, path, **params, **options, **acting
-                    )
+            with start_span(f"stripe {operation}", kind=SpanKind.CLIENT, method=method):
+                return await login.client.raw_request_async(
+                    method, path, **params, **options, **acting
+                )
         finally:
             STRIPE_REQUEST_SECONDS.labels(operation=operation).observe(
                 time.perf_counter() - started
             )
 
-    async def _wait_out_the_limit(self) -> None:
-        wait = self._resume_at - time.monotonic()
-        if wait > 0:
+    async def _turn(self, method: str) -> Lane:
+        """Wait until Stripe may be called again, and for our own turn.
+
+        Raises:
+            StripeTransientError: not within the time that the caller can wait.
+        """
+        lane = current_lane()
+        while (wait := self._resume_at - time.monotonic()) > 0:
+            if wait > WAIT_SECONDS_MAX[lane]:
+                raise StripeTransientError("rate_limited", "Stripe's rate limit holds", status=429)
             await asyncio.sleep(wait)
+        try:
+            await self._budget.take(lane)
+        except NotInTimeError as error:
+            raise StripeTransientError("own_limit", str(error), status=429) from None
+        if method == "get":
+            STRIPE_READS_TOTAL.labels(lane=lane).inc()
+        return lane
 
     def _slow_down(self, error: stripe.StripeError, operation: str) -> None:
         """After a 429 nobody calls this account for a while, longer each time it happens again."""
         headers: Mapping[str, str] = error.headers or {}
         asked = headers.get("Retry-After") or headers.get("retry-after") or ""
-        pause = float(asked) if asked.isdigit() else self._pause_seconds
-        pause = min(pause, PAUSE_SECONDS_MAX) * random.uniform(1.0, 1.5)  # noqa: S311 - jitter
+        given = asked.isascii() and asked.isdigit()
+        pause = min(float(asked), ASKED_PAUSE_SECONDS_MAX) if given else self._pause_seconds
+        pause *= random.uniform(1.0, 1.5)  # noqa: S311 - jitter
         self._resume_at = max(self._resume_at, time.monotonic() + pause)
         self._pause_seconds = min(self._pause_seconds * 2, PAUSE_SECONDS_MAX)
         log.warning("stripe_rate_limited", operation=operation, pause_seconds=round(pause, 2))

@@ -11,7 +11,7 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
@@ -316,6 +316,9 @@ class Shared:
     secrets: Secrets
     wire: Wire
     platform_clients: Mapping[Mode, stripe.StripeClient]
+    calls_per_second: Mapping[Mode, float] = field(
+        default_factory=lambda: {"test": 0.0, "live": 0.0}
+    )
 
     def platform(self, mode: Mode) -> stripe.StripeClient | None:
         """The client with the platform's key of a mode; None where there is none."""
@@ -328,7 +331,8 @@ class Identities:
     def __init__(self, shared: Shared) -> None:
         self.shared = shared
         self._platform = {
-            mode: StripeApi(FixedLogin(client)) for mode, client in shared.platform_clients.items()
+            mode: StripeApi(FixedLogin(client), calls_per_second=shared.calls_per_second[mode])
+            for mode, client in shared.platform_clients.items()
         }
         self._accounts: OrderedDict[tuple[str, Mode], tuple[TenantLogin, StripeApi]] = OrderedDict()
 
@@ -360,7 +364,7 @@ class Identities:
         found = self._accounts.pop((account, mode), None)
         if found is None:
             login = TenantLogin(self.shared, account, mode)
-            found = (login, StripeApi(login))
+            found = (login, StripeApi(login, calls_per_second=self.shared.calls_per_second[mode]))
             while len(self._accounts) >= ACCOUNTS_MAX:
                 self._accounts.popitem(last=False)
         self._accounts[account, mode] = found
@@ -377,6 +381,7 @@ async def open_identities(
     key = settings.stripe_key
     clients = {} if key is None else {settings.stripe_mode: wire.client(key)}
     try:
-        yield Identities(Shared(database, directory, secrets, wire, clients))
+        rates = settings.calls_per_second
+        yield Identities(Shared(database, directory, secrets, wire, clients, rates))
     finally:
         await pool.close_async()  # type: ignore[no-untyped-call]

@@ -24,9 +24,26 @@ class Settings(SealingSettings, StripeSettings, ServiceSettings):
     request_timeout_seconds: float = Field(
         default=20.0, gt=0, le=80, description="how long one call to Stripe may take"
     )
+    live_calls_per_second: float = Field(
+        default=80.0,
+        ge=0,
+        le=10_000,
+        description="calls to Stripe per live account and process; 0: no limit of our own",
+    )
+    test_calls_per_second: float = Field(
+        default=20.0,
+        ge=0,
+        le=10_000,
+        description="the same in test mode, where Stripe allows a quarter",
+    )
     transactions_every_seconds: float = Field(
         default=30.0, gt=0, description="how often balance transactions are listed afresh"
     )
+
+    @property
+    def calls_per_second(self) -> dict[Mode, float]:
+        """Our own limit by mode."""
+        return {"live": self.live_calls_per_second, "test": self.test_calls_per_second}
 
     @property
     def stripe_key(self) -> str | None:

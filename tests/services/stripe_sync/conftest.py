@@ -399,6 +399,7 @@ def environment(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
         "SLUICE_MASTER_KEYS": f"k1:{base64.b64encode(MASTER_KEY).decode()}",
         "STRIPE_SECRET_KEY": "sk_test_sync",
         "SLUICE_STRIPE_API_BASE": sandbox.url,
+        "SLUICE_STRIPE_SYNC_TEST_CALLS_PER_SECOND": "0",
     }.items():
         monkeypatch.setenv(name, value)
 

@@ -111,6 +111,7 @@ async def running(database: TestDatabase, kafka: RunningKafka) -> AsyncGenerator
         "STRIPE_WEBHOOK_SECRET": secret,
         "STRIPE_SIM_URL": f"http://127.0.0.1:{ports['stripe_sim']}",
         "SLUICE_STRIPE_API_BASE": f"http://127.0.0.1:{ports['stripe_sim']}",
+        "SLUICE_STRIPE_SYNC_TEST_CALLS_PER_SECOND": "0",
         "STRIPE_SIM_WEBHOOK_URL": f"http://127.0.0.1:{ports['gateway']}/api/webhooks/stripe",
         "SLUICE_STRIPE_SYNC_TRANSACTIONS_EVERY_SECONDS": "2",
     }
