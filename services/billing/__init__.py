@@ -6,7 +6,7 @@ PeriodUsage), `payments.events` (StripeCustomerLinked, StripeSubscriptionChanged
 StripeCommandFailed).
 Produces: CustomerCreated, CustomerErased, PlanPublished, SubscriptionChanged, UsagePeriodClosed,
 InvoiceFinalized, InvoicePaid and CreditGranted on `billing.events`; CompleteInvoice on `stripe.commands`.
-Invariants: a published plan version never changes; a customer has exactly one subscription; a
+Invariants: a published plan version never changes; a customer has at most one subscription; a
 subscription has one invoice per reason and period; a line's amount follows from its explanation;
 the lines of a final invoice add up to Stripe's total and never change; credit is used once and
 never below zero; the flat fee is Stripe's own line and is never added by billing.

@@ -6,15 +6,21 @@ from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Path, Query, Request
-from pydantic import BaseModel
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from libs.contracts.billing import BilledBy, Collection, SubscriptionStatus
-from libs.db.pool import Database, Row
+from libs.db.pool import Database, Row, Tx
+from libs.directory.local import business_now
 from libs.ids import InvalidIdError, parse_public_id, public_id
-from libs.web.auth import Access, Requires
+from libs.money import Currency
+from libs.web.auth import Access, Gate, Requires
+from libs.web.idempotency import answer_once
+from libs.web.metadata import Metadata
 from libs.web.pagination import Page, PageRequest, page_request
-from libs.web.problems import NotFound
-from services.billing import subscriptions
+from libs.web.problems import Conflict, NotFound, problem_responses
+from services.billing import customers, subscriptions
+from services.billing.catalog import Text
 
 router = APIRouter(tags=["customers"])
 
@@ -23,15 +29,45 @@ Reader = Annotated[Access, Depends(Requires("billing:read"))]
 Paging = Annotated[PageRequest, Depends(page_request)]
 
 
+CustomerKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:@/+-]{0,199}$")]
+EmailAddress = Annotated[
+    str,
+    StringConstraints(max_length=254, pattern=r"^[^@\s\x00-\x1f,;<>]+@[^@\s\x00-\x1f,;<>]+$"),
+]
+
+
+class CustomerBody(BaseModel):
+    """A customer of the tenant's own, whom the tenant bills."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    name: Text
+    email: EmailAddress | None = Field(
+        default=None, description="Kept here alone, and erased with the customer."
+    )
+    currency: Currency | None = Field(default=None, description="The tenant's own by default.")
+    key: CustomerKey | None = Field(
+        default=None,
+        description="What you call the customer: an id of yours, unique in the mode, no personal "
+        "data; it outlives an erasure.",
+    )
+    metadata: Metadata = Field(default_factory=dict)
+    tenant_id: Annotated[str | None, Field(min_length=1, max_length=100)] = Field(
+        default=None, description="Id or slug of the tenant; instead of `X-Tenant-ID`."
+    )
+
+
 class CustomerAnswer(BaseModel):
     """Somebody who pays: the tenant itself (billed by the platform) or one of its customers."""
 
     id: str
+    key: str | None
     billed_by: BilledBy
     name: str
     email: str | None
     currency: str
     stripe_customer_id: str | None
+    metadata: dict[str, str]
     created_at: datetime
 
 
@@ -51,6 +87,43 @@ class SubscriptionAnswer(BaseModel):
     stripe_subscription_id: str | None
     version: int
     created_at: datetime
+
+
+@router.post(
+    "/api/v1/customers",
+    status_code=201,
+    response_model=CustomerAnswer,
+    responses=problem_responses(Conflict),
+)
+async def create_customer(
+    request: Request,
+    body: CustomerBody,
+    access: Annotated[Access, Depends(Requires("billing:manage"))],
+) -> JSONResponse:
+    """Enter a customer whom the tenant bills, on its own Stripe account."""
+    gate: Gate = request.app.state.gate
+    access = await gate.for_tenant(request, access, body.tenant_id)
+    wish = customers.NewCustomer(
+        name=body.name,
+        currency=body.currency or access.tenant.snapshot.currency,
+        email=body.email,
+        key=body.key,
+        metadata=body.metadata,
+    )
+    now = business_now(access.tenant, access.mode)
+
+    async def work(tx: Tx) -> CustomerAnswer:
+        row = await customers.create(tx, wish, now, actor=access.caller.actor)
+        return shape_customer(access, row)
+
+    try:
+        return await answer_once(request, access, request.app.state.database, body, work)
+    except customers.KeyTakenError:
+        raise Conflict(
+            "The tenant has a customer with this `key` already. Find it in `GET /api/v1/customers`, "
+            "or choose another key.",
+            code="customer_key_taken",
+        ) from None
 
 
 @router.get("/api/v1/customers")
@@ -133,11 +206,13 @@ def shape_customer(access: Access, row: Row) -> CustomerAnswer:
     is_tenant = row["billed_by"] == "platform"
     return CustomerAnswer(
         id=public_id("customer", row["id"]),
+        key=row["key"],
         billed_by=row["billed_by"],
         name=row["name"],
         email=access.tenant.snapshot.billing_email if is_tenant else row["email"],
         currency=row["currency"],
         stripe_customer_id=row["stripe_customer_id"],
+        metadata=row["metadata"],
         created_at=row["created_at"],
     )
 

@@ -11,7 +11,9 @@ SUBSCRIPTION = (
     "id, customer_id, version, plan_key, plan_version_id, status, collection, currency, "
     "period_from, period_to, cancel_at_period_end, stripe_subscription_id, created_at"
 )
-CUSTOMER = "id, billed_by, name, email, currency, stripe_customer_id, created_at, erased_at"
+CUSTOMER = (
+    "id, billed_by, name, email, currency, stripe_customer_id, created_at, erased_at, key, metadata"
+)
 
 
 async def lock_tenant(tx: Tx) -> None:
@@ -31,11 +33,13 @@ async def add_customer(
     email: str | None,
     currency: str,
     at: datetime,
+    key: str | None = None,
+    metadata: dict[str, str] | None = None,
 ) -> bool:
-    """Enter a customer; False when it exists."""
+    """Enter a customer; False when it exists, or another one with its key."""
     added = await tx.execute(
-        "insert into customer (tenant_id, mode, id, billed_by, name, email, currency, created_at) "
-        "values ($1, $2, $3, $4, $5, $6, $7, $8) on conflict (tenant_id, mode, id) do nothing",
+        "insert into customer (tenant_id, mode, id, billed_by, name, email, currency, created_at, "
+        "key, metadata) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) on conflict do nothing",
         tx.tenant_id,
         tx.mode,
         customer_id,
@@ -44,6 +48,8 @@ async def add_customer(
         email,
         currency,
         at,
+        key,
+        metadata or {},
     )
     return added == 1
 
@@ -95,7 +101,7 @@ async def link_to_stripe(tx: Tx, customer_id: UUID, stripe_customer_id: str) -> 
 async def forget_customer(tx: Tx, customer_id: UUID, at: datetime) -> None:
     """Forget who a customer is; the name of the tenant itself is its record's, not a person's."""
     await tx.execute(
-        "update customer set email = null, erased_at = $4, "
+        "update customer set email = null, metadata = '{}', erased_at = $4, "
         "name = case when billed_by = 'tenant' then 'Erased' else name end "
         "where tenant_id = $1 and mode = $2 and id = $3",
         tx.tenant_id,
