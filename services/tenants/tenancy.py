@@ -198,8 +198,15 @@ async def _follow_deciding(tx: Tx, tenant: Row, at: datetime) -> None:
 
 
 async def link_customer(tx: Tx, fact: StripeCustomerLinked, at: datetime) -> None:
-    """Remember the tenant's customer in the platform's Stripe account."""
-    if fact.account == PLATFORM_ACCOUNT:
+    """Remember the tenant itself as a customer in the platform's Stripe account.
+
+    Customers of its own that pay there for want of another account are not told to everybody: there
+    may be many, and their objects name the tenant.
+    """
+    if fact.account != PLATFORM_ACCOUNT:
+        return
+    tenant = await store.lock_tenant(tx)
+    if tenant is not None and tenant["self_customer_id"] == fact.customer_id:
         await _link(tx, "customer", fact.stripe_customer_id, fact.customer_id, at)
 
 
