@@ -25,6 +25,7 @@ from libs.web.auth import Gate
 from services.gateway.app import build
 from services.gateway.settings import Settings
 from services.gateway.signature import sign
+from services.gateway.spool import Spool
 
 PEPPER, MASTER_KEY = b"p" * 32, b"m" * 32
 CURRENT, PREVIOUS, CONNECT = b"whsec_current", b"whsec_previous", b"whsec_connect"
@@ -150,6 +151,16 @@ async def enrol(
         await apply_snapshot(event, tx)
 
 
+async def enrol_parties(database: Database) -> dict[str, str]:
+    """Those the tests are about; their keys."""
+    keys = {name: apikeys.generate("test") for name in ("operator", "acme", "globex", "weak")}
+    await enrol(database, PLATFORM_TENANT_ID, "platform", keys["operator"], operator=True)
+    await enrol(database, ACME, "acme", keys["acme"], customers=(ACME_CUSTOMER,))
+    await enrol(database, GLOBEX, "globex", keys["globex"])
+    await enrol(database, new_id(), "weak", keys["weak"], scopes=("usage:write",))
+    return {name: key.key for name, key in keys.items()}
+
+
 @pytest.fixture
 def environment(database: TestDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
     """The environment of a gateway process."""
@@ -181,11 +192,8 @@ async def gateway(
         settings = Settings()
         app.state.endpoint_secrets = settings.endpoint_secrets()
         app.state.secrets = Secrets(opened, settings.sealing)
-        keys = {name: apikeys.generate("test") for name in ("operator", "acme", "globex", "weak")}
-        await enrol(opened, PLATFORM_TENANT_ID, "platform", keys["operator"], operator=True)
-        await enrol(opened, ACME, "acme", keys["acme"], customers=(ACME_CUSTOMER,))
-        await enrol(opened, GLOBEX, "globex", keys["globex"])
-        await enrol(opened, new_id(), "weak", keys["weak"], scopes=("usage:write",))
+        app.state.spool = Spool(opened, settings.spool_events_max)
+        keys = await enrol_parties(opened)
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
-            yield Gateway(app, client, opened, {name: key.key for name, key in keys.items()})
+            yield Gateway(app, client, opened, keys)

@@ -1,23 +1,18 @@
 """Webhooks of tenants' own accounts: by their own URL, or as connected accounts of the platform."""
 
 import asyncio
-import hashlib
 import statistics
 import time
-from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from dataclasses import replace
 from typing import Any
-from uuid import UUID
 
-import httpx
 import pytest
 
 from libs.clock import utc_now
 from libs.contracts.envelope import wrap
-from libs.contracts.tenants import PLATFORM_TENANT_ID, ConnectionRecord, TenantSnapshot
-from libs.directory.apply import apply_snapshot
+from libs.contracts.tenants import PLATFORM_TENANT_ID
 from libs.directory.local import Directory
-from libs.directory.secrets import Secrets, apply_secrets
+from libs.directory.secrets import Secrets
 from libs.ids import new_id
 from libs.messaging.key_use import KEY_USES
 from libs.testing.memory_log import MemoryLog
@@ -25,107 +20,17 @@ from services.gateway import jobs
 from services.gateway.endpoints import EndpointSecret
 from services.gateway.handlers import HANDLERS
 from services.gateway.settings import Settings
+from tests.services.gateway.accounts import SEEN_SECONDS, Own, own_event
 from tests.services.gateway.conftest import (
     ACME,
     CONNECT,
     CURRENT,
     GLOBEX,
-    MASTER_KEY,
-    URL,
     Gateway,
     about,
     snapshot_event,
 )
-from tests.services.sealed import Plain, Vault
-
-SEEN_SECONDS = 1.2
-"""After this long a change in the local copies is seen: both are looked at once a second."""
-
-
-@dataclass
-class Own:
-    """A tenant's own account with its webhook URL."""
-
-    gateway: Gateway
-    tenant_id: UUID
-    slug: str
-    account: str
-    kind: str = "RAW_KEYS"
-    token: str = field(default_factory=lambda: new_id().hex + new_id().hex)
-    secret: str = field(default_factory=lambda: f"whsec_{new_id().hex}")
-    connection_id: UUID = field(default_factory=new_id)
-    snapshots: int = 1
-    version: int = 1
-
-    def __post_init__(self) -> None:
-        self.vault = Vault(self.tenant_id, MASTER_KEY)
-
-    @property
-    def url(self) -> str:
-        return f"{URL}/{self.token}"
-
-    async def tell(self, **changes: Any) -> None:
-        """The tenant's next record in the directory."""
-        self.snapshots += 1
-        raw = self.kind == "RAW_KEYS"
-        values: dict[str, Any] = {
-            "connection_id": self.connection_id,
-            "mode": "test",
-            "kind": self.kind,
-            "status": "CONNECTED",
-            "account_id": self.account,
-            "webhook_token_hashes": (
-                (hashlib.sha256(self.token.encode()).hexdigest(),) if raw else ()
-            ),
-        }
-        snapshot = TenantSnapshot(
-            version=self.snapshots,
-            slug=self.slug,
-            name=self.slug,
-            tenant_type="organization",
-            status="active",
-            currency="EUR",
-            locale="en",
-            self_customer_id=new_id(),
-            connections=(ConnectionRecord(**(values | changes)),),
-        )
-        event = wrap(
-            snapshot,
-            tenant_id=self.tenant_id,
-            mode=None,
-            source="tenants",
-            effective_at=utc_now(),
-        )
-        async with self.gateway.database.tenant(self.tenant_id, None) as tx:
-            await apply_snapshot(event, tx)
-
-    async def give_secrets(self, *secrets: str, previous_seconds: float = 3600) -> None:
-        """The webhook secrets that hold from now on, the current one first."""
-        later = utc_now() + timedelta(seconds=previous_seconds)
-        plain = [
-            Plain(
-                self.connection_id,
-                self.version - age,
-                secret,
-                name="stripe_webhook_secret",
-                valid_until=later if age else None,
-            )
-            for age, secret in enumerate(secrets)
-        ]
-        event = wrap(
-            self.vault.secrets(plain),
-            tenant_id=self.tenant_id,
-            mode=None,
-            source="tenants",
-            effective_at=utc_now(),
-        )
-        async with self.gateway.database.tenant(self.tenant_id, None) as tx:
-            await apply_secrets(event, tx)
-
-    async def send(self, event: Any, secret: str | None = None, **how: Any) -> httpx.Response:
-        """Post to the tenant's URL."""
-        signing = (secret or self.secret).encode()
-        return await self.gateway.send(event, secret=signing, url=self.url, **how)
+from tests.services.sealed import Plain
 
 
 @pytest.fixture
@@ -144,13 +49,6 @@ async def globex(gateway: Gateway) -> Own:
     await own.give_secrets(own.secret)
     await own.tell()
     return own
-
-
-def own_event(**changes: Any) -> dict[str, Any]:
-    """An event that names another tenant wherever it can."""
-    metadata = {"tenant_id": str(GLOBEX)}
-    subject = {"id": "in_1", "object": "invoice", "customer": "cus_acme", "metadata": metadata}
-    return snapshot_event(data={"object": subject}) | changes
 
 
 async def test_an_event_at_a_tenants_url_is_the_tenants_whatever_it_says(
