@@ -20,6 +20,9 @@ from services.console import (
     routes_ledger,
     routes_members,
     routes_ops,
+    routes_payments,
+    routes_payouts,
+    routes_replays,
     routes_session,
     routes_settings,
     routes_static,
@@ -27,6 +30,7 @@ from services.console import (
     routes_teams,
     routes_tenants,
     routes_usage,
+    routes_webhooks,
 )
 from services.console.origin import Origin, open_client
 from services.console.pages import load_static, make_environment
@@ -55,7 +59,11 @@ def build() -> FastAPI:
             routes_tenants.router,
             routes_usage.router,
             routes_invoices.router,
+            routes_payments.router,
+            routes_payouts.router,
             routes_ledger.router,
+            routes_replays.router,
+            routes_webhooks.router,
             routes_ops.router,
             routes_settings.router,
             routes_stripe.router,

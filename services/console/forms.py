@@ -41,6 +41,9 @@ DONE: Mapping[str, str] = {
     "password_changed": "The password is changed, and you are signed in here only.",
     "record_saved": "The record is saved; known everywhere within two seconds.",
     "went_live": "Live mode is open to this tenant.",
+    "refund_asked": "The refund is asked for at Stripe. Its state is shown below within seconds.",
+    "event_assigned": "The event belongs to its tenant now, and is worked on.",
+    "replay_canceled": "The replay stops. What was sent stays sent; nothing has an effect twice.",
     "configuration_saved": "The settings are saved; known everywhere within two seconds.",
 }
 """What a page says after a form worked, by the code in its address."""

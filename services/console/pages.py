@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal, InvalidOperation
@@ -20,9 +21,20 @@ MAIN_PAGES = (
     ("/tenants", "Tenants"),
     ("/usage", "Usage"),
     ("/invoices", "Invoices"),
+    ("/payments", "Payments"),
     ("/ledger", "Ledger"),
+    ("/webhooks", "Webhooks"),
     ("/settings", "Settings"),
     ("/ops/topics", "Topics"),
+)
+PAYMENT_PAGES = (
+    ("/payments", "Payments"),
+    ("/payouts", "Payouts"),
+    ("/disputes", "Disputes"),
+)
+WEBHOOK_PAGES = (
+    ("/webhooks", "Events"),
+    ("/webhooks/replays", "Replays"),
 )
 SETTINGS_PAGES = (
     ("/settings/stripe", "Stripe"),
@@ -35,7 +47,14 @@ SETTINGS_PAGES = (
 )
 """What stands behind Settings, in the order of its tabs."""
 
-TITLES = dict((*MAIN_PAGES, *SETTINGS_PAGES))
+TABS = {
+    "/payments": ("Payments", PAYMENT_PAGES),
+    "/webhooks": ("Webhooks", WEBHOOK_PAGES),
+    "/settings": ("Settings", SETTINGS_PAGES),
+}
+"""What stands behind a main page: the name of its tabs, and the tabs."""
+
+TITLES = dict((*PAYMENT_PAGES, *WEBHOOK_PAGES, *SETTINGS_PAGES, *MAIN_PAGES))
 
 SECURITY_HEADERS = {
     "Content-Security-Policy": (
@@ -51,10 +70,19 @@ SECURITY_HEADERS = {
 
 _MEDIA_TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 _TONES = {
-    "good": {"active", "paid", "ready", "live", "connected"},
-    "waiting": {"draft", "open", "trialing", "advancing", "incomplete", "pending"},
-    "bad": {"past_due", "suspended", "unpaid", "uncollectible", "paused", "revoked"},
-}
+    "good": {
+        "active", "paid", "ready", "live", "connected", "completed", "succeeded", "won", "done",
+    },
+    "waiting": {
+        "draft", "open", "trialing", "advancing", "incomplete", "pending", "processing", "unknown",
+        "requires_action", "authorized", "in_transit", "under_review", "warning_needs_response",
+        "warning_under_review", "unassigned", "running",
+    },
+    "bad": {
+        "past_due", "suspended", "unpaid", "uncollectible", "paused", "revoked", "failed", "lost",
+        "needs_response", "quarantined",
+    },
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -90,6 +118,9 @@ def make_environment(static: dict[str, StaticFile]) -> Environment:
     environment.globals |= {
         "main_pages": MAIN_PAGES,
         "settings_pages": SETTINGS_PAGES,
+        "tabs": TABS,
+        "section_of": section_of,
+        "tab_of": tab_of,
         "titles": TITLES,
     }
     environment.filters |= {
@@ -102,8 +133,28 @@ def make_environment(static: dict[str, StaticFile]) -> Environment:
         "words": words,
         "compact": compact,
         "fact": fact,
+        "pretty": pretty,
     }
     return environment
+
+
+def section_of(path: str) -> str | None:
+    """The main page that a page belongs to; None for those that belong to none."""
+    for main, (_, pages) in TABS.items():
+        if _longest(path, (main, *(target for target, _ in pages))):
+            return main
+    return _longest(path, (target for target, _ in MAIN_PAGES))
+
+
+def tab_of(path: str) -> str | None:
+    """The tab that a page belongs to."""
+    return _longest(path, (target for _, pages in TABS.values() for target, _ in pages))
+
+
+def _longest(path: str, targets: Iterable[str]) -> str | None:
+    """The longest of the addresses that the path is or lies below."""
+    fitting = [each for each in targets if path == each or path.startswith(f"{each}/")]
+    return max(fitting, key=len, default=None)
 
 
 def money(amount_minor: int, currency: str) -> str:
@@ -160,6 +211,11 @@ def tone(status: str) -> str:
 def compact(value: Any) -> str:
     """A value of a setting on one line."""
     return json.dumps(value, ensure_ascii=False, default=float)
+
+
+def pretty(value: Any) -> str:
+    """JSON as people read it: a member a line."""
+    return json.dumps(value, ensure_ascii=False, indent=2, default=float)
 
 
 def fact(value: object) -> str:

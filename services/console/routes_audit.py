@@ -2,14 +2,12 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
-from datetime import UTC, date, datetime, time, timedelta
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
-from libs.clock import format_time
-from services.console.origin import ApiProblem
+from services.console.days import times_of
 from services.console.pages import SECURITY_HEADERS
 from services.console.routes import OfTenant, PageRoute, page
 from services.console.shapes import Listed
@@ -109,22 +107,13 @@ def _filters(given: dict[str, str]) -> dict[str, str | None]:
     Raises:
         ApiProblem: a day is none.
     """
-    begin, end = _day(given["from"]), _day(given["to"])
+    begin, end = times_of(given["from"], given["to"])
     return {
         "kind": given["kind"] or None,
         "action": given["action"].strip() or None,
         "actor": given["actor"].strip() or None,
         "object_id": given["object"].strip() or None,
         "text": given["text"].strip() or None,
-        "occurred_from": format_time(begin) if begin else None,
-        "occurred_to": format_time(end + timedelta(days=1)) if end else None,
+        "occurred_from": begin,
+        "occurred_to": end,
     }
-
-
-def _day(text: str) -> datetime | None:
-    if not text:
-        return None
-    try:
-        return datetime.combine(date.fromisoformat(text), time.min, UTC)
-    except ValueError:
-        raise ApiProblem(422, "A day must be a date, written as 2027-01-31.") from None

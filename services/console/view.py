@@ -24,6 +24,7 @@ _TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,99}")
 class Choice:
     """One entry of the tenant switcher."""
 
+    id: str
     slug: str
     name: str
 
@@ -58,6 +59,10 @@ class Viewer:
         given = {name: value for name, value in parts.items() if value}
         return f"{path}?{urlencode(given)}" if given else path
 
+    def name_of(self, tenant_id: str) -> str:
+        """A tenant's name where the switcher knows it, else its id."""
+        return next((each.name for each in self.choices if each.id == tenant_id), tenant_id)
+
 
 async def look(origin: Origin, cookies: Mapping[str, str], query: Mapping[str, str]) -> Viewer:
     """The viewer of a page.
@@ -86,14 +91,14 @@ async def _operator(origin: Origin, first: Assertion, wanted: str | None, mode: 
     """The platform's staff: they may look at any tenant, or at the platform as a whole."""
     whole = origin.bearer(first.assertion, None)
     known = await whole.read(Listed[Tenant], "/api/v1/tenants", limit=str(TENANTS_IN_SWITCHER))
-    choices = [Choice(each.slug, each.name) for each in known.items]
+    choices = [Choice(each.id, each.slug, each.name) for each in known.items]
     slug = name = None
     if wanted is not None:
         found = [each for each in known.items if wanted.lower() in (each.id, each.slug)]
         tenant = found[0] if found else await whole.read(Tenant, f"/api/v1/tenants/{wanted}")
         slug, name = tenant.slug, tenant.name
         if not found:
-            choices.insert(0, Choice(slug, name))
+            choices.insert(0, Choice(tenant.id, slug, name))
     api = origin.bearer(first.assertion, slug)
     return Viewer(first.user.email, True, mode, slug, name, tuple(choices), api, whole)
 
@@ -116,7 +121,7 @@ async def _member(
     given = _read(await origin.assertion(cookies, {**choice, "tenant": chosen.slug}))
     api = origin.bearer(given.assertion, chosen.slug)
     whole = origin.bearer(given.assertion, None)
-    choices = tuple(Choice(each.slug, each.name) for each in first.tenants)
+    choices = tuple(Choice(each.id, each.slug, each.name) for each in first.tenants)
     mode = choice["mode"]
     return Viewer(given.user.email, False, mode, chosen.slug, chosen.name, choices, api, whole)
 

@@ -1,5 +1,6 @@
 // Renews the part of a page marked data-live every few seconds, without losing what is opened or
-// focused in it. A page works without it: it then reloads itself as a whole.
+// focused in it, until something in it is marked data-settled. A page works without it: it then
+// reloads itself as a whole.
 "use strict";
 const live = document.querySelector("[data-live]");
 const note = document.querySelector("[data-live-note]");
@@ -37,8 +38,17 @@ async function renew() {
     each.open = open.has(each.dataset.key);
     if (each.dataset.key === focused) each.querySelector("summary").focus();
   }
-  note.textContent = `Renewed every ${SECONDS} seconds.`;
+  tell();
 }
 
-note.textContent = `Renewed every ${SECONDS} seconds.`;
-setInterval(renew, SECONDS * 1000);
+function tell() {
+  if (live.querySelector("[data-settled]")) {
+    clearInterval(timer);
+    note.textContent = "";
+  } else {
+    note.textContent = `Renewed every ${SECONDS} seconds.`;
+  }
+}
+
+const timer = setInterval(renew, SECONDS * 1000);
+tell();

@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
+from tests.services.console.money_api import MoneyApi
 from tests.services.console.settings_api import SettingsApi
 
 OPERATOR = "operator@example.com"
@@ -141,6 +142,7 @@ class PublicApi:
         self.unbalanced = False
         self.empty = False
         self.settings = SettingsApi()
+        self.money = MoneyApi()
         self.app = FastAPI(telemetry={"tracing": False, "metrics": False, "logs": False})
         self._routes()
 
@@ -170,6 +172,7 @@ class PublicApi:
         self._billing_routes(app)
         self._other_routes(app)
         self.settings.add_to(app)
+        self.money.add_to(app)
 
     def _session_routes(self, app: FastAPI) -> None:
         @app.post("/api/v1/session")

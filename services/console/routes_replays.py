@@ -1,0 +1,160 @@
+"""`/webhooks/replays`: sending archived events again, first without any effect."""
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import RedirectResponse
+
+from libs.ids import new_id
+from services.console.days import times_of
+from services.console.forms import Once, OwnForm, Text, attempt, shown
+from services.console.origin import ApiProblem
+from services.console.pages import SECURITY_HEADERS
+from services.console.routes import PageRoute, SignedIn, page, segment
+from services.console.routes_webhooks import Given
+from services.console.shapes import Listed
+from services.console.shapes_payments import Differences, Replay
+from services.console.view import Viewer
+
+router = APIRouter(include_in_schema=False, route_class=PageRoute)
+
+API = "/api/v1/webhook-replays"
+PATH = "/webhooks/replays"
+PAGE_SIZE = "50"
+DIFFERENCES_SHOWN = "100"
+Cursor = Annotated[str | None, Query(max_length=1024)]
+
+
+@router.get(PATH)
+async def list_replays(
+    request: Request,
+    viewer: SignedIn,
+    given: Given,
+    event: Annotated[str, Query(max_length=100)] = "",
+    cursor: Cursor = None,
+) -> Response:
+    """The runs so far, and the form that starts one."""
+    wish = {**given, "event": event}
+    return await _list(request, viewer, wish, None, cursor)
+
+
+@router.post(PATH, dependencies=[OwnForm])
+async def start_replay(
+    request: Request,
+    viewer: SignedIn,
+    event: Text = "",
+    kind: Text = "",
+    object_id: Text = "",
+    begin: Text = "",
+    end: Text = "",
+    really: Text = "",
+    once: Once = "",
+) -> Response:
+    """Start a run: a dry run, unless its form was that of a dry run that has ended."""
+    wish = {"event": event, "type": kind, "object": object_id, "from": begin, "to": end}
+    try:
+        body = _selection(wish)
+        body["dry_run"] = really != "yes"
+        run = await viewer.api.make(
+            Replay, "/api/v1/webhook-events/replay", body, once=once or None
+        )
+    except ApiProblem as problem:
+        return await _list(request, viewer, wish, shown(problem), None)
+    return _to(viewer, run)
+
+
+@router.get(PATH + "/{replay}")
+async def show_replay(
+    request: Request,
+    replay: str,
+    viewer: SignedIn,
+    part: Annotated[Literal["progress"] | None, Query()] = None,
+) -> Response:
+    """One run; `part=progress` is what the page refreshes itself with."""
+    return await _show(request, viewer, replay, None, part)
+
+
+@router.post(PATH + "/{replay}/run", dependencies=[OwnForm])
+async def run_really(request: Request, replay: str, viewer: SignedIn, once: Once = "") -> Response:
+    """Send for good what a dry run selected."""
+    try:
+        dry = await viewer.api.read(Replay, f"{API}/{segment(replay)}")
+        body = {name: value for name, value in dry.filter.items() if value is not None}
+        run = await viewer.api.make(
+            Replay, "/api/v1/webhook-events/replay", {**body, "dry_run": False}, once=once or None
+        )
+    except ApiProblem as problem:
+        return await _show(request, viewer, replay, shown(problem), None)
+    return _to(viewer, run)
+
+
+@router.post(PATH + "/{replay}/cancel", dependencies=[OwnForm])
+async def cancel_replay(request: Request, replay: str, viewer: SignedIn) -> Response:
+    """Stop a run where it is; what was sent stays sent."""
+
+    async def show(request: Request, viewer: Viewer, problem: ApiProblem | None) -> Response:
+        return await _show(request, viewer, replay, problem, None)
+
+    work = viewer.api.change("POST", f"{API}/{segment(replay)}/cancel")
+    return await attempt(request, viewer, work, show, f"{PATH}/{replay}", "replay_canceled")
+
+
+def _selection(wish: Mapping[str, str]) -> dict[str, object]:
+    """The API's filters of the events that are meant."""
+    received_from, received_to = times_of(wish["from"].strip(), wish["to"].strip())
+    ids = wish["event"].replace(",", " ").split()
+    given = {
+        "ids": ids or None,
+        "type": wish["type"].strip() or None,
+        "object_id": wish["object"].strip() or None,
+        "received_from": received_from,
+        "received_to": received_to,
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _to(viewer: Viewer, run: Replay) -> Response:
+    return RedirectResponse(viewer.link(f"{PATH}/{run.id}"), 303, headers=SECURITY_HEADERS)
+
+
+async def _list(
+    request: Request,
+    viewer: Viewer,
+    wish: Mapping[str, str],
+    problem: ApiProblem | None,
+    cursor: str | None,
+) -> Response:
+    found = await viewer.api.read(Listed[Replay], API, limit=PAGE_SIZE, cursor=cursor)
+    return page(
+        request,
+        "replays.html",
+        viewer,
+        problem=problem,
+        replays=found.items,
+        cursor=found.next_cursor,
+        wish=wish,
+        once=new_id,
+    )
+
+
+async def _show(
+    request: Request, viewer: Viewer, replay: str, problem: ApiProblem | None, part: str | None
+) -> Response:
+    path = f"{API}/{segment(replay)}"
+    run = await viewer.api.read(Replay, path)
+    differences = None
+    if run.dry_run:
+        differences = await viewer.api.read(
+            Differences, f"{path}/differences", limit=DIFFERENCES_SHOWN
+        )
+    return page(
+        request,
+        "replay_progress.html" if part else "replay.html",
+        viewer,
+        problem=problem,
+        run=run,
+        differences=differences,
+        settled=not run.running and (differences is None or not differences.pending),
+        once=new_id,
+    )

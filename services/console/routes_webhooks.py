@@ -1,0 +1,132 @@
+"""`/webhooks`: every event that Stripe sent; look at one, give one to its tenant."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+
+from services.console.days import times_of
+from services.console.forms import OwnForm, Text, attempt
+from services.console.origin import ApiProblem
+from services.console.routes import PageRoute, SignedIn, page, segment
+from services.console.shapes import Listed
+from services.console.shapes_payments import WebhookEvent, WebhookEventDetail
+from services.console.view import Viewer
+
+router = APIRouter(include_in_schema=False, route_class=PageRoute)
+
+API = "/api/v1/webhook-events"
+PAGE_SIZE = "50"
+ASSIGNMENTS = (
+    ("", "any"),
+    ("account", "by account"),
+    ("customer", "by customer"),
+    ("metadata", "by metadata"),
+    ("operator", "by an operator"),
+    ("unassigned", "unassigned"),
+)
+QUARANTINE = (("", "any"), ("true", "in quarantine"), ("false", "not in quarantine"))
+WHY_QUARANTINED = {
+    "unknown_account": "The signature is right, but no tenant has connected this Stripe account "
+    "yet. The event is released by itself when one does.",
+}
+HOW_ASSIGNED = {
+    "account": "by the Stripe account, which is the tenant's",
+    "customer": "by the customer or subscription at Stripe",
+    "metadata": "by the metadata that Sluice wrote",
+    "operator": "by an operator",
+    "unassigned": "not found: it is kept under the platform",
+}
+Cursor = Annotated[str | None, Query(max_length=1024)]
+Wanted = Annotated[str, Query(max_length=200)]
+
+
+def wanted_events(
+    kind: Annotated[str, Query(alias="type", max_length=200)] = "",
+    object_id: Annotated[str, Query(alias="object", max_length=200)] = "",
+    assignment: Wanted = "",
+    quarantined: Wanted = "",
+    begin: Annotated[str, Query(alias="from", max_length=40)] = "",
+    end: Annotated[str, Query(alias="to", max_length=40)] = "",
+) -> dict[str, str]:
+    """The filters as the form names them."""
+    return {
+        "type": kind.strip(),
+        "object": object_id.strip(),
+        "assignment": assignment,
+        "quarantined": quarantined,
+        "from": begin,
+        "to": end,
+    }
+
+
+Given = Annotated[dict[str, str], Depends(wanted_events)]
+
+
+@router.get("/webhooks")
+async def list_events(
+    request: Request, viewer: SignedIn, given: Given, cursor: Cursor = None
+) -> Response:
+    """The events that fit, newest first; an operator who chose no tenant sees everybody's."""
+    received_from, received_to = times_of(given["from"], given["to"])
+    found = await viewer.api.read(
+        Listed[WebhookEvent],
+        API,
+        limit=PAGE_SIZE,
+        cursor=cursor,
+        type=given["type"] or None,
+        object_id=given["object"] or None,
+        assignment=given["assignment"] or None,
+        quarantined=given["quarantined"] or None,
+        received_from=received_from,
+        received_to=received_to,
+    )
+    return page(
+        request,
+        "webhooks.html",
+        viewer,
+        events=found.items,
+        cursor=found.next_cursor,
+        wanted=given,
+        query={f"{name}_" if name == "from" else name: value for name, value in given.items()},
+        filtered=any(given.values()),
+        assignments=ASSIGNMENTS,
+        quarantine=QUARANTINE,
+    )
+
+
+@router.get("/webhooks/{event}")
+async def show_event(request: Request, event: str, viewer: SignedIn) -> Response:
+    """One event, with what Stripe sent."""
+    return await _show(request, viewer, event, None)
+
+
+@router.post("/webhooks/{event}/assign", dependencies=[OwnForm])
+async def assign(request: Request, event: str, viewer: SignedIn, to_tenant: Text = "") -> Response:
+    """Give an event to the tenant that it belongs to; for the platform's staff."""
+
+    async def show(request: Request, viewer: Viewer, problem: ApiProblem | None) -> Response:
+        return await _show(request, viewer, event, problem)
+
+    work = _assign(viewer, segment(event), to_tenant.strip())
+    return await attempt(request, viewer, work, show, f"/webhooks/{event}", "event_assigned")
+
+
+async def _assign(viewer: Viewer, event: str, to_tenant: str) -> None:
+    known = [each for each in viewer.choices if to_tenant in (each.slug, each.id)]
+    tenant_id = known[0].id if known else to_tenant
+    await viewer.whole.change("POST", f"{API}/{event}/assign", {"tenant_id": tenant_id})
+
+
+async def _show(
+    request: Request, viewer: Viewer, event: str, problem: ApiProblem | None
+) -> Response:
+    found = await viewer.api.read(WebhookEventDetail, f"{API}/{segment(event)}")
+    return page(
+        request,
+        "webhook.html",
+        viewer,
+        problem=problem,
+        event=found,
+        why=WHY_QUARANTINED.get(found.quarantine_reason or ""),
+        how=HOW_ASSIGNED.get(found.assignment, found.assignment),
+    )
