@@ -20,10 +20,12 @@ from services.console.view import Viewer
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
 
 API = "/api/v1/webhook-replays"
+START = "/api/v1/webhook-events/replay"
 PATH = "/webhooks/replays"
 PAGE_SIZE = "50"
 DIFFERENCES_SHOWN = "100"
 Cursor = Annotated[str | None, Query(max_length=1024)]
+Events = Annotated[str, Query(max_length=2000)]
 
 
 @router.get(PATH)
@@ -31,7 +33,7 @@ async def list_replays(
     request: Request,
     viewer: SignedIn,
     given: Given,
-    event: Annotated[str, Query(max_length=100)] = "",
+    event: Events = "",
     cursor: Cursor = None,
 ) -> Response:
     """The runs so far, and the form that starts one."""
@@ -56,12 +58,10 @@ async def start_replay(
     try:
         body = _selection(wish)
         body["dry_run"] = really != "yes"
-        run = await viewer.api.make(
-            Replay, "/api/v1/webhook-events/replay", body, once=once or None
-        )
+        run = await viewer.api.make(Replay, START, body, once=once or None)
     except ApiProblem as problem:
         return await _list(request, viewer, wish, shown(problem), None)
-    return _to(viewer, run)
+    return _to(viewer, run, event)
 
 
 @router.get(PATH + "/{replay}")
@@ -70,23 +70,27 @@ async def show_replay(
     replay: str,
     viewer: SignedIn,
     part: Annotated[Literal["progress"] | None, Query()] = None,
+    event: Events = "",
 ) -> Response:
-    """One run; `part=progress` is what the page refreshes itself with."""
-    return await _show(request, viewer, replay, None, part)
+    """One run; `part=progress` is what the page refreshes itself with.
+
+    The events that were named one by one stand in the address: the API tells only how many.
+    """
+    return await _show(request, viewer, replay, None, part=part, events=event)
 
 
 @router.post(PATH + "/{replay}/run", dependencies=[OwnForm])
-async def run_really(request: Request, replay: str, viewer: SignedIn, once: Once = "") -> Response:
+async def run_really(
+    request: Request, replay: str, viewer: SignedIn, event: Text = "", once: Once = ""
+) -> Response:
     """Send for good what a dry run selected."""
     try:
         dry = await viewer.api.read(Replay, f"{API}/{segment(replay)}")
-        body = {name: value for name, value in dry.filter.items() if value is not None}
-        run = await viewer.api.make(
-            Replay, "/api/v1/webhook-events/replay", {**body, "dry_run": False}, once=once or None
-        )
+        body = {**_tried(dry, _ids(event)), "dry_run": False}
+        run = await viewer.api.make(Replay, START, body, once=once or None)
     except ApiProblem as problem:
-        return await _show(request, viewer, replay, shown(problem), None)
-    return _to(viewer, run)
+        return await _show(request, viewer, replay, shown(problem), events=event)
+    return _to(viewer, run, event)
 
 
 @router.post(PATH + "/{replay}/cancel", dependencies=[OwnForm])
@@ -94,7 +98,7 @@ async def cancel_replay(request: Request, replay: str, viewer: SignedIn) -> Resp
     """Stop a run where it is; what was sent stays sent."""
 
     async def show(request: Request, viewer: Viewer, problem: ApiProblem | None) -> Response:
-        return await _show(request, viewer, replay, problem, None)
+        return await _show(request, viewer, replay, problem)
 
     work = viewer.api.change("POST", f"{API}/{segment(replay)}/cancel")
     return await attempt(request, viewer, work, show, f"{PATH}/{replay}", "replay_canceled")
@@ -103,9 +107,8 @@ async def cancel_replay(request: Request, replay: str, viewer: SignedIn) -> Resp
 def _selection(wish: Mapping[str, str]) -> dict[str, object]:
     """The API's filters of the events that are meant."""
     received_from, received_to = times_of(wish["from"].strip(), wish["to"].strip())
-    ids = wish["event"].replace(",", " ").split()
     given = {
-        "ids": ids or None,
+        "ids": _ids(wish["event"]) or None,
         "type": wish["type"].strip() or None,
         "object_id": wish["object"].strip() or None,
         "received_from": received_from,
@@ -114,8 +117,25 @@ def _selection(wish: Mapping[str, str]) -> dict[str, object]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def _to(viewer: Viewer, run: Replay) -> Response:
-    return RedirectResponse(viewer.link(f"{PATH}/{run.id}"), 303, headers=SECURITY_HEADERS)
+def _tried(dry: Replay, ids: list[str]) -> dict[str, object]:
+    """The API's filters of the events that a dry run tried.
+
+    Raises:
+        ApiProblem: they were named one by one, and these are not they.
+    """
+    if dry.ids != (len(ids) or None):
+        raise ApiProblem(409, "Choose the events once more, and try them first.")
+    return {**dry.filters, "ids": ids} if ids else {**dry.filters}
+
+
+def _ids(text: str) -> list[str]:
+    """The ids that somebody wrote, with spaces or commas between them."""
+    return text.replace(",", " ").split()
+
+
+def _to(viewer: Viewer, run: Replay, events: str) -> Response:
+    goal = viewer.link(f"{PATH}/{run.id}", event=" ".join(_ids(events)))
+    return RedirectResponse(goal, 303, headers=SECURITY_HEADERS)
 
 
 async def _list(
@@ -139,7 +159,13 @@ async def _list(
 
 
 async def _show(
-    request: Request, viewer: Viewer, replay: str, problem: ApiProblem | None, part: str | None
+    request: Request,
+    viewer: Viewer,
+    replay: str,
+    problem: ApiProblem | None,
+    *,
+    part: str | None = None,
+    events: str = "",
 ) -> Response:
     path = f"{API}/{segment(replay)}"
     run = await viewer.api.read(Replay, path)
@@ -154,6 +180,7 @@ async def _show(
         viewer,
         problem=problem,
         run=run,
+        events=events,
         differences=differences,
         settled=not run.running and (differences is None or not differences.pending),
         once=new_id,

@@ -5,6 +5,7 @@ from typing import Any
 
 from pydantic import Field
 
+from libs.clock import format_time
 from services.console.shapes import Amount, Answer
 
 
@@ -132,39 +133,48 @@ class Replay(Answer):
     """A run that sends archived events again; a dry run sends them only to be compared."""
 
     id: str
-    tenant_id: str | None = None
-    status: str
+    state: str
     dry_run: bool
     matched: int
     replayed: int
-    filter: dict[str, Any] = Field(default_factory=dict)
-    created_by: str | None = None
-    created_at: datetime
+    ids: int | None = None
+    type: str | None = None
+    object_id: str | None = None
+    received_from: datetime | None = None
+    received_to: datetime | None = None
+    started_by: str
+    started_at: datetime
     finished_at: datetime | None = None
 
     @property
     def running(self) -> bool:
         """Whether it still sends."""
-        return self.status in ("waiting", "running", "canceling")
+        return self.state == "running"
+
+    @property
+    def filters(self) -> dict[str, str]:
+        """The filters of its events as the API takes them, but for events named by their ids."""
+        given = {
+            "type": self.type,
+            "object_id": self.object_id,
+            "received_from": format_time(self.received_from) if self.received_from else None,
+            "received_to": format_time(self.received_to) if self.received_to else None,
+        }
+        return {name: value for name, value in given.items() if value is not None}
 
     @property
     def selection(self) -> list[tuple[str, str]]:
         """What its events have in common: a filter and its value each."""
-        names = {
-            "ids": "event",
-            "type": "type",
-            "object_id": "object",
-            "tenant_id": "tenant",
-            "received_from": "from",
-            "received_to": "before",
-        }
-        found = [(names.get(name, name), value) for name, value in self.filter.items() if value]
-        return [
-            (name, ", ".join(map(str, value[:3])) + (" …" if len(value) > 3 else ""))
-            if isinstance(value, list)
-            else (name, str(value))
-            for name, value in found
-        ]
+        named = [] if self.ids is None else [("named events", str(self.ids))]
+        return named + [(FILTERS[name], value) for name, value in self.filters.items()]
+
+
+FILTERS = {
+    "type": "type",
+    "object_id": "object",
+    "received_from": "from",
+    "received_to": "before",
+}
 
 
 class Difference(Answer):

@@ -116,13 +116,18 @@ def replay(**changes: Any) -> dict[str, Any]:
     return {
         "id": REPLAY,
         "tenant_id": ACME,
-        "status": "done",
+        "mode": "test",
+        "state": "done",
         "dry_run": True,
         "matched": 3,
         "replayed": 3,
-        "filter": {"type": "invoice.paid", "ids": None, "received_from": BEGIN},
-        "created_by": "usr_1",
-        "created_at": LATER,
+        "ids": None,
+        "type": "invoice.paid",
+        "object_id": None,
+        "received_from": BEGIN,
+        "received_to": None,
+        "started_by": "usr_1",
+        "started_at": LATER,
         "finished_at": LATER,
     } | changes
 

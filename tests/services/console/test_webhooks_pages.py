@@ -69,7 +69,8 @@ async def test_a_replay_is_tried_without_effect_first(member: httpx.AsyncClient,
     form = {"event": f"{EVENT}, {EVENT}", "kind": "invoice.paid", "object_id": " in_1 "}
     days = {"begin": "2026-02-01", "end": "2026-02-01", "once": "0192-cd"}
     answer = await send(member, "/webhooks/replays", {**form, **days})
-    assert answer.headers["location"] == f"/webhooks/replays/{REPLAY}?tenant=acme"
+    goal = f"/webhooks/replays/{REPLAY}?tenant=acme&event={EVENT}+{EVENT}"
+    assert answer.headers["location"] == goal
     assert api.money.last()[2] == {
         "ids": [EVENT, EVENT],
         "type": "invoice.paid",
@@ -91,8 +92,23 @@ async def test_a_replay_is_tried_without_effect_first(member: httpx.AsyncClient,
     }
 
 
+async def test_events_named_one_by_one_are_replayed_as_they_were_tried(
+    member: httpx.AsyncClient, api: PublicApi
+):
+    api.money.replay = replay(ids=1, type=None, received_from=None)
+    text = await text_of(member, f"/webhooks/replays/{REPLAY}?event={EVENT}")
+    assert f'name="event" value="{EVENT}"' in text
+    assert "named events <code>1</code>" in text
+    refused = await send(member, f"/webhooks/replays/{REPLAY}/run")
+    assert refused.status_code == 409
+    assert api.money.told == []
+    answer = await send(member, f"/webhooks/replays/{REPLAY}/run", {"event": EVENT})
+    assert answer.status_code == 303
+    assert api.money.last()[2] == {"ids": [EVENT], "dry_run": False}
+
+
 async def test_progress_renews_itself_until_it_is_done(member: httpx.AsyncClient, api: PublicApi):
-    api.money.replay = replay(status="running", dry_run=False, replayed=1)
+    api.money.replay = replay(state="running", dry_run=False, replayed=1)
     text = await text_of(member, f"/webhooks/replays/{REPLAY}")
     assert f'data-live="/webhooks/replays/{REPLAY}?tenant=acme&amp;part=progress"' in text
     assert "data-settled" not in text
