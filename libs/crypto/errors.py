@@ -37,5 +37,12 @@ class MasterKeyUnavailableError(ConnectionError):
     """The key service does not answer, or refuses us; nothing is sealed or opened without it."""
 
 
+class MasterKeyMisusedError(MasterKeyUnavailableError):
+    """The key service calls what we asked wrong: a mistake in its set-up or in ours.
+
+    It says nothing of the value, which stays as it is until that is mended.
+    """
+
+
 class SecretStoreUnavailableError(ConnectionError):
     """The secret store does not answer, or refuses us."""

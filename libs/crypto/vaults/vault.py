@@ -15,6 +15,8 @@ from hvac.exceptions import InvalidRequest  # type: ignore[import-untyped]
 
 from libs.crypto.clients.vault import UNREACHABLE, VaultClient
 from libs.crypto.errors import (
+    MalformedSealedValueError,
+    MasterKeyMisusedError,
     MasterKeyUnavailableError,
     TamperedSealedValueError,
     UnknownMasterKeyError,
@@ -22,6 +24,15 @@ from libs.crypto.errors import (
 from libs.crypto.wrapped import VAULT, WrappedKey, context_of, pack, read_wrapped, unpack
 
 _CIPHERTEXT = re.compile(r"vault:v([1-9][0-9]{0,8}):([A-Za-z0-9+/]+={0,2})")
+# What transit says with status 400 (OpenBao and Vault, sdk/helper/keysutil/policy.go and
+# builtin/logical/transit/path_decrypt.go).
+_TAMPERED = ("message authentication failed", "invalid ciphertext: unable to decrypt")
+_UNKNOWN = {
+    "too old": "Vault does not decrypt with this version of the key any more",
+    "version is too new": "Vault's key has no such version: was Vault restored from before it?",
+    "key not found": "Vault has no such transit key",
+}
+_MALFORMED = ("invalid ciphertext",)
 _AEAD = frozenset({"aes128-gcm96", "aes256-gcm96", "chacha20-poly1305", "xchacha20-poly1305"})
 
 
@@ -104,11 +115,7 @@ class VaultMasterKeys:
         try:
             return await self._client.call(work)
         except InvalidRequest as error:
-            if "too old" in str(error):
-                raise UnknownMasterKeyError(
-                    "Vault does not decrypt with this version of the key any more"
-                ) from None
-            raise TamperedSealedValueError("Vault does not open the wrapped key") from None
+            raise _meaning_of(error) from None
         except UNREACHABLE as error:
             raise MasterKeyUnavailableError(f"Vault: {type(error).__name__}") from None
 
@@ -126,6 +133,22 @@ class VaultMasterKeys:
         if not ours or not re.fullmatch(r"[1-9][0-9]{0,8}", version):
             raise UnknownMasterKeyError("the data key is wrapped under a master key not held here")
         return f"vault:v{version}:{_text(wrapped.body)}"
+
+
+def _meaning_of(error: InvalidRequest) -> Exception:
+    """What a 400 of Vault means: it has one status for all of these, told apart by its sentence."""
+    said = str(error).lower()
+    if any(sentence in said for sentence in _TAMPERED):
+        return TamperedSealedValueError("Vault does not open the wrapped key")
+    for sentence, meaning in _UNKNOWN.items():
+        if sentence in said:
+            return UnknownMasterKeyError(meaning)
+    if any(sentence in said for sentence in _MALFORMED):
+        return MalformedSealedValueError("Vault does not take this for a wrapped key")
+    return MasterKeyMisusedError(
+        "Vault calls the request wrong: look at the transit key, its type and derived=true, and at "
+        "Vault's audit log"
+    )
 
 
 def _text(data: bytes) -> str:

@@ -17,6 +17,8 @@ from libs.crypto.clients.gcp import GcpClient, crc32c
 from libs.crypto.data_keys import DataKeys
 from libs.crypto.errors import (
     KeyringError,
+    MalformedSealedValueError,
+    MasterKeyMisusedError,
     MasterKeyUnavailableError,
     SealedValueError,
     TamperedSealedValueError,
@@ -27,7 +29,7 @@ from libs.crypto.sealed import open_sealed, seal
 from libs.crypto.vaults.gcp import GcpMasterKeys
 from libs.crypto.vaults.local import KeyringFile, LocalMasterKeys
 from libs.crypto.vaults.vault import VaultMasterKeys
-from libs.crypto.wrapped import master_key_id_of, read_wrapped
+from libs.crypto.wrapped import VAULT, WrappedKey, master_key_id_of, read_wrapped
 from libs.ids import new_id
 from tests.libs.crypto.conftest import Provider, vault_client
 from tests.libs.crypto.gcp_server import KEY, GcpServer
@@ -118,6 +120,53 @@ async def test_a_version_that_vault_has_retired_opens_nothing(
     with pytest.raises(UnknownMasterKeyError):
         await newer.unwrap(old, **BOUND)
     assert await newer.unwrap(new, **BOUND) == b"x" * 32
+
+
+REFUSALS: tuple[tuple[str, type[Exception]], ...] = (
+    ("cipher: message authentication failed", TamperedSealedValueError),
+    ("chacha20poly1305: message authentication failed", TamperedSealedValueError),
+    ("invalid ciphertext: unable to decrypt", TamperedSealedValueError),
+    ("ciphertext or signature version is disallowed by policy (too old)", UnknownMasterKeyError),
+    ("invalid ciphertext: version is too new", UnknownMasterKeyError),
+    ("encryption key not found", UnknownMasterKeyError),
+    ("invalid ciphertext: no prefix", MalformedSealedValueError),
+    ("invalid ciphertext: could not decode base64", MalformedSealedValueError),
+    ("invalid ciphertext length", MalformedSealedValueError),
+    ("missing 'context' for key derivation", MasterKeyMisusedError),
+    ("missing ciphertext to decrypt", MasterKeyMisusedError),
+    ("something that Vault says in years to come", MasterKeyMisusedError),
+)
+
+
+@pytest.mark.parametrize(("sentence", "meaning"), REFUSALS)
+async def test_only_what_vault_calls_tampered_is_tampered(
+    sentence: str, meaning: type[Exception]
+) -> None:
+    server = VaultServer()
+    with serving(server) as address:
+        hvac.Client(url=address, token=TOKEN).secrets.transit.create_key(
+            name="sluice", derived=True
+        )
+        keys = VaultMasterKeys(vault_client(address), mount="transit", key="sluice")
+        wrapped = await keys.wrap(b"x" * 32, **BOUND)
+        server.refusal = sentence
+        for attempt in (keys.unwrap(wrapped, **BOUND), keys.rewrap(wrapped, **BOUND)):
+            with pytest.raises((SealedValueError, MasterKeyUnavailableError)) as caught:
+                await attempt
+            assert type(caught.value) is meaning
+            assert sentence not in str(caught.value)
+
+
+async def test_a_transit_key_that_is_gone_is_no_tampering(
+    vault_provider: Provider, vault_address: str
+) -> None:
+    wrapped = read_wrapped(await vault_provider.keys.wrap(b"x" * 32, **BOUND))
+    gone = VaultMasterKeys(vault_client(vault_address), mount="transit", key="gone")
+    with pytest.raises(UnknownMasterKeyError, match="no such transit key"):
+        await gone.unwrap(WrappedKey(VAULT, "transit/gone/v1", wrapped.body).record, **BOUND)
+    name = wrapped.master_key_id.replace("/v1", "/v7")
+    with pytest.raises(UnknownMasterKeyError, match="no such version"):
+        await vault_provider.keys.unwrap(WrappedKey(VAULT, name, wrapped.body).record, **BOUND)
 
 
 async def test_a_transit_key_that_ignores_the_context_is_not_used(vault_address: str) -> None:

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from tests.libs.crypto.json_server import Answer
 
 TOKEN = "hvs.test-token"
+OPENING = ("/v1/transit/decrypt/", "/v1/transit/rewrap/")
 
 
 def errors(status: int, *texts: str) -> Answer:
@@ -32,6 +33,8 @@ class VaultServer:
         self.kv: dict[str, list[dict[str, str]]] = {}
         self.calls: list[str] = []
         self.away = False
+        self.refusal: str | None = None
+        """What it says to whoever decrypts or wraps anew, with status 400."""
         self._lock = threading.Lock()
 
     def answer(
@@ -43,6 +46,8 @@ class VaultServer:
                 return errors(503, "Vault is sealed")
             if headers.get("X-Vault-Token") != TOKEN:
                 return errors(403, "permission denied")
+            if self.refusal is not None and path.startswith(OPENING):
+                return errors(400, self.refusal)
             if path.startswith("/v1/transit/"):
                 return self._transit(method, path.removeprefix("/v1/transit/"), body)
             if path.startswith("/v1/secret/"):
