@@ -146,8 +146,12 @@ def open_sealed(
     table: str,
     field: str,
     row_id: str,
+    former_row_id: str | None = None,
 ) -> bytes:
     """The plaintext inside a record that `seal` made for exactly this place.
+
+    Args:
+        former_row_id: what records from before are bound to instead of `row_id`; they open too.
 
     Raises:
         SealedValueError: anything is wrong with the record or the key. Nothing else is raised,
@@ -157,12 +161,15 @@ def open_sealed(
     if header.data_key_id != key.data_key.id or key.data_key.tenant_id != tenant_id:
         raise TamperedSealedValueError("the value was sealed under another data key")
     head = record[: len(record) - len(ciphertext) - NONCE_BYTES]
-    try:
-        return AESGCM(key.key).decrypt(
-            nonce, ciphertext, _bound(head, tenant_id, table, field, row_id)
-        )
-    except InvalidTag:
-        raise TamperedSealedValueError("the value does not open in this place") from None
+    for row in (row_id, former_row_id):
+        if row is None:
+            continue
+        try:
+            bound = _bound(head, tenant_id, table, field, row)
+            return AESGCM(key.key).decrypt(nonce, ciphertext, bound)
+        except InvalidTag:
+            continue
+    raise TamperedSealedValueError("the value does not open in this place")
 
 
 def header_of(record: bytes) -> SealedHeader:

@@ -27,12 +27,22 @@ from libs.messaging.outbox import emit
 log = structlog.get_logger()
 
 SECRET_TABLE, SECRET_FIELD = "connection_secret", "value"
-"""Where a secret stands, besides its id: what its sealed value is bound to."""
+"""Where a secret stands, besides its row: what its sealed value is bound to."""
 
 LOOK_SECONDS = 1.0
 KEPT_SECONDS = 300.0
 ENTRIES_MAX = 10_000
 _UNKNOWN = datetime.min.replace(tzinfo=UTC)
+
+
+def secret_row(mode: Mode, name: SecretName, secret_id: UUID) -> str:
+    """What a secret's sealed value is bound to as its row.
+
+    With its mode, and so with the one connection of its tenant in that mode, and with its name: a row
+    whose mode, connection or name is exchanged does not open. Secrets that were sealed before are
+    bound to their id alone.
+    """
+    return f"{mode}/{name}/{secret_id}"
 
 
 async def apply_secrets(event: Envelope[TenantSecrets], tx: Tx) -> None:
@@ -200,7 +210,8 @@ class Secrets:
                     tenant_id=tenant_id,
                     table=SECRET_TABLE,
                     field=SECRET_FIELD,
-                    row_id=str(secret.secret_id),
+                    row_id=secret_row(secret.mode, secret.name, secret.secret_id),
+                    former_row_id=str(secret.secret_id),
                 )
         raise DestroyedKeyError("the data key of this secret is not held")
 

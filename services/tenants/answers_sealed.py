@@ -7,7 +7,6 @@ import base64
 import json
 from collections.abc import Awaitable, Callable
 from typing import Any
-from uuid import UUID
 
 from fastapi import Request
 from fastapi.responses import JSONResponse
@@ -17,7 +16,7 @@ from libs.clock import utc_now
 from libs.db.pool import Database, Tx
 from libs.web.auth import Access
 from libs.web.idempotency import idempotency_key, remember, request_hash, reserve
-from services.tenants import sealing
+from services.tenants import sealing, store_sealed
 from services.tenants.settings import Settings
 
 Shown = tuple[BaseModel, str | None]
@@ -53,27 +52,32 @@ async def answer_sealed_once(
             if name is not None and sealing_key is not None:
                 kept: dict[str, Any] = dict(shown)
                 if secret is not None:
-                    sealed = sealing_key.seal(secret.encode(), _place(field, shown["id"])).value
+                    place = place_of(access, name, field, shown["id"])
+                    sealed = sealing_key.seal(secret.encode(), place).value
                     kept[f"{field}_sealed"] = base64.b64encode(sealed).decode()
                 await remember(tx, access, name, 201, kept)
     if stored is not None:
-        answer = await _opened(sealer, access.tenant_id, stored, field)
+        assert name is not None, "an answer is stored under its key"
+        answer = await _opened(sealer, access, name, stored, field)
     answer.headers["Cache-Control"] = "no-store"
     return answer
 
 
 async def _opened(
-    sealer: sealing.Sealer, tenant_id: UUID, stored: JSONResponse, field: str
+    sealer: sealing.Sealer, access: Access, name: str, stored: JSONResponse, field: str
 ) -> JSONResponse:
     """The first answer again, its secret opened."""
     shown: dict[str, Any] = json.loads(bytes(stored.body))
     sealed, secret = shown.pop(f"{field}_sealed", None), None
     if sealed is not None:
-        place = _place(field, shown["id"])
-        secret = (await sealer.open(tenant_id, base64.b64decode(sealed), place)).decode()
+        place = place_of(access, name, field, shown["id"])
+        opened = await sealer.open(access.tenant_id, base64.b64decode(sealed), place)
+        secret = opened.decode()
     headers = {"Idempotent-Replayed": "true"}
     return JSONResponse(shown | {field: secret}, stored.status_code, headers=headers)
 
 
-def _place(field: str, row_id: str) -> sealing.Place:
-    return sealing.Place("idempotency_key", f"answer.{field}", row_id)
+def place_of(access: Access, name: str, field: str, shown_id: str) -> sealing.Place:
+    """It opens as this caller's answer, in this mode, under this key, and nowhere else."""
+    row = store_sealed.answer_row(access.mode, access.caller.actor, name, shown_id)
+    return sealing.Place("idempotency_key", f"answer.{field}", row, shown_id)

@@ -71,11 +71,11 @@ async def rotate_keys(database: Database, sealer: Sealer) -> None:
 
 
 async def destroy_secrets(database: Database, sealer: Sealer) -> None:
-    """Secrets that nothing names any more are deleted in the store outside."""
+    """Secrets that nothing names, any more or ever, are deleted in the store outside."""
+    await shredding.forget_left_over(database, sealer, utc_now())
     await shredding.destroy_outside(database, sealer)
 
 
 async def seal_people(database: Database) -> None:
     """Seal e-mails and names that stand in the clear, from before they were sealed."""
-    async with database.maintenance() as tx:
-        await personal_data.seal_some(tx, utc_now())
+    await personal_data.seal_some(database, utc_now())

@@ -5,22 +5,29 @@ e-mail to the person. Books, invoices and the audit log stay: they name the pers
 nothing any more.
 """
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any
 from uuid import UUID
 
+import structlog
+
 from libs.contracts.audit import ConfigurationChanged
 from libs.contracts.tenants import PLATFORM_TENANT_ID
-from libs.db.pool import Tx
+from libs.db.pool import Database, Row, Tx
 from libs.db.tenant import Scope
 from libs.ids import public_id
 from libs.messaging.outbox import emit
-from services.tenants import members, people, personal, sessions, store_audit, store_people
+from services.tenants import members, people, sessions, store_audit, store_people
 from services.tenants import store_personal_data as store
+
+log = structlog.get_logger()
 
 AUDIT_ENTRIES_MAX = 1_000
 SEALED_AT_ONCE_MAX = 500
+PAGES_MAX = 20
 
 
 class UnknownPersonError(Exception):
@@ -110,22 +117,44 @@ async def erase(tx: Tx, user_id: UUID, *, actor: str, at: datetime) -> None:
     await store.destroy(tx, user_id, email, at)
 
 
-async def seal_some(tx: Tx, at: datetime) -> int:
-    """Seal accounts from before, as the maintenance role; how many."""
-    rows = await store.unsealed_people(tx, SEALED_AT_ONCE_MAX)
-    keys = personal.keys()
-    for row in rows:
-        wrapped = keys.new_key(row["user_id"])
-        fields = personal.of_account(row["email"], row["name"])
-        await store.put_sealed(
-            tx,
-            row["user_id"],
-            digest=keys.digest(row["email"]),
-            personal=keys.seal(fields, wrapped, row["user_id"]),
-            wrapped=wrapped,
-            at=at,
-        )
-    return len(rows)
+@dataclass(frozen=True)
+class Unsealed:
+    """A kind of rows that stood in the clear once: how they are found, and sealed."""
+
+    what: str
+    find: Callable[[Tx, UUID | None, int], Awaitable[list[Row]]]
+    seal: Callable[[Tx, Row, datetime], Awaitable[None]]
+
+
+UNSEALED = (
+    Unsealed("account", store.unsealed_people, store.seal_person),
+    Unsealed("invitation", store.unsealed_invitations, store.seal_invitation),
+    Unsealed("tenant", store.unsealed_tenants, store.seal_tenant),
+)
+
+
+async def seal_some(database: Database, at: datetime) -> None:
+    """Seal what stands in the clear from before, a page in each transaction.
+
+    A row that cannot be sealed is told in the log, stays as it is, and holds nothing else up.
+    """
+    for kind in UNSEALED:
+        after: UUID | None = None
+        for _ in range(PAGES_MAX):
+            async with database.maintenance() as tx:
+                rows = await kind.find(tx, after, SEALED_AT_ONCE_MAX)
+                for row in rows:
+                    refused = await store.in_savepoint(tx, partial(kind.seal, tx, row, at))
+                    if refused is not None:
+                        log.error(
+                            "personal_data_not_sealed",
+                            what=kind.what,
+                            row_id=str(row["row_id"]),
+                            reason=type(refused).__name__,
+                        )
+            if len(rows) < SEALED_AT_ONCE_MAX:
+                break
+            after = rows[-1]["row_id"]
 
 
 async def _account(tx: Tx, user_id: UUID) -> dict[str, Any]:

@@ -195,6 +195,7 @@ async def save(tx: Tx, change: Change, at: datetime) -> Saved:
 
     Raises:
         NothingToKeepError, AccountDiffersError, AccountUnknownError, AccountTakenError.
+        secrets.OverlapError: a webhook's secret that was replaced lately is still good.
     """
     await store_tenants.lock_tenant(tx)
     before = await store.find_connection(tx)
@@ -287,6 +288,8 @@ async def _enter_secrets(
         if current is not None and current["fingerprint"] == new.fingerprint:
             unused.append(new)
             continue
+        if new.name == "stripe_webhook_secret" and change.overlap:
+            await secrets.refuse_in_overlap(tx, connection_id, new.name, at)
         versions[new.name] = await secrets.enter(
             tx, connection_id, new, actor=change.actor, at=at, overlap=change.overlap
         )

@@ -115,13 +115,13 @@ async def note_holder(tx: Tx, told: SecretsHeld) -> None:
 async def run_once(
     database: Database, sealer: Sealer, now: datetime, *, grace: timedelta = GRACE
 ) -> None:
-    """One bounded step of every open rotation.
+    """One bounded step of the open rotations whose last turn is longest ago.
 
     Raises:
         MasterKeyUnavailableError: noted with the rotation; it goes on by itself later.
     """
     async with database.maintenance() as tx:
-        rows = await store.open_rotations(tx, now, OPEN_MAX)
+        rows = await store.take_turns(tx, now, OPEN_MAX)
     for row in rows:
         try:
             if row["kind"] == "master":
@@ -215,8 +215,10 @@ async def _seal_anew(
         if newest is None or now < newest.created_at + grace:
             # Somebody may hold an old key that was prepared just before the new one was there.
             return
-        for data_key_id in old_keys:
-            await store_data_keys.delete_data_key(tx, data_key_id)
+        named = [key for key in old_keys if not await store_data_keys.delete_data_key(tx, key)]
+        if named:
+            log.info("data_key_still_named", tenant_id=str(tenant_id), data_keys=len(named))
+            return  # by a straggler, which is sealed anew at the next turn
         await _enter(tx, row, "done", now)
 
 
@@ -256,7 +258,7 @@ async def _seal_values(
 ) -> None:
     key = await sealer.prepare(tenant_id, now, values=len(page))
     for found in page:
-        place = Place(found.table, found.field, found.row_id)
+        place = Place(found.table, found.field, found.bound_row, found.former_row)
         sealed = key.seal(await sealer.open(tenant_id, found.value, place), place)
         async with database.tenant(tenant_id, mode) as tx:
             if found.column is not None:

@@ -155,7 +155,7 @@ async def set_billing_config(
                     await remember(tx, access, name, status, shown.model_dump(mode="json"))
     finally:
         for each in new if saved is None else saved.unused:
-            await secrets.discard(means.sealer, each.kept)
+            await secrets.discard(means.sealer, access.tenant_id, each)
     if stored is not None or saved is None:
         return _answer(stored)
     url = webhooks.url_of(means, saved.webhook_token) if saved.webhook_token else None
@@ -223,7 +223,12 @@ async def rotate_webhook(
     overlap = timedelta(seconds=(body or WebhookRotationBody()).overlap_seconds)
     async with means.database.tenant(access.tenant_id, access.mode) as tx:
         await _found(tx)
-        wanted = await webhooks.want_another(tx, access.caller.actor, utc_now())
+        try:
+            wanted = await webhooks.want_another(
+                tx, access.caller.actor, utc_now(), overlap=overlap
+            )
+        except secrets.OverlapError as error:
+            raise _roll_under_way(error) from None
     if not wanted:
         raise Conflict(
             "Sluice did not register this webhook. Roll its secret in Stripe's dashboard and send the "
@@ -288,6 +293,7 @@ async def _keep(
                 await secrets.keep(
                     means.sealer,
                     access.tenant_id,
+                    access.mode,
                     "stripe_secret_key",
                     presented.secret_key,
                     pepper=pepper,
@@ -299,6 +305,7 @@ async def _keep(
                 await secrets.keep(
                     means.sealer,
                     access.tenant_id,
+                    access.mode,
                     "stripe_webhook_secret",
                     presented.webhook_secret,
                     pepper=pepper,
@@ -307,7 +314,7 @@ async def _keep(
             )
     except (MasterKeyUnavailableError, SecretStoreUnavailableError):
         for each in kept:
-            await secrets.discard(means.sealer, each.kept)
+            await secrets.discard(means.sealer, access.tenant_id, each)
         raise Unavailable(
             "Secrets cannot be sealed right now, so nothing was kept. Try again shortly."
         ) from None
@@ -334,12 +341,23 @@ async def _save(tx: Tx, change: raw_keys.Change) -> raw_keys.Saved:
             "read access to the account, or send `confirm_account_change: true`.",
             code="stripe_account_unknown",
         ) from None
+    except secrets.OverlapError as error:
+        raise _roll_under_way(error) from None
     except raw_keys.AccountTakenError:
         raise Conflict(
             "This Stripe account is connected to another tenant. Disconnect it there first, or use "
             "another account.",
             code="stripe_account_taken",
         ) from None
+
+
+def _roll_under_way(error: secrets.OverlapError) -> Conflict:
+    return Conflict(
+        "The webhook secret was replaced lately, and the one before stays good until "
+        f"{error.until:%Y-%m-%dT%H:%M:%SZ}, as was promised. Wait until then, or send "
+        "`overlap_seconds: 0`: all but the new one stop at once.",
+        code="webhook_roll_under_way",
+    )
 
 
 def _answer(answer: JSONResponse | None) -> JSONResponse:

@@ -30,6 +30,7 @@ from libs.web.problems import (
 from libs.web.times import UtcTime
 from services.tenants import keys, sealing
 from services.tenants.answers import stamp
+from services.tenants.answers_sealed import place_of
 from services.tenants.bodies import Name, StrictBody, TenantReference
 from services.tenants.roles import SCOPES
 from services.tenants.settings import Settings
@@ -221,11 +222,13 @@ async def _answer_with_key(
             shown = _body(made.row, access.tenant_id).model_dump(mode="json")
             answer = JSONResponse(shown | {"key": made.secret}, 201)
             if name is not None and sealing_key is not None:
-                sealed = sealing_key.seal(made.secret.encode(), _place(shown["id"])).value
+                place = place_of(access, name, "key", shown["id"])
+                sealed = sealing_key.seal(made.secret.encode(), place).value
                 kept = shown | {"key_sealed": base64.b64encode(sealed).decode()}
                 await remember(tx, access, name, 201, kept)
     if stored is not None:
-        answer = await _open_answer(sealer, access.tenant_id, stored)
+        assert name is not None, "an answer is stored under its key"
+        answer = await _open_answer(sealer, access, name, stored)
     answer.headers["Cache-Control"] = "no-store"
     await stamp(answer, database, access.tenant_id)
     return answer
@@ -281,18 +284,15 @@ def _modes_of(caller: Caller) -> list[str]:
 
 
 async def _open_answer(
-    sealer: sealing.Sealer, tenant_id: UUID, stored: JSONResponse
+    sealer: sealing.Sealer, access: Access, name: str, stored: JSONResponse
 ) -> JSONResponse:
     """The first answer again, its secret opened."""
     shown: dict[str, Any] = json.loads(bytes(stored.body))
     sealed = base64.b64decode(shown.pop("key_sealed"))
-    secret = await sealer.open(tenant_id, sealed, _place(shown["id"]))
+    place = place_of(access, name, "key", shown["id"])
+    secret = await sealer.open(access.tenant_id, sealed, place)
     headers = {"Idempotent-Replayed": "true"}
     return JSONResponse(shown | {"key": secret.decode()}, stored.status_code, headers=headers)
-
-
-def _place(key_id: str) -> sealing.Place:
-    return sealing.Place("idempotency_key", "answer.key", key_id)
 
 
 def _body(row: Row, tenant_id: UUID) -> ApiKeyBody:

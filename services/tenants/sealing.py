@@ -17,6 +17,7 @@ from uuid import UUID
 
 import structlog
 
+from libs.clock import utc_now
 from libs.crypto.errors import (
     DataKeyExhaustedError,
     DestroyedKeyError,
@@ -27,6 +28,7 @@ from libs.crypto.sealed import DataKey, OpenDataKey, header_of, open_sealed, sea
 from libs.crypto.settings import Sealing
 from libs.db.pool import Database
 from services.tenants import store_data_keys as store
+from services.tenants import store_intents
 
 log = structlog.get_logger()
 
@@ -35,11 +37,17 @@ VALUES_MAX = 1_000
 
 @dataclass(frozen=True)
 class Place:
-    """Where a sealed value stands; it opens nowhere else."""
+    """Where a sealed value stands; it opens nowhere else.
+
+    Attributes:
+        row_id: the row, with whatever must not be exchanged in it.
+        former_row_id: what values from before are bound to instead; only for opening them.
+    """
 
     table: str
     field: str
     row_id: str
+    former_row_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -147,10 +155,16 @@ class Sealer:
             table=place.table,
             field=place.field,
             row_id=place.row_id,
+            former_row_id=place.former_row_id,
         )
 
-    async def keep(self, key: SealingKey, secret_id: UUID, plaintext: bytes, place: Place) -> Kept:
+    async def keep(
+        self, key: SealingKey, secret_id: UUID, plaintext: bytes, place: Place, at: datetime
+    ) -> Kept:
         """Keep a secret where secrets are kept: sealed for its row, or in the store outside.
+
+        What goes outside is noted first. Whoever enters it ends the note in the same commit; what
+        is noted and not entered is deleted outside after a while.
 
         Raises:
             SecretStoreUnavailableError: the store outside does not take it.
@@ -158,9 +172,24 @@ class Sealer:
         if self.store is None:
             sealed = key.seal(plaintext, place)
             return Kept(sealed.value, sealed.data_key_id, None)
+        async with self._database.tenant(key.tenant_id, None) as tx:
+            await store_intents.begin(tx, secret_id, at)
         return Kept(None, None, await self.store.put(key.tenant_id, secret_id, plaintext))
 
-    async def read(self, tenant_id: UUID, kept: Kept, place: Place) -> bytes:
+    async def discard(self, tenant_id: UUID, secret_id: UUID) -> None:
+        """Delete in the store outside what was kept there and nothing names; nobody enters it then.
+
+        Raises:
+            SealedValueError, SecretStoreUnavailableError: it is tried again.
+        """
+        async with self._database.tenant(tenant_id, None) as tx:
+            if self.store is None or not await store_intents.doom(tx, secret_id, utc_now()):
+                return
+        await self.store.forget(tenant_id, secret_id)
+        async with self._database.tenant(tenant_id, None) as tx:
+            await store_intents.forget(tx, secret_id)
+
+    async def read(self, tenant_id: UUID, secret_id: UUID, kept: Kept, place: Place) -> bytes:
         """A secret that was kept.
 
         Raises:
@@ -170,7 +199,6 @@ class Sealer:
             return await self.open(tenant_id, kept.sealed, place)
         if kept.reference is None or self.store is None:
             raise SealedValueError("the secret is in a store that is not configured here")
-        secret_id = UUID(place.row_id)
         return await self.store.get(kept.reference, tenant_id=tenant_id, secret_id=secret_id)
 
     async def add_data_key(

@@ -13,13 +13,15 @@ from uuid import UUID
 
 import structlog
 
+from libs.contracts.envelope import Mode
 from libs.contracts.tenants import SecretName, SecretRecord, TenantSecrets, WrappedKeyRecord
-from libs.crypto.errors import SecretStoreUnavailableError
+from libs.crypto.errors import SealedValueError, SecretStoreUnavailableError
 from libs.db.pool import Row, Tx
 from libs.db.tenant import Scope
-from libs.directory.secrets import SECRET_FIELD, SECRET_TABLE
+from libs.directory.secrets import SECRET_FIELD, SECRET_TABLE, secret_row
 from libs.ids import new_id
 from libs.messaging.outbox import emit
+from services.tenants import store_intents
 from services.tenants import store_secrets as store
 from services.tenants.sealing import Kept, Place, Sealer
 
@@ -27,6 +29,14 @@ log = structlog.get_logger()
 
 FIRST_LOOK = timedelta(minutes=10)
 """After so long a previous key that nobody used in between is taken out of use."""
+
+
+class OverlapError(Exception):
+    """A secret that was replaced lately is still good, and would not be for the time promised."""
+
+    def __init__(self, until: datetime) -> None:
+        self.until = until
+        super().__init__(f"the one before is good until {until.isoformat()}")
 
 
 @dataclass(frozen=True)
@@ -45,26 +55,37 @@ class NewSecret:
 
 
 async def keep(
-    sealer: Sealer, tenant_id: UUID, name: SecretName, value: str, *, pepper: bytes, at: datetime
+    sealer: Sealer,
+    tenant_id: UUID,
+    mode: Mode,
+    name: SecretName,
+    value: str,
+    *,
+    pepper: bytes,
+    at: datetime,
 ) -> NewSecret:
     """Seal a secret, or put it into the store outside; outside of any transaction.
+
+    What is put outside stands noted first (`secret_intents`), so that it is found and deleted where
+    this process dies before `enter`.
 
     Raises:
         MasterKeyUnavailableError, SecretStoreUnavailableError: nothing was kept.
     """
     secret_id = new_id()
     key = await sealer.prepare(tenant_id, at)
-    kept = await sealer.keep(key, secret_id, value.encode(), place_of(secret_id))
+    place = place_of(mode, name, secret_id)
+    kept = await sealer.keep(key, secret_id, value.encode(), place, at)
     return NewSecret(secret_id, name, fingerprint_of(value, pepper), value[-4:], kept)
 
 
-async def discard(sealer: Sealer, kept: Kept) -> None:
-    """Take back what `keep` kept and nothing names; best effort: nobody can find it any more."""
-    if kept.reference is not None and sealer.store is not None:
+async def discard(sealer: Sealer, tenant_id: UUID, new: NewSecret) -> None:
+    """Take back what `keep` kept and nothing names; where that fails, the job does it."""
+    if new.kept.reference is not None:
         try:
-            await sealer.store.destroy(kept.reference)
-        except SecretStoreUnavailableError:
-            log.warning("unused_secret_left_in_store", reference=kept.reference)
+            await sealer.discard(tenant_id, new.secret_id)
+        except (SealedValueError, SecretStoreUnavailableError):
+            log.warning("unused_secret_left_in_store", reference=new.kept.reference)
 
 
 async def read(sealer: Sealer, tenant_id: UUID, row: Row) -> str:
@@ -74,12 +95,14 @@ async def read(sealer: Sealer, tenant_id: UUID, row: Row) -> str:
         SealedValueError, MasterKeyUnavailableError, SecretStoreUnavailableError.
     """
     kept = Kept(row["sealed"], row["data_key_id"], row["reference"])
-    return (await sealer.read(tenant_id, kept, place_of(row["secret_id"]))).decode()
+    secret_id = row["secret_id"]
+    place = place_of(row["mode"], row["name"], secret_id)
+    return (await sealer.read(tenant_id, secret_id, kept, place)).decode()
 
 
-def place_of(secret_id: UUID) -> Place:
+def place_of(mode: Mode, name: SecretName, secret_id: UUID) -> Place:
     """Where a secret stands, as its sealed value is bound to it."""
-    return Place(SECRET_TABLE, SECRET_FIELD, str(secret_id))
+    return Place(SECRET_TABLE, SECRET_FIELD, secret_row(mode, name, secret_id), str(secret_id))
 
 
 def fingerprint_of(value: str, pepper: bytes) -> str:
@@ -94,7 +117,12 @@ async def enter(
     """Make a secret the current version; the one before stays good for the overlap. The version.
 
     At most two are good at once: an older previous one is taken out of use.
+
+    Raises:
+        SecretStoreUnavailableError: it took so long that the secret is being deleted outside.
     """
+    if new.kept.reference is not None and not await store_intents.end(tx, new.secret_id):
+        raise SecretStoreUnavailableError("the secret was kept too long ago to be entered")
     await store.archive(tx, connection_id, at=at, name=new.name)
     await store.step_down(
         tx,
@@ -120,6 +148,17 @@ async def enter(
         at=at,
     )
     return version
+
+
+async def refuse_in_overlap(tx: Tx, connection_id: UUID, name: SecretName, at: datetime) -> None:
+    """Refuse to replace a secret while the one before it is still good: two are, at most.
+
+    Raises:
+        OverlapError: it is, and until when.
+    """
+    until = await store.previous_valid_until(tx, connection_id, name)
+    if until is not None and until > at:
+        raise OverlapError(until)
 
 
 async def publish_secrets(tx: Tx, at: datetime) -> int:

@@ -5,7 +5,7 @@ invoices, the audit log) is not sealed and stays.
 """
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import structlog
 
@@ -22,6 +22,7 @@ from services.tenants import (
     snapshot,
     store_connections,
     store_data_keys,
+    store_intents,
     store_sealed,
     store_tenants,
 )
@@ -33,6 +34,8 @@ log = structlog.get_logger()
 RESERVED = frozenset({PLATFORM_TENANT_ID, DEFAULT_TENANT_ID})
 MODES: tuple[Mode, ...] = ("test", "live")
 PAGE = 50
+ENTERED_WITHIN = timedelta(minutes=10)
+"""So long after it was begun a secret in a store outside is somebody's, or nobody's any more."""
 
 
 class ReservedTenantError(Exception):
@@ -120,5 +123,30 @@ async def destroy_outside(database: Database, sealer: Sealer) -> None:
             continue
         async with database.tenant(row["tenant_id"], None) as tx:
             await store.end_destruction(tx, row["tenant_id"], row["reference"])
+    if away is not None:
+        raise away
+
+
+async def forget_left_over(database: Database, sealer: Sealer, now: datetime) -> None:
+    """Delete in the store outside what was written there and never entered: a bounded page.
+
+    Its writer died in between, or could not take it back.
+
+    Raises:
+        SecretStoreUnavailableError: the rest was deleted; this is tried again.
+    """
+    away: SecretStoreUnavailableError | None = None
+    async with database.maintenance() as tx:
+        rows = await store_intents.left_over(tx, now - ENTERED_WITHIN, PAGE)
+    for row in rows:
+        if sealer.store is None:
+            log.error("secret_store_not_configured", secret_id=str(row["secret_id"]))
+            return
+        try:
+            await sealer.discard(row["tenant_id"], row["secret_id"])
+        except (SealedValueError, SecretStoreUnavailableError) as error:
+            # It goes to the end of the row, so that it does not keep the others.
+            log.error("left_over_secret_not_deleted", reason=str(error))  # noqa: TRY400
+            away = error if isinstance(error, SecretStoreUnavailableError) else away
     if away is not None:
         raise away

@@ -3,6 +3,8 @@
 from datetime import datetime
 from uuid import UUID
 
+import asyncpg
+
 from libs.crypto.sealed import DataKey
 from libs.db.pool import Row, Tx
 
@@ -119,13 +121,21 @@ async def replace_wrapped(tx: Tx, old: DataKey, new: DataKey, at: datetime) -> b
     return replaced == 1
 
 
-async def delete_data_key(tx: Tx, data_key_id: UUID) -> None:
-    """Delete a key for good; what was sealed under it is noise from then on."""
-    await tx.execute(
-        "delete from data_key where tenant_id = $1 and data_key_id = $2",
-        tx.tenant_id,
-        data_key_id,
-    )
+async def delete_data_key(tx: Tx, data_key_id: UUID) -> bool:
+    """Delete a key for good; what was sealed under it is noise from then on.
+
+    False where a row names it, sealed by somebody who had the key in memory: it stays.
+    """
+    try:
+        async with tx.connection.transaction():  # a savepoint: the rest goes on
+            await tx.execute(
+                "delete from data_key where tenant_id = $1 and data_key_id = $2",
+                tx.tenant_id,
+                data_key_id,
+            )
+    except asyncpg.ForeignKeyViolationError:
+        return False
+    return True
 
 
 def _data_key(row: Row) -> DataKey:

@@ -4,6 +4,7 @@ from datetime import datetime
 from uuid import UUID
 
 from libs.db.pool import Row, Tx
+from services.tenants import personal
 
 
 async def find_by_token(tx: Tx, token_hash: bytes) -> Row | None:
@@ -13,11 +14,12 @@ async def find_by_token(tx: Tx, token_hash: bytes) -> Row | None:
 
 async def lock_invitation(tx: Tx, invitation_id: UUID) -> Row | None:
     """An invitation of the tenant in scope, held until commit."""
-    return await tx.fetchrow(
+    row = await tx.fetchrow(
         "select * from invitation where tenant_id = $1 and invitation_id = $2 for update",
         tx.tenant_id,
         invitation_id,
     )
+    return None if row is None else personal.invited(row)
 
 
 async def insert_invitation(
@@ -33,17 +35,20 @@ async def insert_invitation(
     at: datetime,
     expires_at: datetime,
 ) -> Row:
-    """Enter an invitation; of its token only the hash."""
+    """Enter an invitation, with its e-mail sealed; of its token only the hash."""
+    sealed = personal.seal_email(email, invitation_id)
     row = await tx.fetchrow(
         """
-        insert into invitation (tenant_id, invitation_id, token_hash, email, role, permissions,
-            vouched, created_by, created_at, expires_at)
-        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) returning *
+        insert into invitation (tenant_id, invitation_id, token_hash, email_digest, personal,
+            wrapped, role, permissions, vouched, created_by, created_at, expires_at)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) returning *
         """,
         tx.tenant_id,
         invitation_id,
         token_hash,
-        email,
+        sealed.digest,
+        sealed.personal,
+        sealed.wrapped,
         role,
         permissions,
         vouched,
@@ -52,7 +57,7 @@ async def insert_invitation(
         expires_at,
     )
     assert row is not None, "an insert returns its row"
-    return row
+    return personal.invited(row)
 
 
 async def list_open(
@@ -60,7 +65,7 @@ async def list_open(
 ) -> list[Row]:
     """The invitations of the tenant in scope that can still be accepted, the oldest first."""
     at, invitation_id = after or (None, None)
-    return await tx.fetch(
+    rows = await tx.fetch(
         """
         select * from invitation
         where tenant_id = $1 and accepted_at is null and revoked_at is null and expires_at > $2
@@ -73,6 +78,7 @@ async def list_open(
         invitation_id,
         limit,
     )
+    return [personal.invited(row) for row in rows]
 
 
 async def count_open(tx: Tx, now: datetime) -> int:
@@ -89,9 +95,10 @@ async def count_open(tx: Tx, now: datetime) -> int:
 async def revoke_earlier(tx: Tx, email: str, at: datetime) -> None:
     """Void what was sent to this e-mail before."""
     await tx.execute(
-        "update invitation set revoked_at = $3 where tenant_id = $1 and email = $2 "
-        "and accepted_at is null and revoked_at is null",
+        "update invitation set revoked_at = $4 where tenant_id = $1 "
+        "and (email_digest = $2 or email = $3) and accepted_at is null and revoked_at is null",
         tx.tenant_id,
+        personal.keys().digest(email),
         email,
         at,
     )

@@ -40,11 +40,23 @@ async def list_rotations(tx: Tx, before: tuple[datetime, UUID] | None, limit: in
     )
 
 
-async def open_rotations(tx: Tx, now: datetime, limit: int) -> list[Row]:
-    """Rotations with work to do now; for the maintenance role."""
+async def take_turns(tx: Tx, now: datetime, limit: int) -> list[Row]:
+    """Rotations with work to do now, those whose last turn is longest ago; for the maintenance role.
+
+    Each goes to the end of the row, so that those which wait for others keep nobody from a turn.
+    """
     return await tx.fetch(
-        "select * from key_rotation where finished_at is null "
-        "and (retry_at is null or retry_at <= $1) order by started_at limit $2",
+        """
+        with due as (
+            select tenant_id, rotation_id from key_rotation
+            where finished_at is null and (retry_at is null or retry_at <= $1)
+            order by coalesce(turn_at, started_at), rotation_id limit $2
+        )
+        update key_rotation r set turn_at = $1 from due
+        where r.tenant_id = due.tenant_id and r.rotation_id = due.rotation_id
+          and r.finished_at is null
+        returning r.*
+        """,
         now,
         limit,
     )

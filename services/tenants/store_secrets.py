@@ -37,6 +37,19 @@ async def find_current(tx: Tx, connection_id: UUID, name: str) -> Row | None:
     )
 
 
+async def previous_valid_until(tx: Tx, connection_id: UUID, name: str) -> datetime | None:
+    """Until when a version that was replaced stays good; None: there is none in use."""
+    until: datetime | None = await tx.fetchval(
+        "select max(valid_until) from connection_secret where tenant_id = $1 and mode = $2 "
+        "and connection_id = $3 and name = $4 and state = 'previous'",
+        tx.tenant_id,
+        tx.mode,
+        connection_id,
+        name,
+    )
+    return until
+
+
 async def find_secret(tx: Tx, secret_id: UUID) -> Row | None:
     """A version of a secret, locked until commit."""
     return await tx.fetchrow(

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from libs.contracts.billing import SubscriptionChanged
 from libs.db.pool import Row, Tx
+from services.tenants import personal
 
 # $1 is the mode whose Stripe objects are shown. The subscription that billing names comes before one
 # that only Stripe has told of.
@@ -57,11 +58,13 @@ async def insert_tenant(
     at: datetime,
 ) -> None:
     """Enter the tenant in scope, not yet published (version 0)."""
+    sealed = personal.seal_email(billing_email, tx.tenant_id)
     await tx.execute(
         """
         insert into tenant (tenant_id, version, slug, name, type, status, currency, locale,
-            self_customer_id, billing_email, created_by, created_at, updated_at, tax_region)
-        values ($1, 0, $2, $3, $4, 'active', $5, $6, $7, $8, $9, $10, $10, $11)
+            self_customer_id, created_by, created_at, updated_at, tax_region,
+            billing_email_digest, billing_personal, billing_wrapped)
+        values ($1, 0, $2, $3, $4, 'active', $5, $6, $7, $8, $9, $9, $10, $11, $12, $13)
         """,
         tx.tenant_id,
         slug,
@@ -70,10 +73,12 @@ async def insert_tenant(
         currency,
         locale,
         self_customer_id,
-        billing_email,
         created_by,
         at,
         tax_region,
+        sealed.digest,
+        sealed.personal,
+        sealed.wrapped,
     )
 
 
@@ -87,15 +92,19 @@ async def set_details(
     billing_email: str | None,
 ) -> None:
     """Set what people may change of the tenant in scope."""
+    sealed = personal.seal_email(billing_email, tx.tenant_id)
     await tx.execute(
         "update tenant set name = $2, locale = $3, currency = $4, tax_region = $5, "
-        "billing_email = $6 where tenant_id = $1",
+        "billing_email = null, billing_email_digest = $6, billing_personal = $7, "
+        "billing_wrapped = $8 where tenant_id = $1",
         tx.tenant_id,
         name,
         locale,
         currency,
         tax_region,
-        billing_email,
+        sealed.digest,
+        sealed.personal,
+        sealed.wrapped,
     )
 
 
@@ -111,17 +120,20 @@ async def was_billed(tx: Tx) -> bool:
 
 async def lock_tenant(tx: Tx) -> Row | None:
     """The tenant in scope; until commit nobody else changes its record."""
-    return await tx.fetchrow("select * from tenant where tenant_id = $1 for update", tx.tenant_id)
+    row = await tx.fetchrow("select * from tenant where tenant_id = $1 for update", tx.tenant_id)
+    return None if row is None else personal.billed(row)
 
 
 async def read_tenant(tx: Tx) -> Row | None:
     """The record of the tenant in scope."""
-    return await tx.fetchrow("select * from tenant where tenant_id = $1", tx.tenant_id)
+    row = await tx.fetchrow("select * from tenant where tenant_id = $1", tx.tenant_id)
+    return None if row is None else personal.billed(row)
 
 
 async def find_tenant(tx: Tx, mode: str) -> Row | None:
     """The tenant in scope as the API shows it."""
-    return await tx.fetchrow(f"{_SHOWN} where t.tenant_id = $2", mode, tx.tenant_id)
+    row = await tx.fetchrow(f"{_SHOWN} where t.tenant_id = $2", mode, tx.tenant_id)
+    return None if row is None else personal.billed(row)
 
 
 async def list_tenants(
@@ -129,7 +141,7 @@ async def list_tenants(
 ) -> list[Row]:
     """The tenants in scope (all of them for the maintenance role), oldest first."""
     at, tenant_id = after or (None, None)
-    return await tx.fetch(
+    rows = await tx.fetch(
         f"""
         {_SHOWN}
         where $2::timestamptz is null or (t.created_at, t.tenant_id) > ($2, $3::uuid)
@@ -140,6 +152,7 @@ async def list_tenants(
         tenant_id,
         limit,
     )
+    return [personal.billed(row) for row in rows]
 
 
 async def read_names(tx: Tx, tenant_ids: Sequence[UUID]) -> list[Row]:
@@ -159,7 +172,7 @@ async def raise_version(tx: Tx, at: datetime) -> Row:
         at,
     )
     assert row is not None, "only a tenant that exists is published"
-    return row
+    return personal.billed(row)
 
 
 async def keep_subscription(tx: Tx, fact: SubscriptionChanged) -> bool:

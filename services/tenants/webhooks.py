@@ -53,16 +53,32 @@ async def run_once(means: Means) -> None:
         await register(means, row["tenant_id"], row["mode"])
 
 
-async def want_another(tx: Tx, actor: str, at: datetime) -> bool:
-    """Want a new endpoint in the place of the one we registered; False where that is not ours."""
+async def want_another(tx: Tx, actor: str, at: datetime, *, overlap: timedelta) -> bool:
+    """Want a new endpoint in the place of the one we registered; False where that is not ours.
+
+    Without an overlap the one before, and one that was replaced lately, stop at once.
+
+    Raises:
+        secrets.OverlapError: an endpoint that was replaced lately is still good.
+    """
     await store_tenants.lock_tenant(tx)
     row = await store.find_connection(tx)
     if row is None or row["kind"] != "RAW_KEYS" or row["status"] != "CONNECTED":
         return False
     if row["webhook_state"] == "given":
         return False
+    if overlap:
+        await secrets.refuse_in_overlap(tx, row["connection_id"], "stripe_webhook_secret", at)
+    hashes = row["webhook_token_hashes"]
+    if row["webhook_state"] == "registered":
+        hashes = hashes[:1]  # the endpoint before the registered one has had its time
     await store.update_connection(
-        tx, at, webhook_state="wanted", webhook_failure=None, webhook_due_at=at
+        tx,
+        at,
+        webhook_state="wanted",
+        webhook_failure=None,
+        webhook_due_at=at,
+        webhook_token_hashes=hashes,
     )
     emit(
         tx,
@@ -122,11 +138,12 @@ async def _begin(tx: Tx, token: str, now: datetime) -> Row | None:
     if connection["status"] != "CONNECTED" or connection["kind"] != "RAW_KEYS":
         await store.update_connection(tx, now, webhook_state="none", webhook_due_at=None)
         return None
-    hashes = [raw_keys.hash_token(token), *connection["webhook_token_hashes"]]
+    # An attempt takes the place of the one before it, never of the endpoint that is registered.
+    hashes = [raw_keys.hash_token(token), *connection["webhook_token_hashes"][-1:]]
     await store.update_connection(
         tx,
         now,
-        webhook_token_hashes=hashes[: raw_keys.TOKENS_MAX],
+        webhook_token_hashes=hashes,
         webhook_due_at=now + timedelta(seconds=ATTEMPT_SECONDS),
     )
     await snapshot.publish(tx, now)
@@ -159,6 +176,7 @@ async def _finish(
     new = await secrets.keep(
         means.sealer,
         tenant_id,
+        mode,
         "stripe_webhook_secret",
         endpoint.secret,
         pepper=means.settings.key_pepper_bytes,
@@ -175,7 +193,7 @@ async def _finish(
         if wanted:
             await _enter(tx, connection["connection_id"], new, endpoint, overlap, now)
     if not wanted:
-        await secrets.discard(means.sealer, new.kept)
+        await secrets.discard(means.sealer, tenant_id, new)
 
 
 async def _enter(

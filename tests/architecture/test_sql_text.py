@@ -40,6 +40,8 @@ OUR_OWN: Mapping[tuple[str, str], str] = {
     ("services/tenants/store_sealed.py", "column.table"): "a row of the constant list of columns",
     ("services/tenants/store_sealed.py", "column.column"): "a row of the constant list of columns",
     ("services/tenants/store_sealed.py", "column.row_id"): "a row of the constant list of columns",
+    ("services/tenants/store_sealed.py", "column.bound_row"): "a row of the constant list",
+    ("services/tenants/store_sealed.py", "column.former_row"): "a row of the constant list",
     ("services/tenants/store_people.py", "table"): "a row of the constant table",
     ("services/tenants/store_people.py", "condition"): "a row of the constant table",
     ("libs/messaging/retention.py", "table"): "a row of RULES",

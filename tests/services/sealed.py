@@ -12,7 +12,7 @@ from libs.clock import utc_now
 from libs.contracts.tenants import SecretName, SecretRecord, TenantSecrets, WrappedKeyRecord
 from libs.crypto.keyring import Keyring
 from libs.crypto.sealed import DataKey, OpenDataKey, seal
-from libs.directory.secrets import SECRET_FIELD, SECRET_TABLE
+from libs.directory.secrets import SECRET_FIELD, SECRET_TABLE, secret_row
 from libs.ids import new_id
 
 
@@ -64,7 +64,7 @@ class Vault:
             tenant_id=self.tenant_id,
             table=SECRET_TABLE,
             field=SECRET_FIELD,
-            row_id=str(secret_id),
+            row_id=secret_row(plain.mode, plain.name, secret_id),
         )
         return SecretRecord(
             secret_id=secret_id,

@@ -48,12 +48,16 @@ class AwsSecrets:
 
     async def destroy(self, reference: str) -> None:
         """See `SecretStore.destroy`. Without the usual days of grace: destroyed means destroyed."""
-        wanted = Reference.parse(reference, STORE)
+        await self._delete(Reference.parse(reference, STORE).path)
+
+    async def forget(self, tenant_id: UUID, secret_id: UUID) -> None:
+        """See `SecretStore.forget`."""
+        await self._delete(self._name(tenant_id, secret_id))
+
+    async def _delete(self, name: str) -> None:
         try:
             await self._call(
-                lambda client: client.delete_secret(
-                    SecretId=wanted.path, ForceDeleteWithoutRecovery=True
-                )
+                lambda client: client.delete_secret(SecretId=name, ForceDeleteWithoutRecovery=True)
             )
         except SecretGoneError:
             return

@@ -67,9 +67,15 @@ class GcpSecrets:
 
     async def destroy(self, reference: str) -> None:
         """See `SecretStore.destroy`."""
-        wanted = Reference.parse(reference, STORE)
+        await self._delete(Reference.parse(reference, STORE).path)
+
+    async def forget(self, tenant_id: UUID, secret_id: UUID) -> None:
+        """See `SecretStore.forget`."""
+        await self._delete(self._name(tenant_id, secret_id))
+
+    async def _delete(self, name: str) -> None:
         try:
-            await self._call("DELETE", f"projects/{self._project}/secrets/{wanted.path}")
+            await self._call("DELETE", f"projects/{self._project}/secrets/{name}")
         except SecretGoneError:
             return
 

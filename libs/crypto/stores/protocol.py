@@ -37,6 +37,10 @@ class SecretStore(Protocol):
         """Delete a secret with all its versions for good; nothing where it is gone."""
         ...
 
+    async def forget(self, tenant_id: UUID, secret_id: UUID) -> None:
+        """The same for a secret whose reference nobody knows: it was put, or it never was."""
+        ...
+
 
 @dataclass(frozen=True)
 class Reference:

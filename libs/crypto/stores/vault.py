@@ -52,10 +52,19 @@ class VaultSecrets:
 
     async def destroy(self, reference: str) -> None:
         """See `SecretStore.destroy`."""
-        wanted = Reference.parse(reference, STORE)
+        await self._delete(Reference.parse(reference, STORE).path)
+
+    async def forget(self, tenant_id: UUID, secret_id: UUID) -> None:
+        """See `SecretStore.forget`."""
+        try:
+            await self._delete(self._path(tenant_id, secret_id))
+        except SecretGoneError:
+            return
+
+    async def _delete(self, path: str) -> None:
         await self._call(
             lambda client: client.secrets.kv.v2.delete_metadata_and_all_versions(
-                path=wanted.path, mount_point=self._mount
+                path=path, mount_point=self._mount
             )
         )
 

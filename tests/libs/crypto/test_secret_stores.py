@@ -53,6 +53,19 @@ async def test_putting_again_after_a_lost_answer_is_one_secret(store: Store) -> 
     assert await store.secrets.get(reference, **named) == CANARY
 
 
+async def test_a_secret_is_forgotten_without_its_reference(store: Store) -> None:
+    named, other = [{"tenant_id": uuid4(), "secret_id": uuid4()} for _ in range(2)]
+    reference = await store.secrets.put(*named.values(), CANARY)
+    kept = await store.secrets.put(*other.values(), CANARY)
+    for _ in range(2):
+        await store.secrets.forget(**named)
+    with pytest.raises(SecretGoneError):
+        await store.secrets.get(reference, **named)
+    assert await store.secrets.get(kept, **other) == CANARY
+    with pytest.raises(SecretStoreUnavailableError):
+        await store.away.forget(**other)
+
+
 async def test_a_store_that_is_away_is_told_apart(store: Store) -> None:
     named = {"tenant_id": uuid4(), "secret_id": uuid4()}
     reference = await store.secrets.put(*named.values(), CANARY)

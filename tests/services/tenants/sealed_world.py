@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 from libs.clock import utc_now
@@ -14,7 +15,7 @@ from libs.db.pool import Database
 from libs.directory.secrets import Secrets
 from libs.ids import new_id
 from libs.testing.databases import TestDatabase
-from services.tenants import secrets, store_connections
+from services.tenants import rotation, secrets, store_connections
 from services.tenants.sealing import Sealer
 from tests.services.tenants.conftest import PEPPER, World
 
@@ -47,7 +48,7 @@ async def put_secret(world: World, tenant_id: UUID, connection_id: UUID, value: 
     """Make a value the current secret key of a connection."""
     now = utc_now()
     new = await secrets.keep(
-        sealer_of(world), tenant_id, "stripe_secret_key", value, pepper=PEPPER, at=now
+        sealer_of(world), tenant_id, "test", "stripe_secret_key", value, pepper=PEPPER, at=now
     )
     async with world.database.tenant(tenant_id, "test") as tx:
         await secrets.enter(
@@ -55,6 +56,35 @@ async def put_secret(world: World, tenant_id: UUID, connection_id: UUID, value: 
         )
         await secrets.publish_secrets(tx, now)
     await world.settle()
+
+
+async def begin(world: World, kind: str, **fields: Any) -> str:
+    answer = await world.call("POST", "/api/v1/key-rotations", json={"kind": kind, **fields})
+    assert answer.status_code == 202, answer.text
+    found: str = answer.json()["id"]
+    return found
+
+
+async def progress(world: World, rotation_id: str) -> dict[str, Any]:
+    answer = await world.call("GET", f"/api/v1/key-rotations/{rotation_id}")
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+async def step(world: World) -> None:
+    """What the job does each second, long after the start."""
+    await rotation.run_once(world.database, sealer_of(world), utc_now(), grace=timedelta(0))
+
+
+async def finish(world: World, rotation_id: str) -> dict[str, Any]:
+    for _ in range(30):
+        await step(world)
+        await world.settle()
+        found = await progress(world, rotation_id)
+        if found["state"] == "done":
+            return found
+    raise AssertionError(found)
 
 
 def process_with(path: Path) -> Sealing:

@@ -10,11 +10,9 @@ import pytest
 
 from libs.clock import utc_now
 from libs.contracts.audit import KeyUsed, SecurityEventRaised
-from libs.directory.secrets import SECRET_FIELD, SECRET_TABLE
 from libs.ids import parse_public_id
 from services.tenants import connection_jobs, secrets, webhooks
 from services.tenants.raw_keys import hash_token
-from services.tenants.sealing import Kept, Place
 from services.tenants.stripe_api import StripeApi
 from tests.services.tenants.sandbox import CONFIG, SDK_WARNING, Account, StripeWorld
 
@@ -184,6 +182,61 @@ async def test_a_registered_webhook_is_made_anew_and_the_old_one_taken_back(
     assert (answer.status_code, answer.json()["code"]) == (409, "webhook_not_ours")
 
 
+async def test_a_second_roll_ends_no_endpoint_before_its_time(stripe_world: StripeWorld) -> None:
+    tenant, key, account = await configured(stripe_world)
+    path = f"{CONFIG}/webhook"
+    assert (await stripe_world.call("POST", path, key)).status_code == 202
+    before = {each["id"] for each in stripe_world.sandbox.endpoints(account.secret_key)}
+    told = stripe_world.world.snapshot(tenant).connections[0].webhook_token_hashes
+    await pass_time(stripe_world, timedelta(hours=23))
+    for roll in (
+        stripe_world.call("POST", path, key, json={"overlap_seconds": 60}),
+        stripe_world.configure(key, webhook_secret="whsec_of_their_own"),
+    ):
+        answer = await roll
+        assert (answer.status_code, answer.json()["code"]) == (409, "webhook_roll_under_way")
+        assert "overlap_seconds: 0" in answer.json()["detail"]
+    assert {e["id"] for e in stripe_world.sandbox.endpoints(account.secret_key)} == before
+    assert stripe_world.world.snapshot(tenant).connections[0].webhook_token_hashes == told
+    # Its time is over: the next roll may come, whether or not the job was faster.
+    await pass_time(stripe_world, timedelta(hours=2))
+    assert (await stripe_world.call("POST", path, key)).status_code == 202
+    assert len(stripe_world.sandbox.endpoints(account.secret_key)) == 2
+    # A leaked secret does not wait: without an overlap all but the new one stop.
+    answer = await stripe_world.call("POST", path, key, json={"overlap_seconds": 0})
+    assert answer.status_code == 202, answer.text
+    newest = answer.json()["webhook"]["secret"]["version"]
+    good = [
+        each.version
+        for each in stripe_world.secrets(tenant).secrets
+        if each.name == "stripe_webhook_secret"
+        and (each.valid_until is None or each.valid_until > utc_now())
+    ]
+    assert good == [newest]
+
+
+async def test_attempts_to_roll_leave_the_registered_endpoint_its_address(
+    stripe_world: StripeWorld,
+) -> None:
+    tenant, key, account = await configured(stripe_world)
+    (told,) = stripe_world.world.snapshot(tenant).connections
+    (registered,) = told.webhook_token_hashes
+    stripe_world.sandbox.fault(kind="error", path="/v1/webhook_endpoints", method="POST")
+    await stripe_world.call("POST", f"{CONFIG}/webhook", key)
+    for attempt in range(3):
+        if attempt == 2:
+            stripe_world.sandbox.mend()
+        (told,) = stripe_world.world.snapshot(tenant).connections
+        assert registered in told.webhook_token_hashes
+        async with stripe_world.world.database.maintenance() as tx:
+            await tx.execute("update stripe_connection set webhook_due_at = now()")
+        await webhooks.run_once(stripe_world.means)
+        await stripe_world.world.settle()
+    (told,) = stripe_world.world.snapshot(tenant).connections
+    assert registered in told.webhook_token_hashes
+    assert len(stripe_world.sandbox.endpoints(account.secret_key)) == 2
+
+
 async def test_a_key_that_outlives_its_replacement_is_told_of(stripe_world: StripeWorld) -> None:
     tenant, key, account = await configured(stripe_world)
     await stripe_world.configure(key, stripe_secret_key=stripe_world.sandbox.key(account.id))
@@ -219,11 +272,9 @@ async def test_nobody_fails_while_keys_are_rotated(stripe_world: StripeWorld) ->
                         "select * from connection_secret where secret_id = $1", current.secret_id
                     )
                 assert row is not None
-                kept = Kept(row["sealed"], row["data_key_id"], row["reference"])
-                place = Place(SECRET_TABLE, SECRET_FIELD, str(current.secret_id))
-                value = await stripe_world.means.sealer.read(UUID(tenant), kept, place)
+                value = await secrets.read(stripe_world.means.sealer, UUID(tenant), row)
                 answer = await stripe.get(
-                    "/v1/account", headers={"authorization": f"Bearer {value.decode()}"}
+                    "/v1/account", headers={"authorization": f"Bearer {value}"}
                 )
                 calls += 1
                 if answer.status_code != 200:

@@ -21,11 +21,15 @@ from libs.testing.databases import TestDatabase
 from services.tenants import bootstrap, rotation, store_sealed
 from tests.services.tenants.conftest import OPERATOR_EMAIL, OPERATOR_PASSWORD, ORIGIN, World
 from tests.services.tenants.sealed_world import (
+    begin,
     connect,
+    finish,
     holders,
     process_with,
+    progress,
     put_secret,
     sealer_of,
+    step,
     write_master_keys,
 )
 
@@ -50,35 +54,6 @@ def environment(
     """Master keys in a file."""
     monkeypatch.delenv("SLUICE_MASTER_KEYS")
     monkeypatch.setenv("SLUICE_MASTER_KEYS_FILE", str(master_keys))
-
-
-async def begin(world: World, kind: str, **fields: Any) -> str:
-    answer = await world.call("POST", "/api/v1/key-rotations", json={"kind": kind, **fields})
-    assert answer.status_code == 202, answer.text
-    found: str = answer.json()["id"]
-    return found
-
-
-async def progress(world: World, rotation_id: str) -> dict[str, Any]:
-    answer = await world.call("GET", f"/api/v1/key-rotations/{rotation_id}")
-    assert answer.status_code == 200, answer.text
-    found: dict[str, Any] = answer.json()
-    return found
-
-
-async def step(world: World) -> None:
-    """What the job does each second, long after the start."""
-    await rotation.run_once(world.database, sealer_of(world), utc_now(), grace=timedelta(0))
-
-
-async def finish(world: World, rotation_id: str) -> dict[str, Any]:
-    for _ in range(30):
-        await step(world)
-        await world.settle()
-        found = await progress(world, rotation_id)
-        if found["state"] == "done":
-            return found
-    raise AssertionError(found)
 
 
 async def values_of(secrets: Secrets, tenant_id: UUID) -> list[bytes]:
@@ -235,10 +210,16 @@ async def test_killed_at_every_step_a_rotation_goes_on(
             except KilledError:
                 deaths += 1
             await world.settle()
-            assert await values_of(held["gateway"][1], tenant_id) == [
-                b"sk_test_second",
-                b"sk_test_first",
-            ]
+            for service in held:
+                # Whether it goes on running or was started just now.
+                for secrets in (
+                    held[service][1],
+                    Secrets(held[service][0], process_with(master_keys)),
+                ):
+                    assert await values_of(secrets, tenant_id) == [
+                        b"sk_test_second",
+                        b"sk_test_first",
+                    ]
             if (await progress(world, rotation_id))["state"] == "done":
                 break
         found = await progress(world, rotation_id)

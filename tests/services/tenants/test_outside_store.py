@@ -7,7 +7,11 @@ from uuid import UUID
 
 import pytest
 
-from services.tenants import connection_jobs, secrets
+from libs.clock import utc_now
+from libs.crypto.errors import SecretStoreUnavailableError
+from libs.crypto.stores.vault import VaultSecrets
+from libs.ids import new_id
+from services.tenants import connection_jobs, secrets, shredding
 from services.tenants.means import Means
 from services.tenants.sealing import Sealer
 from services.tenants.settings import Settings
@@ -102,3 +106,90 @@ async def test_a_store_that_is_away_changes_nothing(
     answer = await outside.configure(key, stripe_secret_key=account.secret_key)
     assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
     assert await outside.rows(tenant) == []
+
+
+class KilledError(BaseException):
+    """The process is gone."""
+
+
+async def left_over(outside: StripeWorld, *, after: timedelta) -> None:
+    """What the job does, so long after."""
+    means = outside.means
+    await shredding.forget_left_over(means.database, means.sealer, utc_now() + after)
+
+
+async def intents(outside: StripeWorld) -> int:
+    async with outside.world.database.maintenance() as tx:
+        return int(await tx.fetchval("select count(*) from secret_intent"))
+
+
+@pytest.mark.parametrize("dies", ["before it is written", "after it was written"])
+async def test_a_secret_whose_writer_was_killed_is_deleted_outside(
+    outside: StripeWorld,
+    vault: tuple[VaultServer, str],
+    monkeypatch: pytest.MonkeyPatch,
+    dies: str,
+) -> None:
+    tenant, key = await outside.tenant("Acme")
+    account = outside.sandbox.account()
+    real = VaultSecrets.put
+
+    async def put(self: VaultSecrets, tenant_id: UUID, secret_id: UUID, plaintext: bytes) -> str:
+        if dies == "after it was written":
+            await real(self, tenant_id, secret_id, plaintext)
+        raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(VaultSecrets, "put", put)
+        with pytest.raises(KilledError):
+            await outside.configure(key, stripe_secret_key=account.secret_key)
+    assert await outside.rows(tenant) == []
+    assert values_in(vault[0]) == ([account.secret_key] if dies.startswith("after") else [])
+    # Young enough to be under way still: left alone.
+    await left_over(outside, after=timedelta(minutes=9))
+    assert await intents(outside) == 1
+    # The job is killed, too, or Vault is away: the next one goes on.
+    vault[0].away = True
+    with pytest.raises(SecretStoreUnavailableError):
+        await left_over(outside, after=timedelta(minutes=11))
+    vault[0].away = False
+    assert await intents(outside) == 1
+    with monkeypatch.context() as patch:
+
+        async def forget(*_: object) -> None:
+            raise KilledError
+
+        patch.setattr(VaultSecrets, "forget", forget)
+        with pytest.raises(KilledError):
+            await left_over(outside, after=timedelta(minutes=11))
+    await left_over(outside, after=timedelta(minutes=11))
+    assert values_in(vault[0]) == []
+    assert await intents(outside) == 0
+    # And the tenant configures itself as if nothing had been.
+    answer = await outside.configure(key, stripe_secret_key=account.secret_key)
+    assert answer.status_code == 201, answer.text
+    assert await intents(outside) == 0
+    await left_over(outside, after=timedelta(days=1))
+    assert account.secret_key in values_in(vault[0])
+
+
+async def test_a_secret_that_is_being_deleted_is_not_entered(
+    outside: StripeWorld, vault: tuple[VaultServer, str]
+) -> None:
+    tenant, _ = await outside.tenant("Acme")
+    means, now = outside.means, utc_now()
+    new = await secrets.keep(
+        means.sealer,
+        UUID(tenant),
+        "test",
+        "stripe_secret_key",
+        "sk_test_slow",
+        pepper=means.settings.key_pepper_bytes,
+        at=now,
+    )
+    await left_over(outside, after=timedelta(minutes=11))
+    with pytest.raises(SecretStoreUnavailableError):
+        async with means.database.tenant(UUID(tenant), "test") as tx:
+            await secrets.enter(tx, new_id(), new, actor="test", at=now, overlap=timedelta(hours=1))
+    assert await outside.rows(tenant) == []
+    assert values_in(vault[0]) == []

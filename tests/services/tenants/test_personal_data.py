@@ -3,6 +3,8 @@
 import json
 from uuid import UUID
 
+from structlog.testing import capture_logs
+
 from libs.clock import utc_now
 from libs.contracts.audit import ConfigurationChanged
 from libs.ids import new_id, public_id
@@ -20,8 +22,8 @@ def path_of(user_id: UUID) -> str:
     return f"/api/v1/members/{public_id('user', user_id)}/personal-data"
 
 
-async def dump(database: TestDatabase) -> str:
-    """Every row of the service's schema as text."""
+async def dump(database: TestDatabase, *only: str) -> str:
+    """Every row of the service's schema as text, or of some of its tables."""
     async with database.admin() as admin:
         tables = await admin.fetch(
             "select relname from pg_class where relnamespace = 'tenants'::regnamespace "
@@ -30,6 +32,7 @@ async def dump(database: TestDatabase) -> str:
         rows = [
             await admin.fetchval(f"select coalesce(json_agg(t), '[]')::text from tenants.{name} t")
             for (name,) in tables
+            if not only or name in only
         ]
     return "\n".join(rows)
 
@@ -69,6 +72,98 @@ async def test_what_stood_in_the_clear_is_sealed(world: World, database: TestDat
             again = await store_people.insert_user(tx, new_id(), ADA, None, None, utc_now())
             assert not again
         assert (ADA in await dump(database)) is not sealed
+
+
+async def test_an_odd_row_holds_no_other_up(world: World, database: TestDatabase) -> None:
+    people = [(new_id(), f"person{number}@people.example") for number in range(5)]
+    odd = people[1][0]
+    async with database.admin() as admin:
+        for user_id, email in people:
+            await admin.execute(
+                "insert into tenants.user_account (user_id, email, name, created_at) "
+                "values ($1, $2, 'Somebody', now())",
+                *(user_id, email),
+            )
+        # A key from nowhere: this account cannot be given one.
+        await admin.execute(
+            "insert into tenants.person_key (user_id, wrapped, created_at) "
+            "values ($1, '\\x00', now())",
+            odd,
+        )
+    with capture_logs() as logs:
+        await jobs.seal_people(world.database)
+    (told,) = [entry for entry in logs if entry["event"] == "personal_data_not_sealed"]
+    assert (told["what"], told["row_id"]) == ("account", str(odd))
+    assert "person1" not in str(logs)
+    async with database.admin() as admin:
+        rows = await admin.fetch("select user_id from tenants.user_account where email is not null")
+    assert [row["user_id"] for row in rows] == [odd]
+
+
+async def test_invitations_and_billing_addresses_stand_sealed(
+    world: World, database: TestDatabase
+) -> None:
+    await world.sign_up("Acme", settings={"billing_email": f"bills.{ADA}"})
+    await world.sign_up("Globex")
+    await add_person(world, "owner@acme.example", acme="owner")
+    await invite(world, "acme", ADA)
+    assert "canary" not in await dump(database, "tenant", "invitation")
+    shown = (await world.call("GET", "/api/v1/tenants/acme")).json()
+    assert shown["settings"]["billing_email"] == f"bills.{ADA}"
+    headers = {"X-Tenant-ID": "acme"}
+    listed = (await world.call("GET", "/api/v1/invitations", headers=headers)).json()["items"]
+    assert [each["email"] for each in listed] == [ADA]
+    # Invited again, the earlier one is void: it is found by its digest.
+    await invite(world, "acme", ADA)
+    again = (await world.call("GET", "/api/v1/invitations", headers=headers)).json()["items"]
+    assert [each["email"] for each in again] == [ADA]
+    assert again[0]["id"] != listed[0]["id"]
+    # Another row's address does not open in this one.
+    async with database.admin() as admin:
+        await admin.execute(
+            "update tenants.tenant t set billing_personal = f.billing_personal, "
+            "billing_wrapped = f.billing_wrapped, billing_email_digest = f.billing_email_digest "
+            "from tenants.tenant f where f.slug = 'acme' and t.slug = 'globex'"
+        )
+    answer = await world.call("GET", "/api/v1/tenants/globex")
+    assert answer.status_code == 500
+    assert "canary" not in answer.text
+
+
+async def test_addresses_that_stood_in_the_clear_are_sealed(
+    world: World, database: TestDatabase
+) -> None:
+    await world.sign_up("Acme")
+    await add_person(world, "owner@acme.example", acme="owner")
+    await invite(world, "acme", "twice@people.example")
+    async with database.admin() as admin:
+        await admin.execute(
+            "update tenants.tenant set billing_email = 'Bills.Canary@acme.example' "
+            "where slug = 'acme'"
+        )
+        for number, email in enumerate((ADA, "twice@people.example")):
+            await admin.execute(
+                "insert into tenants.invitation (tenant_id, invitation_id, token_hash, email, role, "
+                "created_by, created_at, expires_at) select tenant_id, $1, $2, $3, 'member', "
+                "'test', now(), now() + interval '1 day' from tenants.tenant where slug = 'acme'",
+                *(new_id(), bytes([number]) * 32, email),
+            )
+    headers = {"X-Tenant-ID": "acme"}
+    for sealed in (False, True):
+        if sealed:
+            await jobs.seal_people(world.database)
+            await jobs.seal_people(world.database)
+            text = await dump(database, "tenant", "invitation")
+            assert "anary" not in text
+            assert "twice@" not in text
+        shown = (await world.call("GET", "/api/v1/tenants/acme")).json()
+        assert shown["settings"]["billing_email"] == "bills.canary@acme.example"
+        listed = (await world.call("GET", "/api/v1/invitations", headers=headers)).json()["items"]
+        emails = sorted(each["email"] for each in listed)
+        # The one from before gives way to the one that was made since.
+        assert emails == [ADA, "twice@people.example"] + (
+            [] if sealed else ["twice@people.example"]
+        )
 
 
 async def test_nobody_is_read_with_anothers_key(world: World, database: TestDatabase) -> None:

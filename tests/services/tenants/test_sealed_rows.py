@@ -5,6 +5,7 @@ superuser changes them, and the code that runs in production reads them (attack 
 """
 
 import base64
+import contextlib
 import json
 import random
 from collections.abc import AsyncGenerator
@@ -16,15 +17,20 @@ from uuid import UUID
 import asyncpg
 import pytest
 
+from libs.clock import utc_now
 from libs.crypto.errors import SealedValueError, UnknownMasterKeyError
 from libs.db.tenant import NOBODY
-from libs.directory.secrets import Secrets
+from libs.directory.secrets import SECRET_FIELD, SECRET_TABLE, Secrets
+from libs.ids import new_id
 from libs.testing.databases import TestDatabase
-from services.tenants import secrets, store_secrets
+from services.tenants import secrets, store_connections, store_secrets
+from services.tenants.sealing import Place
 from tests.conftest import story_seed
 from tests.services.tenants.conftest import World
 from tests.services.tenants.sealed_world import (
+    begin,
     connect,
+    finish,
     holders,
     process_with,
     put_secret,
@@ -249,6 +255,113 @@ async def test_a_value_of_another_field_does_not_open_as_a_secret(vault: Vault) 
     ):
         with pytest.raises(SealedValueError):
             await vault.read(acme, secret_id)
+
+
+async def test_a_row_whose_mode_name_or_connection_is_exchanged_does_not_open(
+    vault: Vault,
+) -> None:
+    acme, _ = vault.tenants
+    (row, *_) = await vault.admin.fetch(f"{SECRETS_OF} where tenant_id = $1", acme)
+    live_id = new_id()
+    async with vault.world.database.tenant(acme, "live") as tx:
+        await store_connections.insert_connection(
+            tx, live_id, "RAW_KEYS", "CONNECTED", "test", utc_now()
+        )
+    for changes, mode in (
+        (f"mode = 'live', connection_id = '{live_id}'", "live"),
+        ("name = 'stripe_webhook_secret'", "test"),
+    ):
+        await vault.admin.execute(
+            f"update tenants.connection_secret set {changes} where secret_id = $1",
+            row["secret_id"],
+        )
+        async with vault.world.database.tenant(acme, mode) as tx:  # type: ignore[arg-type]
+            moved_row = await store_secrets.find_secret(tx, row["secret_id"])
+        with pytest.raises(SealedValueError):
+            await secrets.read(sealer_of(vault.world), acme, moved_row)
+        await vault.admin.execute(
+            "update tenants.connection_secret set mode = 'test', name = 'stripe_secret_key', "
+            "connection_id = (select connection_id from tenants.stripe_connection "
+            "where tenant_id = $2 and mode = 'test') where secret_id = $1",
+            *(row["secret_id"], acme),
+        )
+        assert (await vault.read(acme, row["secret_id"])).startswith("sk_test_")
+
+
+@pytest.mark.parametrize("service", HOLDERS)
+@pytest.mark.parametrize(("field", "value"), [("mode", "live"), ("name", "stripe_webhook_secret")])
+async def test_a_held_record_whose_mode_or_name_is_exchanged_does_not_open(
+    vault: Vault, service: str, field: str, value: str
+) -> None:
+    acme, _ = vault.tenants
+    (text,) = await vault.admin.fetch(
+        f"select record::text from {service}.tenant_secrets where tenant_id = $1", acme
+    )
+    record = json.loads(text[0])
+    for secret in record["secrets"]:
+        secret[field] = value
+    await vault.admin.execute(
+        f"update {service}.tenant_secrets set record = $2::text::jsonb where tenant_id = $1",
+        *(acme, json.dumps(record)),
+    )
+    wanted = {"mode": "test", "name": "stripe_secret_key", field: value}
+    with pytest.raises(SealedValueError):
+        await vault.holders[service][1].find(
+            acme,
+            wanted["mode"],
+            wanted["name"],
+            afresh=True,  # type: ignore[arg-type]
+        )
+
+
+async def test_a_kept_answer_is_nobody_elses(vault: Vault) -> None:
+    world, (acme, _) = vault.world, vault.tenants
+    one, two = [await world.make_key(str(acme), "members:manage", "usage:write") for _ in range(2)]
+    body = {"name": "k", "scopes": ["usage:write"], "mode": "test"}
+    headers = {"Idempotency-Key": "once"}
+    made = await world.call("POST", "/api/v1/api-keys", key=one, json=body, headers=headers)
+    assert made.status_code == 201, made.text
+    # Somebody who writes every row gives the answer to another caller, of the same tenant.
+    callers = await vault.admin.fetch(
+        "select caller from tenants.idempotency_key where tenant_id = $1", acme
+    )
+    assert len(callers) == 1
+    mine = await world.call("POST", "/api/v1/api-keys", key=two, json=body, headers=headers)
+    assert mine.json()["key"] != made.json()["key"]
+    await vault.admin.execute(
+        "update tenants.idempotency_key t set answer = f.answer from tenants.idempotency_key f "
+        "where f.tenant_id = $1 and t.tenant_id = $1 and f.caller = $2 and t.caller <> $2",
+        *(acme, callers[0]["caller"]),
+    )
+    stolen = await world.call("POST", "/api/v1/api-keys", key=two, json=body, headers=headers)
+    assert stolen.status_code == 500
+    assert made.json()["key"] not in stolen.text
+
+
+async def test_what_was_sealed_before_opens_and_is_bound_anew_by_a_rotation(
+    vault: Vault,
+) -> None:
+    world, (acme, _) = vault.world, vault.tenants
+    (row, *_) = await vault.admin.fetch(f"{SECRETS_OF} where tenant_id = $1", acme)
+    former = Place(SECRET_TABLE, SECRET_FIELD, str(row["secret_id"]))
+    sealed = (await sealer_of(world).prepare(acme, utc_now())).seal(b"sk_test_before", former)
+    async with world.database.tenant(acme, "test") as tx:
+        await tx.execute(
+            "update connection_secret set sealed = $2, data_key_id = $3 where secret_id = $1",
+            *(row["secret_id"], sealed.value, sealed.data_key_id),
+        )
+        await secrets.publish_secrets(tx, utc_now())
+    await world.settle()
+    for rotated in (False, True):
+        if rotated:
+            await finish(world, await begin(world, "data", tenant="acme"))
+        assert await vault.read(acme, row["secret_id"]) == "sk_test_before"
+        assert b"sk_test_before" in await vault.held("gateway", acme)
+        (now,) = await vault.admin.fetch(f"{SECRETS_OF} where secret_id = $1", row["secret_id"])
+        opened: bytes | None = None
+        with contextlib.suppress(SealedValueError):
+            opened = await sealer_of(world).open(acme, now["sealed"], former)
+        assert opened == (None if rotated else b"sk_test_before")
 
 
 async def test_a_dump_opens_with_the_keyring_and_with_no_other(

@@ -19,6 +19,7 @@ from libs.crypto.sealed import DATA_KEY_AGE_DAYS_MAX, DATA_KEY_USES_MAX, header_
 from libs.crypto.settings import Sealing
 from libs.crypto.vaults.local import LocalMasterKeys
 from libs.db.pool import Database, Tx
+from libs.ids import new_id
 from libs.testing.databases import TestDatabase
 from services.tenants.sealing import Kept, Place, Sealer
 from tests.services.tenants.conftest import World
@@ -184,4 +185,4 @@ async def test_a_sealer_without_a_store_says_so(world: World) -> None:
     tenant_id = await tenant_of(world)
     sealer = Sealer(world.database, world.settings.sealing)
     with pytest.raises(SealedValueError, match="not configured"):
-        await sealer.read(tenant_id, Kept(None, None, "vault:a/b/c#1"), PLACE)
+        await sealer.read(tenant_id, new_id(), Kept(None, None, "vault:a/b/c#1"), PLACE)
