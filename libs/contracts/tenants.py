@@ -124,6 +124,7 @@ class ConnectionRecord(BaseModel):
             is used with `Stripe-Account`.
         webhook_token_hashes: hex SHA-256 of the opaque tokens of the tenant's webhook URL.
         application_fee_basis_points: the platform's share of a Connect payment; None takes none.
+        application_fee_fixed_minor: taken besides, of payments in `application_fee_currency`.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -141,6 +142,8 @@ class ConnectionRecord(BaseModel):
     credential_version: int = 0
     webhook_token_hashes: tuple[str, ...] = ()
     application_fee_basis_points: int | None = None
+    application_fee_fixed_minor: int | None = None
+    application_fee_currency: str | None = None
 
 
 class ConfigRecord(BaseModel):

@@ -22,8 +22,9 @@ class StripeNotConnected(Conflict):
         "POST /api/v1/connect/start."
     )
 
-    def __init__(self, detail: str | None = None) -> None:
-        super().__init__(detail, extra={"connect_url": CONNECT_PAGE})
+    def __init__(self, detail: str | None = None, *, payment: str | None = None) -> None:
+        named = {} if payment is None else {"payment": payment}
+        super().__init__(detail, extra={"connect_url": CONNECT_PAGE} | named)
 
 
 def needs_connection(

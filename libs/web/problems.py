@@ -117,6 +117,18 @@ class Unauthorized(Problem):
         super().__init__(detail, headers=headers, **parts)
 
 
+class PaymentDeclined(Problem):
+    """402: the payer's bank said no; the answer names the payment and the bank's reason."""
+
+    status = 402
+    default_code = "payment_declined"
+    default_title = "Payment declined"
+    default_detail = (
+        "The payer's bank declined the payment; `failure_code` says why. Ask the payer for another "
+        "payment method and confirm the payment with it."
+    )
+
+
 class Forbidden(Problem):
     """403: the caller's role or scope is too low; the answer names the permission that is missing.
 

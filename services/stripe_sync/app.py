@@ -15,7 +15,7 @@ from libs.observability.health import Health
 from libs.settings import load
 from libs.web.auth import Gate
 from libs.web.serve import create_app, serve
-from services.stripe_sync import jobs, routes
+from services.stripe_sync import jobs, routes, routes_checkout
 from services.stripe_sync.connections import ConnectionWatch
 from services.stripe_sync.customers import CustomerLinks
 from services.stripe_sync.handlers import HANDLERS
@@ -62,7 +62,12 @@ def build() -> FastAPI:
             async with runtime.running(), refreshing.running():
                 yield
 
-    return create_app("Stripe sync", health=health, routers=[routes.router], lifespan=lifespan)
+    return create_app(
+        "Stripe sync",
+        health=health,
+        routers=[routes.router, routes_checkout.router],
+        lifespan=lifespan,
+    )
 
 
 if __name__ == "__main__":

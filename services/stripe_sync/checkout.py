@@ -1,7 +1,7 @@
-"""Checkout: a page at Stripe on which a tenant subscribes to a plan of the platform."""
+"""Checkout: a page at Stripe on which a tenant subscribes to a plan, or a payer pays an amount."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from uuid import UUID
 
 from libs.clock import utc_now
@@ -12,10 +12,14 @@ from libs.db.pool import Database
 from libs.db.tenant import Mode
 from libs.directory.local import Tenant
 from libs.ids import new_id
+from libs.money import Money, to_stripe
 from services.stripe_sync import store_checkout, store_objects, store_plans
 from services.stripe_sync.client import Json, StripeApi
 from services.stripe_sync.customers import CustomerLinks
+from services.stripe_sync.fees import application_fee
+from services.stripe_sync.metadata import metadata_of
 from services.stripe_sync.once import Writer
+from services.stripe_sync.payers import Asker, Payer, Till
 from services.stripe_sync.plans import ensure_prices, wait_for_plan
 from services.stripe_sync.store_plans import PlanVersion
 
@@ -48,13 +52,15 @@ class Wish:
 
 
 @dataclass(frozen=True)
-class Buyer:
-    """Who buys, and who pressed the button."""
+class Sale:
+    """An amount to be paid on a page, and what for."""
 
-    tenant: Tenant
-    mode: Mode
-    actor: str
-    client_key: str | None
+    amount: Money
+    name: str
+    quantity: int
+    success_url: str
+    cancel_url: str
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -96,7 +102,7 @@ async def open_session(
     database: Database,
     api: StripeApi,
     links: CustomerLinks,
-    buyer: Buyer,
+    buyer: Asker,
     wish: Wish,
     plan: PlanVersion,
 ) -> Session:
@@ -107,7 +113,10 @@ async def open_session(
         StripeCallError: Stripe did not answer or refused.
     """
     tenant, mode, account = buyer.tenant, buyer.mode, PLATFORM_ACCOUNT
-    stripe_customer = await links.ensure(api, account, tenant, mode, email=wish.email)
+    itself = Payer(tenant.snapshot.self_customer_id, tenant.snapshot.name, is_tenant=True)
+    stripe_customer = await links.ensure(
+        api, account, tenant, mode, itself, actor=buyer.actor, email=wish.email
+    )
     async with database.tenant(tenant.id, mode) as tx:
         if await store_objects.has_live_subscription(tx, account, stripe_customer):
             raise AlreadySubscribedError
@@ -133,7 +142,7 @@ async def open_session(
 
 
 async def _create(
-    database: Database, api: StripeApi, buyer: Buyer, checkout_id: UUID, request: Json
+    database: Database, api: StripeApi, buyer: Asker, checkout_id: UUID, request: Json
 ) -> Session:
     writer = Writer(database, api, buyer.tenant.id, buyer.mode)
     created = await writer.post(
@@ -147,22 +156,75 @@ async def _create(
     return Session(created["url"], created["id"])
 
 
-async def open_portal(
-    database: Database, api: StripeApi, tenant: Tenant, mode: Mode, return_url: str
-) -> str:
-    """The address of Stripe's portal for the tenant's own customer.
+async def open_sale(
+    database: Database, links: CustomerLinks, buyer: Asker, payer: Payer, till: Till, sale: Sale
+) -> Session:
+    """Open a page on which a payer pays an amount once; the same client key opens the same page.
 
     Raises:
-        NeverBoughtError: there is no such customer.
+        NotRepresentableError: Stripe's unit is too coarse for the amount.
+        StripeCallError: Stripe did not answer or refused.
+    """
+    tenant, mode = buyer.tenant, buyer.mode
+    unit_amount = to_stripe(sale.amount)
+    stripe_customer = await links.ensure(
+        till.api, till.account, tenant, mode, payer, actor=buyer.actor
+    )
+    metadata = metadata_of(tenant, buyer.actor, payer.customer_id, sale.metadata)
+    total = Money(sale.amount.amount_minor * sale.quantity, sale.amount.currency)
+    fee = to_stripe(application_fee(till.connection, total))
+    product = {"name": sale.name}
+    price = {
+        "currency": sale.amount.currency.lower(),
+        "unit_amount": unit_amount,
+        "product_data": product,
+    }
+    request: Json = {
+        "mode": "payment",
+        "customer": stripe_customer,
+        "line_items": [{"price_data": price, "quantity": sale.quantity}],
+        "success_url": sale.success_url,
+        "cancel_url": sale.cancel_url,
+        "client_reference_id": str(tenant.id),
+        "metadata": metadata,
+        "payment_intent_data": {
+            "metadata": metadata,
+            **({"application_fee_amount": fee} if fee else {}),
+        },
+    }
+    async with database.tenant(tenant.id, mode) as tx:
+        session = await store_checkout.reserve_session(
+            tx,
+            {
+                "checkout_id": new_id(),
+                "actor": buyer.actor,
+                "client_key": buyer.client_key,
+                "account": till.account,
+                "customer_id": payer.customer_id,
+                "plan_version_id": None,
+                "request": request,
+                "created_at": utc_now(),
+            },
+        )
+    if session["stripe_session_id"] is not None:
+        return Session(session["url"], session["stripe_session_id"])
+    return await _create(database, till.api, buyer, session["checkout_id"], session["request"])
+
+
+async def open_portal(
+    database: Database, tenant: Tenant, mode: Mode, payer: Payer, till: Till, return_url: str
+) -> str:
+    """The address of Stripe's portal for a payer.
+
+    Raises:
+        NeverBoughtError: the account has no such customer.
         StripeCallError: Stripe did not answer or refused.
     """
     async with database.tenant(tenant.id, mode) as tx:
-        link = await store_checkout.find_link(
-            tx, PLATFORM_ACCOUNT, tenant.snapshot.self_customer_id
-        )
+        link = await store_checkout.find_link(tx, till.account, payer.customer_id)
     if link is None or link["stripe_customer_id"] is None:
         raise NeverBoughtError
-    session = await api.post(
+    session = await till.api.post(
         "portal_session.create",
         "/v1/billing_portal/sessions",
         {"customer": link["stripe_customer_id"], "return_url": return_url},
@@ -172,18 +234,12 @@ async def open_portal(
     return url
 
 
-def _metadata(buyer: Buyer, plan: PlanVersion) -> dict[str, str]:
+def _metadata(buyer: Asker, plan: PlanVersion) -> dict[str, str]:
     """What every object of this purchase carries (requirement P3)."""
-    snapshot = buyer.tenant.snapshot
-    return {
-        "tenant_id": str(buyer.tenant.id),
-        "tenant_type": snapshot.tenant_type,
-        "customer_id": str(snapshot.self_customer_id),
-        "user": buyer.actor,
-        "plan": plan.key,
-        "plan_key": plan.key,
-        "plan_version_id": str(plan.plan_version_id),
-    }
+    bought = {"plan_key": plan.key, "plan_version_id": str(plan.plan_version_id)}
+    customer_id = buyer.tenant.snapshot.self_customer_id
+    told = metadata_of(buyer.tenant, buyer.actor, customer_id, bought)
+    return told | {"plan": plan.key}
 
 
 def _request(

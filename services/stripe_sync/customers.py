@@ -7,13 +7,15 @@ from uuid import UUID
 
 from libs.clock import utc_now
 from libs.contracts.envelope import Mode
-from libs.contracts.stripe_sync import StripeCustomerLinked
+from libs.contracts.stripe_sync import PLATFORM_ACCOUNT, StripeCustomerLinked
 from libs.db.pool import Database
 from libs.directory.local import Tenant, business_now
 from libs.messaging.outbox import emit
 from services.stripe_sync import store_checkout, store_objects
 from services.stripe_sync.client import Json, StripeApi
+from services.stripe_sync.metadata import metadata_of
 from services.stripe_sync.once import Writer
+from services.stripe_sync.payers import Payer
 
 NAME_LENGTH_MAX = 256
 LOOK_PAGES_MAX = 50
@@ -29,40 +31,60 @@ class CustomerLinks:
     """
 
     database: Database
-    _locks: dict[tuple[UUID, Mode], asyncio.Lock] = field(default_factory=dict)
+    _locks: dict[tuple[UUID, Mode, str, UUID], asyncio.Lock] = field(default_factory=dict)
 
     async def ensure(
-        self, api: StripeApi, account: str, tenant: Tenant, mode: Mode, *, email: str | None
+        self,
+        api: StripeApi,
+        account: str,
+        tenant: Tenant,
+        mode: Mode,
+        payer: Payer,
+        *,
+        actor: str,
+        email: str | None = None,
     ) -> str:
-        """The Stripe customer of the tenant itself on this account.
+        """The Stripe customer of a payer on this account.
 
         In test mode it lives on a test clock of its own, which starts at the tenant's business
-        time.
+        time; on a tenant's own account it does not, for nobody would move that clock.
+
+        Args:
+            actor: who asked first; it stands in the customer's metadata.
+            email: of the tenant itself, where its record has none.
 
         Raises:
             StripeCallError: Stripe did not answer or refused.
         """
-        lock = self._locks.setdefault((tenant.id, mode), asyncio.Lock())
+        name = (tenant.id, mode, account, payer.customer_id)
+        lock = self._locks.setdefault(name, asyncio.Lock())
         try:
             async with lock:
-                return await self._ensure(api, account, tenant, mode, email)
+                request = _request(tenant, payer, actor, email)
+                return await self._ensure(api, account, tenant, mode, payer.customer_id, request)
         finally:
             if not lock.locked():
-                self._locks.pop((tenant.id, mode), None)
+                self._locks.pop(name, None)
 
     async def _ensure(
-        self, api: StripeApi, account: str, tenant: Tenant, mode: Mode, email: str | None
+        self,
+        api: StripeApi,
+        account: str,
+        tenant: Tenant,
+        mode: Mode,
+        customer_id: UUID,
+        request: Json,
     ) -> str:
-        customer_id = tenant.snapshot.self_customer_id
-        clock_time = business_now(tenant, mode) if mode == "test" else None
+        on_clock = mode == "test" and account == PLATFORM_ACCOUNT
+        clock_time = business_now(tenant, mode) if on_clock else None
         async with self.database.tenant(tenant.id, mode) as tx:
             link = await store_checkout.reserve_link(
-                tx, account, customer_id, _request(tenant, email), clock_time, utc_now()
+                tx, account, customer_id, request, clock_time, utc_now()
             )
         if link["stripe_customer_id"] is not None:
             known: str = link["stripe_customer_id"]
             return known
-        request: Json = link["request"]
+        request = link["request"]
         writer = Writer(self.database, api, tenant.id, mode)
         if link["clock_time"] is not None:
             clock_id = link["stripe_test_clock_id"] or await self._create_clock(
@@ -109,21 +131,17 @@ async def _look(api: StripeApi, request: Json) -> Json | None:
     return next((each for each in found if each["metadata"].get("customer_id") == wanted), None)
 
 
-def _request(tenant: Tenant, email: str | None) -> Json:
-    """What Stripe is told of a customer (requirement P3)."""
+def _request(tenant: Tenant, payer: Payer, actor: str, email: str | None) -> Json:
+    """What Stripe is told of a customer (requirement P3).
+
+    Of a customer of the tenant's own that is its name: the e-mail stays in billing.
+    """
     snapshot = tenant.snapshot
-    address = snapshot.billing_email or email
-    metadata = {
-        "tenant_id": str(tenant.id),
-        "tenant_type": snapshot.tenant_type,
-        "customer_id": str(snapshot.self_customer_id),
-        "name": snapshot.name[:NAME_LENGTH_MAX],
-    }
+    metadata = metadata_of(tenant, actor, payer.customer_id)
+    request: Json = {"preferred_locales": [snapshot.locale], "metadata": metadata}
+    if payer.name:
+        request["name"] = metadata["name"] = payer.name[:NAME_LENGTH_MAX]
+    address = (snapshot.billing_email or email) if payer.is_tenant else None
     if address:
-        metadata["billing_email"] = address
-    request: Json = {
-        "name": snapshot.name[:NAME_LENGTH_MAX],
-        "preferred_locales": [snapshot.locale],
-        "metadata": metadata,
-    }
-    return request | ({"email": address} if address else {})
+        request["email"] = metadata["billing_email"] = address
+    return request

@@ -78,12 +78,14 @@ async def complete_link(tx: Tx, account: str, customer_id: UUID, stripe_id: str)
 
 
 async def clocks_of(tx: Tx, account: str) -> list[Row]:
-    """(test clock, Stripe customer) of the tenant in scope."""
+    """(test clock, Stripe customer) of the tenant in scope: the tenant itself before its customers."""
     return await tx.fetch(
-        "select stripe_test_clock_id, stripe_customer_id from customer_link "
-        "where tenant_id = $1 and mode = $2 and account = $3 "
-        "and stripe_test_clock_id is not null and stripe_customer_id is not null "
-        "order by created_at limit 1",
+        "select l.stripe_test_clock_id, l.stripe_customer_id from customer_link l "
+        "left join known_customer k on k.tenant_id = l.tenant_id and k.mode = l.mode "
+        "and k.customer_id = l.customer_id and k.billed_by = 'tenant' "
+        "where l.tenant_id = $1 and l.mode = $2 and l.account = $3 "
+        "and l.stripe_test_clock_id is not null and l.stripe_customer_id is not null "
+        "order by k.customer_id is not null, l.created_at limit 1",
         tx.tenant_id,
         tx.mode,
         account,

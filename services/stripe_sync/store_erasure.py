@@ -18,6 +18,13 @@ async def forget(tx: Tx, customer_id: UUID) -> None:
         customer_id,
     )
     await tx.execute(
+        "update known_customer set name = null "
+        "where tenant_id = $1 and mode = $2 and customer_id = $3",
+        tx.tenant_id,
+        tx.mode,
+        customer_id,
+    )
+    await tx.execute(
         "update payment set receipt_email = null, receipt_url = null "
         "where tenant_id = $1 and mode = $2 and customer_id = $3",
         tx.tenant_id,

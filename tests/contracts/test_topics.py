@@ -53,13 +53,11 @@ def test_a_service_handles_only_what_it_reads(service: str) -> None:
 
 
 UNREAD = {
-    "CustomerCreated": "told for readers to come; billing itself keeps the customers",
     "TenantStatusChanged": "told for readers to come; the status travels in the snapshot",
     "DisputeChanged": "told for readers to come; the money it moves is a balance transaction",
     "PayoutChanged": "told for readers to come; the money it moves is a balance transaction",
     "RefundChanged": "told for readers to come; the money it moves is a balance transaction",
     "StatementRequested": "stripe_sync lists the statement",
-    "StripeEventFound": "the gateway takes it in",
     "StripeStatement": "the ledger keeps it",
     "TenantSnapshot": "taken by the directory's consumer of every service (libs/directory)",
     "TenantSecrets": "taken by the directory's consumer of its two holders (libs/directory)",
