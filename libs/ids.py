@@ -14,6 +14,7 @@ PREFIXES = {
     "connection": "con",
     "credit": "crd",
     "customer": "cus",
+    "dispute": "dsp",
     "entry": "ent",
     "event": "evt",
     "invitation": "ivt",
@@ -22,13 +23,16 @@ PREFIXES = {
     "line": "line",
     "meter": "mtr",
     "payment": "pay",
+    "payout": "pyo",
     "plan": "plan",
     "price": "price",
+    "refund": "ref",
     "session": "ses",
     "subscription": "sub",
     "team": "team",
     "user": "usr",
     "webhook_event": "whe",
+    "webhook_replay": "rpl",
 }
 
 

@@ -111,6 +111,11 @@ WEBHOOKS_RECEIVED_TOTAL = Counter(
     "Webhook requests by outcome: stored, duplicate, quarantined, refused, unavailable.",
     ["outcome"],
 )
+WEBHOOKS_QUARANTINED = Gauge(
+    "sluice_webhooks_quarantined_records",
+    "Verified webhooks kept aside, by reason; those of an unknown account after five minutes.",
+    ["reason"],
+)
 STRIPE_REQUESTS_TOTAL = Counter(
     "sluice_stripe_requests_total",
     "Calls to Stripe, by operation and outcome.",
@@ -157,6 +162,16 @@ PAYMENTS_TOTAL = Counter(
     "sluice_payments_total",
     "Payments that came to an end, by outcome and mode.",
     ["outcome", "mode"],
+)
+PAYOUTS_FAILED_TOTAL = Counter(
+    "sluice_payouts_failed_total",
+    "Payouts that a bank sent back or Stripe could not make.",
+    ["mode"],
+)
+LEDGER_SUSPENSE_ENTRIES_TOTAL = Counter(
+    "sluice_ledger_suspense_entries_total",
+    "Movements booked to suspense because no rule knows their kind (Stripe's word).",
+    ["kind"],
 )
 JOB_RUNS_TOTAL = Counter(
     "sluice_job_runs_total", "Runs of timed jobs by outcome.", ["job", "outcome"]

@@ -16,11 +16,13 @@ from libs.settings import load
 from libs.web.auth import Gate
 from libs.web.limits import Limits
 from libs.web.serve import create_app, serve
-from services.gateway import jobs, routes
+from services.gateway import jobs, routes_archive, routes_replays, routes_webhooks
 from services.gateway.handlers import HANDLERS
 from services.gateway.settings import Settings
+from services.gateway.spool import Spool
 
 LIMITS = Limits(body_bytes_max=512 * 1024, body_timeout_seconds=10.0)
+ROUTERS = (routes_webhooks.router, routes_replays.router, routes_archive.router)
 
 
 def build() -> FastAPI:
@@ -36,18 +38,22 @@ def build() -> FastAPI:
         app.state.gate = Gate(database, directory, settings.key_pepper_bytes)
         app.state.endpoint_secrets = settings.endpoint_secrets()
         app.state.secrets = Secrets(database, settings.sealing)
+        app.state.spool = spool = Spool(database, settings.spool_events_max)
         runtime = Runtime(database, settings.kafka, health)
         runtime.add_consumers(consumers_of(database, settings.kafka, HANDLERS, parks=False))
         runtime.add_relay()
-        runtime.add_job(
-            "release_quarantined", partial(jobs.release_quarantined, database), every_seconds=1.0
-        )
+        for name, run_once, every_seconds in (
+            ("keep_months", partial(jobs.keep_months, database, settings.archive_months), 60),
+            ("measure_spool", spool.measure, 1),
+            ("release_quarantined", partial(jobs.release_quarantined, database), 1),
+            ("go_on_with_replays", partial(jobs.go_on_with_replays, database), 0.5),
+            ("tell_quarantine", partial(jobs.tell_quarantine, database), 15),
+        ):
+            runtime.add_job(name, run_once, every_seconds=every_seconds)
         async with runtime.running():
             yield
 
-    return create_app(
-        "Gateway", health=health, routers=[routes.router], lifespan=lifespan, limits=LIMITS
-    )
+    return create_app("Gateway", health=health, routers=ROUTERS, lifespan=lifespan, limits=LIMITS)
 
 
 if __name__ == "__main__":

@@ -1,35 +1,24 @@
-"""Taking a webhook in: verify, read, find its tenant, keep it, tell the others."""
+"""Taking a webhook in: verify, read, find its tenant, keep it."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 from uuid import UUID
 
 import structlog
 
 from libs.clock import utc_now
-from libs.contracts.audit import SecurityEventRaised
 from libs.contracts.envelope import Mode
-from libs.contracts.gateway import StripeEventReceived
 from libs.contracts.stripe_sync import PLATFORM_ACCOUNT
 from libs.contracts.tenants import PLATFORM_TENANT_ID
-from libs.db.pool import Database, Tx
-from libs.directory.local import Directory, Tenant
-from libs.ids import new_id
+from libs.db.pool import Database
+from libs.directory.local import Directory, LookupKind, Tenant
 from libs.messaging.key_use import KEY_USES
-from libs.messaging.outbox import emit
-from services.gateway import signature, store
+from services.gateway import keeping, signature
 from services.gateway.endpoints import EndpointSecret, TenantEndpoint
+from services.gateway.keeping import UNKNOWN_ACCOUNT, Outcome, Place, Taken
 from services.gateway.stripe_event import StripeEvent, parse
 
 log = structlog.get_logger()
-
-PAYLOAD_BYTES_MAX = 240 * 1024
-"""What travels in an event: escaped as JSON text it at most doubles, and an event has 512 KiB."""
-
-Assignment = Literal["customer", "metadata", "account", "unassigned"]
-Outcome = Literal["stored", "duplicate", "quarantined"]
 
 
 class EndpointClosedError(Exception):
@@ -53,24 +42,6 @@ class Webhook:
     headers: Mapping[str, str]
 
 
-@dataclass(frozen=True)
-class _Place:
-    """Whose event it is, and how that was found."""
-
-    tenant_id: UUID
-    assignment: Assignment
-
-
-@dataclass(frozen=True)
-class _Taken:
-    """A verified webhook, the account it is of, and why it is kept aside, if it is."""
-
-    webhook: Webhook
-    event: StripeEvent
-    account: str
-    quarantine_reason: str | None
-
-
 async def take(
     webhook: Webhook,
     secrets: Sequence[EndpointSecret],
@@ -89,20 +60,20 @@ async def take(
     event = parse(webhook.body)
     signers = [secrets[place] for place in matched]
     reason = _quarantine_reason(event, signers)
-    mode = signers[0].mode if reason == "livemode_mismatch" else _mode_of(event)
+    mode = signers[0].mode if reason == "livemode_mismatch" else event.mode
     tenant = None
     if reason is None and event.account is not None:
         tenant = await directory.find("account", f"{mode}:{event.account}")
-        reason = "unknown_account" if tenant is None else None
-    taken = _Taken(webhook, event, event.account or PLATFORM_ACCOUNT, reason)
+        reason = UNKNOWN_ACCOUNT if tenant is None else None
     if reason is not None:
-        return await _quarantine(database, PLATFORM_TENANT_ID, mode, taken)
-    if tenant is not None:
+        place = Place(PLATFORM_TENANT_ID, "unassigned")
+    elif tenant is not None:
         _note_use(tenant, mode, event)
-        place = _Place(tenant.id, "account")
+        place = Place(tenant.id, "account")
     else:
-        place = await _place(event, mode, directory)
-    return await _store(database, place, mode, taken)
+        place = await keeping.place_of(event, mode, _finder(directory))
+    taken = _taken(webhook, event, event.account or PLATFORM_ACCOUNT, reason)
+    return await _keep(database, place, mode, taken)
 
 
 async def take_for_tenant(
@@ -123,7 +94,7 @@ async def take_for_tenant(
     event = parse(webhook.body)
     if event.account not in (None, endpoint.account):
         async with database.tenant(endpoint.tenant_id, endpoint.mode) as tx:
-            _raise_alarm(tx, "stripe_event_of_another_account", event)
+            keeping.raise_alarm(tx, "stripe_event_of_another_account", event)
         log.error("webhook_of_another_account", account=endpoint.account, named=event.account)
         raise OtherAccountError
     KEY_USES.note(
@@ -133,12 +104,10 @@ async def take_for_tenant(
         endpoint.connection_id,
         version=found[matched[0]].version,
     )
-    reason = None if _mode_of(event) == endpoint.mode else "livemode_mismatch"
-    taken = _Taken(webhook, event, endpoint.account, reason)
-    if reason is not None:
-        return await _quarantine(database, endpoint.tenant_id, endpoint.mode, taken)
-    place = _Place(endpoint.tenant_id, "account")
-    return await _store(database, place, endpoint.mode, taken)
+    reason = None if event.mode == endpoint.mode else "livemode_mismatch"
+    place = Place(endpoint.tenant_id, "account" if reason is None else "unassigned")
+    taken = _taken(webhook, event, endpoint.account, reason)
+    return await _keep(database, place, endpoint.mode, taken)
 
 
 def _verify(webhook: Webhook, secrets: Sequence[bytes], *, closed: bool = False) -> tuple[int, ...]:
@@ -161,123 +130,29 @@ def _note_use(tenant: Tenant, mode: Mode, event: StripeEvent) -> None:
         KEY_USES.note(tenant.id, mode, "stripe_webhook_secret", connection.connection_id, version=0)
 
 
-async def _store(database: Database, place: _Place, mode: Mode, taken: _Taken) -> Outcome:
-    """Keep an event of a tenant and publish it, in one commit."""
-    async with database.tenant(place.tenant_id, mode) as tx:
-        kept = await _keep(tx, taken, place.assignment)
-        if kept is None:
-            return "duplicate"
-        publish(tx, kept)
-        if place.assignment == "unassigned":
-            _raise_alarm(tx, "stripe_event_unassigned", taken.event)
-    return "stored"
-
-
-def publish(tx: Tx, kept: store.KeptEvent, replay_id: str | None = None) -> None:
-    """Tell the others of a kept event, for the first time or again."""
-    travels = len(kept.payload) <= PAYLOAD_BYTES_MAX
-    emit(
-        tx,
-        StripeEventReceived(
-            account=kept.account,
-            stripe_event_id=kept.stripe_event_id,
-            event_type=kept.event_type,
-            api_version=kept.api_version,
-            created_at=kept.event_created_at,
-            object_type=kept.object_type,
-            object_id=kept.object_id,
-            payload=kept.payload.decode() if travels else None,
-            replay_id=replay_id,
-        ),
-        effective_at=kept.event_created_at,
-    )
-
-
-def _mode_of(event: StripeEvent) -> Mode:
-    return "live" if event.livemode else "test"
-
-
 def _quarantine_reason(event: StripeEvent, signers: Sequence[EndpointSecret]) -> str | None:
     """Why a signed event is kept aside: its account or mode is not what the secret stands for."""
-    mode = _mode_of(event)
-    if all(mode not in signer.modes for signer in signers):
+    if all(event.mode not in signer.modes for signer in signers):
         return "livemode_mismatch"
     wanted = "platform" if event.account is None else "connect"
-    if any(signer.scope == wanted and mode in signer.modes for signer in signers):
+    if any(signer.scope == wanted and event.mode in signer.modes for signer in signers):
         return None
     return "account_missing" if event.account is None else "account_unexpected"
 
 
-async def _quarantine(database: Database, holder_id: UUID, mode: Mode, taken: _Taken) -> Outcome:
-    """Keep an event that is not what its secret stands for; it is not published."""
-    async with database.tenant(holder_id, mode) as tx:
-        if await _keep(tx, taken, "unassigned") is None:
-            return "duplicate"
-        _raise_alarm(tx, f"stripe_event_quarantined_{taken.quarantine_reason}", taken.event)
-    log.error(
-        "webhook_quarantined",
-        reason=taken.quarantine_reason,
-        account=taken.account,
-        stripe_event_id=taken.event.id,
-        event_type=taken.event.type,
-    )
-    return "quarantined"
+def _finder(directory: Directory) -> keeping.FindTenant:
+    async def find(kind: LookupKind, value: str) -> UUID | None:
+        tenant = await directory.find(kind, value)
+        return tenant.id if tenant is not None else None
+
+    return find
 
 
-async def _place(event: StripeEvent, mode: Mode, directory: Directory) -> _Place:
-    """The tenant an event of the platform's own account belongs to.
-
-    The directory's Stripe ids come first, then our metadata where it names an existing tenant, then
-    the platform itself.
-    """
-    for stripe_id in (*event.customer_ids, *event.subscription_ids):
-        tenant = await directory.find("stripe", f"{mode}:{stripe_id}")
-        if tenant is not None:
-            return _Place(tenant.id, "customer")
-    for tenant_id in event.named_tenant_ids:
-        tenant = await directory.by_id(tenant_id)
-        if tenant is not None:
-            return _Place(tenant.id, "metadata")
-    if event.customer_ids or event.subscription_ids or event.named_tenant_ids:
-        log.warning("webhook_unassigned", stripe_event_id=event.id, event_type=event.type)
-        return _Place(PLATFORM_TENANT_ID, "unassigned")
-    return _Place(PLATFORM_TENANT_ID, "account")
+def _taken(webhook: Webhook, event: StripeEvent, account: str, reason: str | None) -> Taken:
+    return Taken(event, account, webhook.body, webhook.headers, utc_now(), reason)
 
 
-async def _keep(tx: Tx, taken: _Taken, assignment: Assignment) -> store.KeptEvent | None:
-    """Store the event; None when its id was taken before."""
-    event, webhook = taken.event, taken.webhook
-    kept = store.KeptEvent(
-        id=new_id(),
-        account=taken.account,
-        stripe_event_id=event.id,
-        event_type=event.type,
-        api_version=event.api_version,
-        event_created_at=event.created_at,
-        object_type=event.object_type,
-        object_id=event.object_id,
-        assignment=assignment,
-        quarantine_reason=taken.quarantine_reason,
-        payload=webhook.body,
-        headers=dict(webhook.headers),
-        received_at=utc_now(),
-    )
-    took = await store.take_id(tx, kept, hashlib.sha256(webhook.body).digest())
-    if not took:
-        return None
-    await store.insert(tx, kept)
-    return kept
-
-
-def _raise_alarm(tx: Tx, kind: str, event: StripeEvent) -> None:
-    emit(
-        tx,
-        SecurityEventRaised(
-            kind=kind,
-            severity="warning",
-            actor="stripe",
-            service=tx.service,
-            method="POST",
-            path=f"webhook/{event.account or PLATFORM_ACCOUNT}/{event.id}",
-        ),
-    )
+async def _keep(database: Database, place: Place, mode: Mode, taken: Taken) -> Outcome:
+    """Keep an event and publish it, in one commit."""
+    async with database.tenant(place.tenant_id, mode) as tx:
+        return await keeping.keep(tx, taken, place.assignment)

@@ -31,6 +31,18 @@ class Settings(SealingSettings, StripeSettings, ServiceSettings):
         description="the same before it was rolled, for the 24 h it still holds",
     )
 
+    archive_months: int = Field(
+        default=0,
+        ge=0,
+        le=1200,
+        description="how many months of webhooks are kept before the running one; 0 keeps all",
+    )
+    spool_events_max: int = Field(
+        default=1_000_000,
+        ge=1,
+        description="with so many events waiting for Kafka webhooks are answered 503",
+    )
+
     @property
     def stripe_mode(self) -> Mode:
         """The mode of the endpoint: that of the key it was configured with."""

@@ -1,4 +1,4 @@
-"""SQL of the gateway: ids already taken, and the archive."""
+"""SQL of the gateway's archive, and of the ids already taken."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +26,19 @@ class KeptEvent:
     payload: bytes
     headers: dict[str, str]
     received_at: datetime
+
+
+@dataclass(frozen=True)
+class TakenId:
+    """What entering an event's id told.
+
+    Attributes:
+        fresh: nobody had taken it.
+        names_erased: one of the customers it names was erased in this tenant.
+    """
+
+    fresh: bool
+    names_erased: bool
 
 
 @dataclass(frozen=True)
@@ -66,26 +79,34 @@ _WANTED = """
     and ($9::timestamptz is null or received_at < $9)
 """
 
-_COLUMNS = """
+EVENT_COLUMNS = """
     tenant_id, mode, id, account, stripe_event_id, event_type, api_version, event_created_at,
     object_type, object_id, assignment, quarantine_reason, received_at, payload_bytes
 """
+"""Of an event without its body and headers."""
 
 
-async def take_id(tx: Tx, event: KeptEvent, digest: bytes) -> bool:
-    """Enter (account, mode, event id); False when it was there."""
-    inserted = await tx.execute(
+async def take_id(tx: Tx, event: KeptEvent, digest: bytes, customer_ids: Sequence[str]) -> TakenId:
+    """Enter (account, mode, event id), and look whether a person in it was erased."""
+    row = await tx.fetchrow(
         """
-        insert into taken_event_id (account, mode, stripe_event_id, event_id, body_digest)
-        values ($1, $2, $3, $4, $5) on conflict do nothing
+        with taken as (
+            insert into taken_event_id (account, mode, stripe_event_id, event_id, body_digest)
+            values ($1, $2, $3, $4, $5) on conflict do nothing returning event_id)
+        select exists (select from taken) as fresh,
+            exists (select from erased_customer where tenant_id = $6 and mode = $2
+                and stripe_customer_id = any($7::text[])) as names_erased
         """,
         event.account,
         tx.mode,
         event.stripe_event_id,
         event.id,
         digest,
+        tx.tenant_id,
+        list(customer_ids),
     )
-    return inserted == 1
+    assert row is not None, "a select without a from has one row"
+    return TakenId(row["fresh"], row["names_erased"])
 
 
 async def insert(tx: Tx, event: KeptEvent) -> None:
@@ -123,7 +144,7 @@ async def list_events(
     at, event_id = after or (None, None)
     return await tx.fetch(
         f"""
-        select {_COLUMNS} from webhook_event where {_WANTED}
+        select {EVENT_COLUMNS} from webhook_event where {_WANTED}
           and ($10::timestamptz is null or (received_at, id) < ($10, $11::uuid))
         order by received_at desc, id desc limit $12
         """,  # noqa: S608 - constants only
@@ -137,86 +158,80 @@ async def list_events(
 async def find_event(tx: Tx, mode: str, event_id: UUID) -> Row | None:
     """One event with its body and headers."""
     return await tx.fetchrow(
-        f"select {_COLUMNS}, payload, headers from webhook_event where mode = $1 and id = $2",  # noqa: S608
+        f"select {EVENT_COLUMNS}, payload, headers from webhook_event where mode = $1 and id = $2",  # noqa: S608
         mode,
         event_id,
     )
 
 
-async def read_for_replay(tx: Tx, wanted: Wanted, limit: int) -> list[tuple[UUID, KeptEvent]]:
-    """(tenant, event), oldest first; what is in quarantine is not replayed."""
-    rows = await tx.fetch(
+async def assign(tx: Tx, holder_id: UUID, tenant_id: UUID, event_id: UUID) -> KeptEvent | None:
+    """Give an unassigned event to a tenant; both are in scope. None: somebody was faster."""
+    row = await tx.fetchrow(
         f"""
-        select {_COLUMNS}, payload, headers from webhook_event
-        where {_WANTED} and quarantine_reason is null
-        order by received_at, id limit $10
+        update webhook_event set tenant_id = $2, assignment = 'operator'
+        where tenant_id = $1 and mode = $3 and id = $4 and assignment = 'unassigned'
+            and quarantine_reason is null
+        returning {EVENT_COLUMNS}, payload, headers
         """,  # noqa: S608 - constants only
-        *wanted.arguments(),
-        limit,
+        holder_id,
+        tenant_id,
+        tx.mode,
+        event_id,
     )
-    return [(row["tenant_id"], _kept(row)) for row in rows]
+    return None if row is None else kept_event(row)
 
 
-async def count_for_replay(tx: Tx, wanted: Wanted) -> int:
-    """How many events a replay would send."""
-    return int(
+async def find_tenant_id(tx: Tx, kind: str, value: str) -> UUID | None:
+    """The tenant this exact value belongs to in the local directory."""
+    found = await tx.fetchval("select find_tenant($1, $2) ->> 'tenant_id'", kind, value)
+    return None if found is None else UUID(found)
+
+
+def kept_event(row: Row) -> KeptEvent:
+    """A whole row of the archive as an event."""
+    return KeptEvent(**{name: row[name] for name in KeptEvent.__dataclass_fields__})
+
+
+async def remember_erased(tx: Tx, stripe_customer_ids: Sequence[str]) -> None:
+    """Enter customers of the tenant in scope that are to be forgotten, for what comes later."""
+    await tx.execute(
+        """
+        insert into erased_customer (tenant_id, mode, stripe_customer_id)
+        select $1, $2, unnest($3::text[]) on conflict do nothing
+        """,
+        tx.tenant_id,
+        tx.mode,
+        list(stripe_customer_ids),
+    )
+
+
+async def any_erased(tx: Tx, stripe_customer_ids: Sequence[str]) -> bool:
+    """Whether one of these customers was erased in the tenant in scope."""
+    return bool(
         await tx.fetchval(
-            f"select count(*) from webhook_event where {_WANTED} and quarantine_reason is null",  # noqa: S608
-            *wanted.arguments(),
+            "select exists (select from erased_customer where tenant_id = $1 and mode = $2 "
+            "and stripe_customer_id = any($3::text[]))",
+            tx.tenant_id,
+            tx.mode,
+            list(stripe_customer_ids),
         )
     )
 
 
-async def known_waiting_accounts(tx: Tx, limit: int) -> list[Row]:
-    """(account, mode, tenant_id) of waiting events whose account the directory knows by now."""
+async def read_naming(
+    tx: Tx, text: str, after: tuple[datetime, UUID] | None, limit: int
+) -> list[Row]:
+    """Events of the tenant in scope whose body contains a text, oldest first."""
+    at, event_id = after or (None, None)
     return await tx.fetch(
-        """
-        select e.account, e.mode, l.tenant_id
-        from (select distinct account, mode from webhook_event
-            where quarantine_reason = 'unknown_account') as e
-        join directory_lookup l on l.kind = 'account' and l.value = e.mode || ':' || e.account
-        limit $1
-        """,
-        limit,
-    )
-
-
-async def hand_over(
-    tx: Tx, holder_id: UUID, tenant_id: UUID, mode: str, account: str, limit: int
-) -> list[KeptEvent]:
-    """Give waiting events of an account to a tenant, the oldest first; both are in scope."""
-    rows = await tx.fetch(
-        f"""
-        update webhook_event set tenant_id = $2, assignment = 'account', quarantine_reason = null
-        where tenant_id = $1 and mode = $3 and id in (
-            select id from webhook_event where tenant_id = $1 and mode = $3 and account = $4
-                and quarantine_reason = 'unknown_account'
-            order by received_at, id limit $5 for update skip locked)
-        returning {_COLUMNS}, payload, headers
-        """,  # noqa: S608 - constants only
-        holder_id,
-        tenant_id,
-        mode,
-        account,
-        limit,
-    )
-    return [_kept(row) for row in sorted(rows, key=lambda row: (row["received_at"], row["id"]))]
-
-
-def _kept(row: Row) -> KeptEvent:
-    return KeptEvent(**{name: row[name] for name in KeptEvent.__dataclass_fields__})
-
-
-async def read_naming(tx: Tx, text: str, after: UUID | None, limit: int) -> list[Row]:
-    """Events of the tenant in scope whose body contains a text, by id."""
-    return await tx.fetch(
-        "select id, payload from webhook_event where tenant_id = $1 and mode = $2 "
-        "and ($4::uuid is null or id > $4) and position($3::bytea in payload) > 0 "
-        "order by id limit $5",
+        "select id, received_at, payload from webhook_event where tenant_id = $1 and mode = $2 "
+        "and ($4::timestamptz is null or (received_at, id) > ($4, $5::uuid)) "
+        "and position($3::bytea in payload) > 0 order by received_at, id limit $6",
         tx.tenant_id,
         tx.mode,
         text.encode(),
-        after,
+        at,
+        event_id,
         limit,
     )
 

@@ -5,6 +5,7 @@ versions and unknown fields are kept; JSON that two parsers could read different
 """
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,11 +14,13 @@ from typing import Any
 from uuid import UUID
 
 from libs.clock import InvalidTimeError, from_unix, parse_time
+from libs.contracts.envelope import Mode
 from libs.ids import parse_uuid
 
 CREATED_SECONDS_MAX = 253_402_300_799
 _EVENT_ID = re.compile(r"evt_[A-Za-z0-9_]{1,250}")
 _ACCOUNT_ID = re.compile(r"acct_[A-Za-z0-9_]{1,250}")
+_CONTEXT = re.compile(r"(?:org_[A-Za-z0-9_]{1,250}/){0,4}(?:org|acct)_[A-Za-z0-9_]{1,250}")
 _OBJECT_ID = re.compile(r"[A-Za-z0-9_]{1,255}")
 _WORD = re.compile(r"[\x21-\x7e]{1,200}")
 
@@ -32,6 +35,8 @@ class StripeEvent:
 
     Attributes:
         account: the connected account it happened in; None on the endpoint owner's own account.
+        object_type: without the `v1.` that thin events may write before it.
+        about_account: the connected account that an event of the owner's own account is about.
         customer_ids, subscription_ids: Stripe ids that its object names, the surest first.
         named_tenant_ids: tenants that metadata of ours names.
     """
@@ -44,9 +49,25 @@ class StripeEvent:
     account: str | None
     object_type: str | None
     object_id: str | None
+    about_account: str | None = None
     customer_ids: tuple[str, ...] = ()
     subscription_ids: tuple[str, ...] = ()
     named_tenant_ids: tuple[UUID, ...] = ()
+
+    @property
+    def mode(self) -> Mode:
+        """The mode it happened in."""
+        return "live" if self.livemode else "test"
+
+    @property
+    def names_somebody(self) -> bool:
+        """Whether it names a customer, subscription, tenant or account."""
+        return bool(
+            self.about_account
+            or self.customer_ids
+            or self.subscription_ids
+            or self.named_tenant_ids
+        )
 
 
 def parse(body: bytes) -> StripeEvent:
@@ -103,24 +124,33 @@ def _snapshot(data: Mapping[str, Any]) -> StripeEvent:
 
 
 def _thin(data: Mapping[str, Any]) -> StripeEvent:
-    """A thin event names its object and carries nothing of it."""
+    """A thin event names its object and carries nothing of it.
+
+    Some have no object at all, such as `v2.core.health.event_generation_failure.resolved`. The
+    account is the last segment of `context` (docs.stripe.com/context); organizations may stand
+    before it.
+    """
     related = data.get("related_object")
     subject = related if isinstance(related, dict) else {}
     kind, subject_id = _word(subject.get("type")), _matching(_OBJECT_ID, subject.get("id"))
+    kind = kind.removeprefix("v1.") if kind else None
     try:
         created_at = parse_time(str(data.get("created"))[:64])
     except InvalidTimeError:
         raise NotAnEventError("`created` is not a time") from None
+    account = _account_of_context(data.get("context"))
+    about = subject_id if kind == "v2.core.account" and account is None else None
     return StripeEvent(
         id=_required(_EVENT_ID, data, "id"),
         type=_required(_WORD, data, "type"),
         api_version=None,
         created_at=created_at,
         livemode=_livemode(data),
-        account=_account(data.get("context")),
+        account=account,
         object_type=kind,
         object_id=subject_id,
-        customer_ids=_distinct([subject_id if kind in ("customer", "v1.customer") else None]),
+        about_account=_matching(_ACCOUNT_ID, about),
+        customer_ids=_distinct([subject_id if kind == "customer" else None]),
         subscription_ids=_distinct([subject_id if kind == "subscription" else None]),
     )
 
@@ -176,6 +206,15 @@ def _account(value: object) -> str | None:
     return account
 
 
+def _account_of_context(value: object) -> str | None:
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str) or not _CONTEXT.fullmatch(value):
+        raise NotAnEventError("`context` is not of Stripe's form")
+    last = value.rpartition("/")[2]
+    return last if _ACCOUNT_ID.fullmatch(last) else None
+
+
 def _livemode(data: Mapping[str, Any]) -> bool:
     value = data.get("livemode")
     if not isinstance(value, bool):
@@ -187,6 +226,12 @@ def _unix_time(value: object) -> datetime:
     if type(value) is not int or not 0 < value <= CREATED_SECONDS_MAX:
         raise NotAnEventError("`created` is not a Unix time")
     return from_unix(value)
+
+
+def finite_number(text: str) -> float | str:
+    """A number with a fraction or an exponent; its text where no answer could carry the number."""
+    number = float(text)
+    return number if math.isfinite(number) else text
 
 
 def _unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -87,6 +87,15 @@ class Gateway:
             )
         return [(row["tenant_id"], row["mode"], json.loads(row["payload"])) for row in rows]
 
+    async def told(self, event_type: str) -> list[Any]:
+        """(tenant, event) of everything of a type that goes to `audit.events`."""
+        async with self.database.maintenance() as tx:
+            rows = await tx.fetch(
+                "select tenant_id, payload from outbox where event_type = $1 order by id",
+                event_type,
+            )
+        return [(row["tenant_id"], json.loads(row["payload"])) for row in rows]
+
 
 def snapshot_event(**changes: Any) -> dict[str, Any]:
     """An `invoice.paid` of acme's customer as Stripe sends it."""

@@ -69,31 +69,3 @@ async def test_who_may_not(filled: Gateway) -> None:
     assert (await filled.client.get(PATH)).status_code == 401
     assert (await filled.get(PATH, "weak")).status_code == 403
     assert (await filled.post(f"{PATH}/replay", "weak", {})).status_code == 403
-
-
-async def test_a_replay_publishes_again_under_its_own_id(filled: Gateway) -> None:
-    dry = await filled.post(f"{PATH}/replay", "acme", {"dry_run": True})
-    assert dry.json() == {"replay_id": None, "matched": 3, "replayed": 0, "dry_run": True}
-    assert len(await filled.published()) == 4
-    answer = await filled.post(f"{PATH}/replay", "acme", {"object_id": "in_1"})
-    assert answer.status_code == 202
-    assert answer.json()["replayed"] == 1
-    *_, (tenant_id, _, event) = await filled.published()
-    assert tenant_id == ACME
-    assert event["data"]["replay_id"] == answer.json()["replay_id"]
-    assert event["data"]["object_id"] == "in_1"
-    assert await filled.count("webhook_event") == 4
-
-
-async def test_an_operator_replays_all_tenants(filled: Gateway) -> None:
-    answer = await filled.post(f"{PATH}/replay", "operator", {})
-    assert answer.json()["replayed"] == 4
-    assert [
-        tenant for tenant, _, event in await filled.published() if event["data"]["replay_id"]
-    ] == [ACME, ACME, ACME, PLATFORM_TENANT_ID]
-
-
-async def test_a_replay_of_nonsense_is_refused(filled: Gateway) -> None:
-    assert (await filled.post(f"{PATH}/replay", "acme", {"ids": ["x"]})).status_code == 422
-    assert (await filled.post(f"{PATH}/replay", "acme", {"all": True})).status_code == 422
-    assert (await filled.post(f"{PATH}/replay", "acme", {"type": "a\x00"})).status_code == 422

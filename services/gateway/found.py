@@ -1,0 +1,75 @@
+"""Taking in an event that never arrived as a webhook, but stands in Stripe's own list of events.
+
+Nobody but our own stripe_sync vouches for it. So the account, mode and tenant are those that
+stripe_sync asked Stripe for, and an event that says otherwise is kept aside.
+"""
+
+from uuid import UUID
+
+from libs.contracts.envelope import Envelope
+from libs.contracts.stripe_sync import PLATFORM_ACCOUNT, StripeEventFound
+from libs.contracts.tenants import PLATFORM_TENANT_ID
+from libs.db.pool import Tx
+from libs.db.tenant import Scope
+from libs.directory.local import LookupKind
+from services.gateway import keeping, store
+from services.gateway.keeping import UNKNOWN_ACCOUNT, Outcome, Place, Taken
+from services.gateway.stripe_event import StripeEvent, parse
+
+SOURCE = "stripe_events_list"
+"""Stands where a webhook's headers do."""
+
+
+async def take(tx: Tx, envelope: Envelope[StripeEventFound]) -> Outcome:
+    """Keep what was found, like a webhook of that account; the same event is kept once.
+
+    Raises:
+        NotAnEventError: the payload is no event of Stripe's.
+    """
+    here, data = tx.scope, envelope.data
+    event = parse(data.payload.encode())
+
+    async def find(kind: LookupKind, value: str) -> UUID | None:
+        return await store.find_tenant_id(tx, kind, value)
+
+    owner_id = None
+    if data.account != PLATFORM_ACCOUNT:
+        owner_id = await find("account", f"{tx.mode}:{data.account}")
+    reason = _quarantine_reason(event, envelope, owner_id)
+    if reason is not None:
+        place = Place(PLATFORM_TENANT_ID, "unassigned")
+    elif owner_id is not None:
+        place = Place(owner_id, "account")
+    else:
+        place = await keeping.place_of(event, tx.mode, find)
+    taken = Taken(
+        event=event,
+        account=data.account,
+        body=data.payload.encode(),
+        headers={"source": SOURCE},
+        received_at=envelope.occurred_at,
+        quarantine_reason=reason,
+    )
+    await tx.enter(Scope((place.tenant_id,), tx.mode))
+    outcome = await keeping.keep(tx, taken, place.assignment)
+    await tx.enter(here)
+    return outcome
+
+
+def _quarantine_reason(
+    event: StripeEvent, envelope: Envelope[StripeEventFound], owner_id: UUID | None
+) -> str | None:
+    """Why what was found is kept aside: it is not of the scope that was asked for."""
+    data = envelope.data
+    if event.id != data.stripe_event_id:
+        return "event_mismatch"
+    if event.mode != envelope.mode:
+        return "livemode_mismatch"
+    own = None if data.account == PLATFORM_ACCOUNT else data.account
+    if event.account not in (None, own):
+        return "account_unexpected"
+    if own is not None and owner_id is None:
+        return UNKNOWN_ACCOUNT
+    if own is not None and owner_id != envelope.tenant_id:
+        return "tenant_mismatch"
+    return None

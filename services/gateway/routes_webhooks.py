@@ -1,0 +1,151 @@
+"""Routes that Stripe knocks at."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, Field
+from starlette.requests import ClientDisconnect
+
+from libs.crypto.errors import MasterKeyUnavailableError, SecretStoreUnavailableError
+from libs.observability.metrics import WEBHOOKS_RECEIVED_TOTAL
+from libs.web.problems import (
+    InvalidRequest,
+    RequestTimeout,
+    RouteNotFound,
+    Unavailable,
+    problem_responses,
+)
+from services.gateway import intake
+from services.gateway.endpoints import find_endpoint
+from services.gateway.keeping import Outcome
+from services.gateway.spool import Spool, SpoolFullError
+from services.gateway.stripe_event import NotAnEventError
+
+router = APIRouter()
+
+KEPT_HEADERS = ("content-type", "stripe-signature", "user-agent")
+HEADER_LENGTH_MAX = 4096
+
+REFUSAL_SECONDS = 0.05
+"""A refusal at a tenant's URL takes this long, whatever was known: time tells a stranger nothing."""
+
+FULL_RETRY_SECONDS = 60
+
+
+class WebhookReceipt(BaseModel):
+    """Stripe reads only the status; people read this."""
+
+    status: str = Field(description="`stored`, `duplicate` or `quarantined`.")
+
+
+@router.post(
+    "/api/webhooks/stripe",
+    responses=problem_responses(InvalidRequest, RouteNotFound, Unavailable),
+    openapi_extra={"requestBody": {"content": {"application/json": {}}, "required": True}},
+)
+async def receive_stripe_webhook(request: Request) -> WebhookReceipt:
+    """Take a webhook of Stripe; 2xx means it is durable."""
+    return await _receive_for_platform(request)
+
+
+@router.post(
+    "/api/v1/billing/webhook",
+    responses=problem_responses(InvalidRequest, RouteNotFound, Unavailable),
+    openapi_extra={"requestBody": {"content": {"application/json": {}}, "required": True}},
+)
+async def receive_billing_webhook(request: Request) -> WebhookReceipt:
+    """Take a webhook of Stripe: another address of the same."""
+    return await _receive_for_platform(request)
+
+
+@router.post(
+    "/api/webhooks/stripe/{token}",
+    responses=problem_responses(InvalidRequest, Unavailable),
+    openapi_extra={"requestBody": {"content": {"application/json": {}}, "required": True}},
+)
+async def receive_tenant_webhook(request: Request, token: str) -> WebhookReceipt:
+    """Take a webhook of a tenant's own Stripe account; an unknown token is a wrong signature."""
+    state = request.app.state
+
+    async def take(webhook: intake.Webhook) -> Outcome:
+        started = time.monotonic()
+        try:
+            endpoint = await find_endpoint(token, state.directory, state.secrets)
+            return await intake.take_for_tenant(webhook, endpoint, state.database)
+        except intake.SignatureRefusedError:
+            await asyncio.sleep(started + REFUSAL_SECONDS - time.monotonic())
+            raise
+        except (MasterKeyUnavailableError, SecretStoreUnavailableError):
+            raise Unavailable("The endpoint's secret cannot be read right now.") from None
+
+    return await _receive(request, take)
+
+
+async def _receive_for_platform(request: Request) -> WebhookReceipt:
+    state = request.app.state
+
+    async def take(webhook: intake.Webhook) -> Outcome:
+        return await intake.take(webhook, state.endpoint_secrets, state.database, state.directory)
+
+    return await _receive(request, take)
+
+
+async def _receive(
+    request: Request, take: Callable[[intake.Webhook], Awaitable[Outcome]]
+) -> WebhookReceipt:
+    """Read a webhook, take it in, and put into words why it was not."""
+    spool: Spool = request.app.state.spool
+    try:
+        spool.require_room()
+        body = await request.body()
+    except SpoolFullError:
+        WEBHOOKS_RECEIVED_TOTAL.labels(outcome="unavailable").inc()
+        raise Unavailable(
+            "Too many events wait to be passed on. Send this one again later.",
+            code="spool_full",
+            retry_after_seconds=FULL_RETRY_SECONDS,
+        ) from None
+    except ClientDisconnect:
+        raise RequestTimeout from None
+    webhook = intake.Webhook(body, _signature_header(request), _kept_headers(request))
+    try:
+        outcome = await take(webhook)
+    except intake.EndpointClosedError:
+        raise RouteNotFound from None
+    except intake.OtherAccountError:
+        WEBHOOKS_RECEIVED_TOTAL.labels(outcome="refused").inc()
+        raise InvalidRequest(
+            "The event names another Stripe account than the one this address belongs to.",
+            code="account_mismatch",
+        ) from None
+    except intake.SignatureRefusedError:
+        WEBHOOKS_RECEIVED_TOTAL.labels(outcome="refused").inc()
+        raise InvalidRequest(
+            "The signature in `Stripe-Signature` is missing, wrong or not of the last five "
+            "minutes. Check the endpoint's signing secret and the clock.",
+            code="signature_invalid",
+        ) from None
+    except NotAnEventError as error:
+        WEBHOOKS_RECEIVED_TOTAL.labels(outcome="refused").inc()
+        raise InvalidRequest(
+            f"The body is signed but is not a Stripe event: {error}.", code="not_an_event"
+        ) from None
+    WEBHOOKS_RECEIVED_TOTAL.labels(outcome=outcome).inc()
+    return WebhookReceipt(status=outcome)
+
+
+def _signature_header(request: Request) -> bytes | None:
+    """The one `Stripe-Signature`; two of them are as good as none."""
+    values = [value for name, value in request.scope["headers"] if name == b"stripe-signature"]
+    return values[0] if len(values) == 1 else None
+
+
+def _kept_headers(request: Request) -> dict[str, str]:
+    """The headers worth keeping; a header is bytes, so what is not printable is escaped."""
+    return {
+        name: request.headers[name][:HEADER_LENGTH_MAX].encode("ascii", "backslashreplace").decode()
+        for name in KEPT_HEADERS
+        if name in request.headers
+    }

@@ -1,0 +1,204 @@
+"""SQL of replays: what was asked for, how far it has come, and the next events."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from libs.db.pool import Row, Tx
+from services.gateway.store import EVENT_COLUMNS
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which events of the archive a replay sends again; None means any.
+
+    Attributes:
+        every_tenant: of all tenants, or of the one the replay belongs to.
+    """
+
+    every_tenant: bool
+    event_ids: Sequence[UUID] | None = None
+    event_type: str | None = None
+    object_id: str | None = None
+    received_from: datetime | None = None
+    received_to: datetime | None = None
+
+
+_COLUMNS = """
+    tenant_id, mode, id, every_tenant, event_ids, event_type, object_id, received_from, received_to,
+    dry_run, actor, state, matched, replayed, reached_at, reached_id, started_at, finished_at
+"""
+
+_WITHIN = """
+    mode = $2 and ($3 or tenant_id = $1) and ($4::uuid[] is null or id = any($4))
+    and ($5::timestamptz is null or received_at >= $5)
+    and ($6::timestamptz is null or received_at < $6)
+"""
+_CHOSEN = """
+    quarantine_reason is null and ($7::text is null or event_type = $7)
+    and ($8::text is null or object_id = $8)
+"""
+
+
+async def count_selected(tx: Tx, tenant_id: UUID, mode: str, wanted: Selection) -> int:
+    """How many events a replay would send; what is in quarantine is not replayed."""
+    return int(
+        await tx.fetchval(
+            f"select count(*) from webhook_event where {_WITHIN} and {_CHOSEN}",  # noqa: S608 - constants only
+            tenant_id,
+            mode,
+            wanted.every_tenant,
+            wanted.event_ids,
+            wanted.received_from,
+            wanted.received_to,
+            wanted.event_type,
+            wanted.object_id,
+        )
+    )
+
+
+async def insert_replay(
+    tx: Tx,
+    replay_id: UUID,
+    wanted: Selection,
+    *,
+    dry_run: bool,
+    actor: str,
+    matched: int,
+    at: datetime,
+) -> Row | None:
+    """Begin a replay of the tenant in scope; None while another of it runs.
+
+    One that has nothing to send is done at once.
+    """
+    return await tx.fetchrow(
+        f"""
+        insert into webhook_replay (tenant_id, mode, id, every_tenant, event_ids, event_type,
+            object_id, received_from, received_to, dry_run, actor, state, matched, started_at,
+            finished_at)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11,
+            case when $12::bigint = 0 then 'done' else 'running' end, $12, $13::timestamptz,
+            case when $12::bigint = 0 then $13::timestamptz end)
+        on conflict (tenant_id, mode) where state = 'running' do nothing returning {_COLUMNS}
+        """,  # noqa: S608 - constants only
+        tx.tenant_id,
+        tx.mode,
+        replay_id,
+        wanted.every_tenant,
+        wanted.event_ids,
+        wanted.event_type,
+        wanted.object_id,
+        wanted.received_from,
+        wanted.received_to,
+        dry_run,
+        actor,
+        matched,
+        at,
+    )
+
+
+async def list_replays(
+    tx: Tx, mode: str, before: tuple[datetime, UUID] | None, limit: int
+) -> list[Row]:
+    """Replays in scope, the newest first."""
+    at, replay_id = before or (None, None)
+    return await tx.fetch(
+        f"""
+        select {_COLUMNS} from webhook_replay where mode = $1
+            and ($2::timestamptz is null or (started_at, id) < ($2, $3::uuid))
+        order by started_at desc, id desc limit $4
+        """,  # noqa: S608 - constants only
+        mode,
+        at,
+        replay_id,
+        limit,
+    )
+
+
+async def find_replay(
+    tx: Tx, mode: str, replay_id: UUID, *, for_update: bool = False
+) -> Row | None:
+    """One replay in scope."""
+    return await tx.fetchrow(
+        f"select {_COLUMNS} from webhook_replay where mode = $1 and id = $2 "  # noqa: S608
+        f"{'for update' if for_update else ''}",
+        mode,
+        replay_id,
+    )
+
+
+async def running_replays(tx: Tx, limit: int) -> list[Row]:
+    """(tenant_id, mode, id, every_tenant) of replays that are under way, of any tenant."""
+    return await tx.fetch(
+        "select tenant_id, mode, id, every_tenant from webhook_replay where state = 'running' "
+        "order by started_at limit $1",
+        limit,
+    )
+
+
+async def lock_running(tx: Tx, tenant_id: UUID, mode: str, replay_id: UUID) -> Row | None:
+    """A replay that is under way, for this transaction alone; None: it ended, or another has it."""
+    return await tx.fetchrow(
+        f"select {_COLUMNS} from webhook_replay where tenant_id = $1 and mode = $2 and id = $3 "  # noqa: S608
+        "and state = 'running' for update skip locked",
+        tenant_id,
+        mode,
+        replay_id,
+    )
+
+
+async def read_on(tx: Tx, replay: Row, limit: int) -> list[Row]:
+    """The next events of the archive after the place reached, `chosen` or passed over.
+
+    What came after the replay began is not its own: it has just been sent.
+    """
+    return await tx.fetch(
+        f"""
+        select {EVENT_COLUMNS}, headers, chosen, case when chosen then payload end as payload
+        from (select *, {_CHOSEN} as chosen from webhook_event
+            where {_WITHIN} and received_at <= $9
+                and ($10::timestamptz is null or (received_at, id) > ($10, $11::uuid))
+            order by received_at, id limit $12) as next
+        order by received_at, id
+        """,  # noqa: S608 - constants only
+        replay["tenant_id"],
+        replay["mode"],
+        replay["every_tenant"],
+        replay["event_ids"],
+        replay["received_from"],
+        replay["received_to"],
+        replay["event_type"],
+        replay["object_id"],
+        replay["started_at"],
+        replay["reached_at"],
+        replay["reached_id"],
+        limit,
+    )
+
+
+async def move_on(tx: Tx, replay: Row, reached: Row, sent: int) -> None:
+    """Note the place reached, in the commit that sends what lies before it."""
+    await tx.execute(
+        "update webhook_replay set reached_at = $4, reached_id = $5, replayed = replayed + $6 "
+        "where tenant_id = $1 and mode = $2 and id = $3",
+        replay["tenant_id"],
+        replay["mode"],
+        replay["id"],
+        reached["received_at"],
+        reached["id"],
+        sent,
+    )
+
+
+async def finish(tx: Tx, replay: Row, state: str, at: datetime) -> None:
+    """End a replay: `done`, or `canceled`."""
+    await tx.execute(
+        "update webhook_replay set state = $4, finished_at = $5 "
+        "where tenant_id = $1 and mode = $2 and id = $3 and state = 'running'",
+        replay["tenant_id"],
+        replay["mode"],
+        replay["id"],
+        state,
+        at,
+    )
