@@ -59,7 +59,7 @@ class CutResponse(Response):
 
 
 class Api:
-    """Answers everything under /v1."""
+    """Answers everything under /v1 and /v2."""
 
     def __init__(self, sandbox: Sandbox) -> None:
         self.sandbox = sandbox
@@ -209,7 +209,8 @@ class Api:
             )
         if entry.permissions is not None:
             _require_permission(request, key, entry.permissions)
-        wanted = request.headers.get("stripe-account") or owner
+        headers = request.headers
+        wanted = headers.get("stripe-account") or headers.get("stripe-context") or owner
         if wanted != owner:
             account = self.sandbox.store.get(wanted, "account", wanted)
             if account is None or owner not in account["_sim"]["platforms"]:
@@ -263,6 +264,8 @@ async def read_request(request: Request) -> dict[str, Any] | None:
         body += chunk
         if len(body) > form.BODY_BYTES_MAX:
             return None
+    if request.url.path.startswith("/v2/") and body:
+        return {**form.parse(request.url.query), **form.parse_json(bytes(body))}
     try:
         text = body.decode("ascii")
     except UnicodeDecodeError:

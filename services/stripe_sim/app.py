@@ -64,6 +64,7 @@ def build(settings: Settings | None = None) -> Starlette:
     app = Starlette(
         routes=[
             Route("/v1/{path:path}", api.answer, methods=METHODS),
+            Route("/v2/{path:path}", api.answer, methods=METHODS),
             *Control(sandbox, sender).routes(),
             *Simulate(sandbox).routes(),
             *pages.routes(),

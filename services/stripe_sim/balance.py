@@ -15,6 +15,7 @@ _CATEGORIES = {
     "payment": "charge",
     "refund": "refund",
     "payment_refund": "refund",
+    "refund_failure": "refund_failure",
     "adjustment": "dispute",
     "payout": "payout",
     "payout_failure": "payout_reversal",

@@ -24,7 +24,8 @@ class Card:
 
     `declines` is the reason every charge fails; `attaches` says whether it can be saved all the
     same; `later_only` limits the failure to charges made without the payer. `authenticates` is
-    `never`, `until_saved` (3-D Secure once, then good for later charges) or `always`.
+    `never`, `until_saved` (3-D Secure once, then good for later charges) or `always`. `refunds` is
+    `at_once`, `slowly` (pending at first) or `in_vain` (they fail after they had succeeded).
     """
 
     number: str
@@ -34,6 +35,7 @@ class Card:
     later_only: bool = False
     authenticates: str = "never"
     disputed_as: str | None = None
+    refunds: str = "at_once"
 
     @property
     def last4(self) -> str:
@@ -63,6 +65,8 @@ _CARDS = (
     Card("4000008260003178", authenticates="always", declines="insufficient_funds"),
     Card("4000000000000259", disputed_as="fraudulent"),
     Card("4000000000002685", disputed_as="product_not_received"),
+    Card("4000000000007726", refunds="slowly"),
+    Card("4000000000005126", refunds="in_vain"),
 )
 
 BY_NUMBER = {card.number: card for card in _CARDS}
@@ -91,6 +95,8 @@ _BY_NAME = {
     "authenticationRequiredChargeDeclinedInsufficientFunds": "4000008260003178",
     "createDispute": "4000000000000259",
     "createDisputeProductNotReceived": "4000000000002685",
+    "pendingRefund": "4000000000007726",
+    "refundFail": "4000000000005126",
 }
 
 

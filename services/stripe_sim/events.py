@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from services.stripe_sim import destinations
 from services.stripe_sim.render import render
 from services.stripe_sim.sandbox import Scope
 from services.stripe_sim.settings import API_VERSION
@@ -32,6 +33,8 @@ def emit(scope: Scope, kind: str, obj: Obj, previous: dict[str, Any] | None = No
         "_sim": {"data": json.dumps(data, separators=(",", ":")), "deliveries": {}},
     }
     for owner, endpoint in hearers(scope, kind):
+        if destinations.is_thin(endpoint) and "thin_id" not in event["_sim"]:
+            event["_sim"]["thin_id"] = scope.new_id("evt_test_6")
         event["_sim"]["deliveries"][endpoint["id"]] = PENDING
         scope.sandbox.wake_sender(scope.account, event["id"], endpoint["id"])
         event["_sim"].setdefault("owners", {})[endpoint["id"]] = owner
@@ -41,21 +44,13 @@ def emit(scope: Scope, kind: str, obj: Obj, previous: dict[str, Any] | None = No
 
 def hearers(scope: Scope, kind: str) -> list[tuple[str, Obj]]:
     """Return (owner, endpoint) for the account's own endpoints and its platforms' Connect ones."""
-    owners = [(scope.account, False)]
+    own = destinations.all_of(scope, scope.account)
+    found = [(scope.account, each) for each in own if destinations.hears_itself(each)]
     account = scope.find("account", scope.account)
-    if account is not None:
-        owners += [(platform, True) for platform in account["_sim"]["platforms"]]
-    found = []
-    for owner, over_connect in owners:
-        for endpoint in scope.sandbox.store.all(owner, "webhook_endpoint"):
-            enabled = endpoint["enabled_events"]
-            if (
-                endpoint["status"] == "enabled"
-                and endpoint["_sim"]["connect"] is over_connect
-                and ("*" in enabled or kind in enabled)
-            ):
-                found.append((owner, endpoint))
-    return found
+    for platform in account["_sim"]["platforms"] if account is not None else ():
+        of_platform = destinations.all_of(scope, platform)
+        found += [(platform, each) for each in of_platform if destinations.is_of_connect(each)]
+    return [(owner, endpoint) for owner, endpoint in found if destinations.wants(endpoint, kind)]
 
 
 def settle(scope: Scope, event: Obj, endpoint_id: str, state: str) -> None:
@@ -72,6 +67,11 @@ def body_of(event: Obj, account: str | None) -> bytes:
         envelope["account"] = account
     head = json.dumps(envelope, separators=(",", ":"))
     return f'{head[:-1]},"data":{event["_sim"]["data"]}}}'.encode()
+
+
+def thin_body_of(event: Obj, account: str | None) -> bytes:
+    """Return the JSON of an event for an endpoint that wants it without the object."""
+    return json.dumps(destinations.notification(event, account), separators=(",", ":")).encode()
 
 
 def was_delivered(event: Obj) -> bool:

@@ -1,5 +1,9 @@
-"""Stripe's form encoding: `a[b][0][c]=v` as nested dictionaries and lists, within limits."""
+"""What callers send, as nested dictionaries and lists of strings, within limits.
 
+The v1 API takes Stripe's form encoding, `a[b][0][c]=v`; the v2 API takes JSON.
+"""
+
+import json
 from typing import Any
 from urllib.parse import unquote_plus
 
@@ -34,6 +38,36 @@ def parse(text: str) -> dict[str, Any]:
             raise invalid("Invalid request: parameters must not contain NUL.")
         _put(root, _segments(name), value, name)
     return {name: _lists(value) for name, value in root.items()}
+
+
+def parse_json(body: bytes) -> dict[str, Any]:
+    """Parse the JSON object of a v2 request; its scalars become the strings a form would hold.
+
+    Raises:
+        ApiError: it is no JSON object, or beyond the limits.
+    """
+    try:
+        found = json.loads(body)
+        if not isinstance(found, dict):
+            raise invalid("Invalid request: the body must be a JSON object.")
+        return {name: _as_text(value, 1) for name, value in found.items()}
+    except (ValueError, RecursionError):
+        raise invalid("Invalid request: the body must be JSON.") from None
+
+
+def _as_text(value: Any, depth: int) -> Any:
+    if depth > DEPTH_MAX:
+        raise invalid(f"Too deep: at most {DEPTH_MAX} levels are taken.")
+    if isinstance(value, dict):
+        return {name: _as_text(inner, depth + 1) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_as_text(inner, depth + 1) for inner in value[: INDEX_MAX + 1]]
+    if value is None:
+        return ""
+    text = value if isinstance(value, str) else json.dumps(value)
+    if "\x00" in text:
+        raise invalid("Invalid request: parameters must not contain NUL.")
+    return text
 
 
 def _segments(name: str) -> list[str]:

@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import logging
 
-from services.stripe_sim import balance, checkout, clocks, slow_payments
+from services.stripe_sim import balance, checkout, clocks, refunds, slow_payments
 from services.stripe_sim.api import ANSWERS_KEPT_SECONDS
 from services.stripe_sim.sandbox import Sandbox
 
@@ -93,6 +93,8 @@ def run_once(sandbox: Sandbox) -> int:
                 checkout.expire(scope, session)
         for intent, succeeds in slow_payments.due(scope, now):
             slow_payments.settle(scope, intent, succeeds=succeeds)
+        for refund, failure in refunds.due(scope, now):
+            refunds.settle(scope, refund, failure)
         balance.release(scope)
         sandbox.store.commit()
     return done

@@ -110,12 +110,15 @@ def pay_out_everything(scope: Scope, currency: str) -> Obj:
 
 
 def settle(scope: Scope, payout: Obj, failure_code: str | None = None) -> Obj:
-    """Let a pending payout arrive, or fail: a failed one comes back to the balance.
+    """Let a payout arrive, or fail: a failed one comes back to the balance.
+
+    A bank may also send back what had arrived: a paid payout can still fail.
 
     Raises:
-        ApiError: it has arrived, failed or was canceled; or there is no such failure.
+        ApiError: it has failed or was canceled, or arrived twice; or there is no such failure.
     """
-    if payout["status"] not in ("pending", "in_transit"):
+    open_states = ("pending", "in_transit", "paid") if failure_code else ("pending", "in_transit")
+    if payout["status"] not in open_states:
         raise invalid(f"This payout is {payout['status']}.", "id")
     if failure_code is not None and failure_code not in FAILURES:
         raise invalid(f"failure must be one of {', '.join(FAILURES)}", "failure")
@@ -131,6 +134,20 @@ def settle(scope: Scope, payout: Obj, failure_code: str | None = None) -> Obj:
     emit(scope, "payout.paid", payout)
     if payout["automatic"]:
         emit(scope, "payout.reconciliation_completed", payout)
+    return payout
+
+
+def send_off(scope: Scope, payout: Obj) -> Obj:
+    """Let a pending payout be on its way to the bank.
+
+    Raises:
+        ApiError: it is not pending any more.
+    """
+    if payout["status"] != "pending":
+        raise invalid(f"This payout is {payout['status']}.", "id")
+    payout["status"] = "in_transit"
+    scope.save(payout)
+    emit(scope, "payout.updated", payout)
     return payout
 
 

@@ -1,12 +1,22 @@
 """Refunds: money given back; Stripe keeps the fee of the charge."""
 
+from collections.abc import Iterator
 from typing import Any
 
-from services.stripe_sim import balance, money
+from services.stripe_sim import balance, money, payment_methods
 from services.stripe_sim.errors import ApiError, invalid
 from services.stripe_sim.events import emit
 from services.stripe_sim.sandbox import Scope
 from services.stripe_sim.store import Obj
+
+FAILURES = (
+    "declined",
+    "expired_or_canceled_card",
+    "insufficient_funds",
+    "lost_or_stolen_card",
+    "unknown",
+)
+"""Why a payer's bank does not take a refund, in Stripe's words."""
 
 
 def create(scope: Scope, charge: Obj, fields: dict[str, Any]) -> Obj:
@@ -58,6 +68,9 @@ def _build(scope: Scope, charge: Obj, amount: int, fields: dict[str, Any], fee_b
     fees = [balance.fee_detail(-fee_back, currency, "application_fee", "Application fee refund")]
     refund_id = scope.new_id("re_3")
     slow = charge["payment_method_details"]["type"] != "card"
+    method = scope.find("payment_method", charge["payment_method"])
+    card = payment_methods.card_of(method) if method else None
+    course = card.refunds if card else "at_once"
     transaction = balance.record(
         scope,
         "payment_refund" if slow else "refund",
@@ -89,14 +102,70 @@ def _build(scope: Scope, charge: Obj, amount: int, fields: dict[str, Any], fee_b
             "metadata": fields.get("metadata") or {},
             "payment_intent": charge["payment_intent"],
             "payment_method": charge["payment_method"],
-            "pending_reason": None,
+            "pending_reason": "processing" if course == "slowly" else None,
             "reason": fields.get("reason"),
             "receipt_number": None,
             "source_transfer_reversal": None,
-            "status": "succeeded",
+            "status": "pending" if course == "slowly" else "succeeded",
             "transfer_reversal": None,
+            "_sim": {"course": course},
         }
     )
+
+
+def settle(scope: Scope, refund: Obj, failure: str | None = None) -> Obj:
+    """Let a pending refund succeed, or let one fail, also after it had succeeded.
+
+    What a failed refund took comes back to the balance, and the charge counts as refunded by so
+    much less.
+
+    Raises:
+        ApiError: it has failed already, there is nothing to settle, or no such failure.
+    """
+    if failure is not None and failure not in FAILURES:
+        raise invalid(f"failure must be one of {', '.join(FAILURES)}", "failure")
+    if refund["status"] not in (("pending", "succeeded") if failure else ("pending",)):
+        raise invalid(f"This refund is {refund['status']}.", "id")
+    refund["_sim"] = {"course": "at_once"}
+    refund["pending_reason"] = None
+    if failure is None:
+        refund["status"] = "succeeded"
+        _tell(scope, refund, "refund.updated", "charge.refund.updated")
+        return refund
+    back = balance.record(
+        scope,
+        "refund_failure",
+        refund["amount"],
+        refund["currency"],
+        refund["id"],
+        description="REFUND FAILURE",
+    )
+    refund |= {
+        "status": "failed",
+        "failure_reason": failure,
+        "failure_balance_transaction": back["id"],
+    }
+    charge = scope.get("charge", refund["charge"])
+    charge["amount_refunded"] -= refund["amount"]
+    charge["refunded"] = False
+    scope.save(charge)
+    _tell(scope, refund, "refund.updated", "charge.refund.updated", "refund.failed")
+    return refund
+
+
+def _tell(scope: Scope, refund: Obj, *kinds: str) -> None:
+    scope.save(refund)
+    for kind in kinds:
+        emit(scope, kind, refund)
+
+
+def due(scope: Scope, now: int) -> Iterator[tuple[Obj, str | None]]:
+    """Yield (refund, how it fails or None) for what a test card lets end some time later."""
+    wait = scope.sandbox.settings.slow_payment_seconds
+    for refund in scope.all("refund"):
+        course = refund.get("_sim", {}).get("course", "at_once")
+        if course != "at_once" and refund["created"] + wait <= now:
+            yield refund, "expired_or_canceled_card" if course == "in_vain" else None
 
 
 def _refund_application_fee(scope: Scope, charge: Obj) -> int:
@@ -107,15 +176,21 @@ def _refund_application_fee(scope: Scope, charge: Obj) -> int:
         return 0
     platform = scope.sandbox.scope(platform_id)
     fee = platform.get("application_fee", fee_id)
-    due = money.share(fee["amount"], charge["amount_refunded"], charge["amount_captured"])
-    back: int = due - fee["amount_refunded"]
+    owed = money.share(fee["amount"], charge["amount_refunded"], charge["amount_captured"])
+    back: int = owed - fee["amount_refunded"]
     if back <= 0:
         return 0
-    refund_id = scope.new_id("fr_1")
+    give_fee_back(platform, fee, back, {})
+    return back
+
+
+def give_fee_back(platform: Scope, fee: Obj, amount: int, metadata: dict[str, str]) -> Obj:
+    """Give a part of an application fee back out of the platform's balance."""
+    refund_id = platform.new_id("fr_1")
     paid = balance.record(
         platform,
         "application_fee_refund",
-        -back,
+        -amount,
         fee["currency"],
         refund_id,
         description="Application fee refund",
@@ -124,17 +199,17 @@ def _refund_application_fee(scope: Scope, charge: Obj) -> int:
         {
             "id": refund_id,
             "object": "fee_refund",
-            "amount": back,
+            "amount": amount,
             "balance_transaction": paid["id"],
-            "created": scope.wall_now(),
+            "created": platform.wall_now(),
             "currency": fee["currency"],
-            "fee": fee_id,
-            "metadata": {},
+            "fee": fee["id"],
+            "metadata": metadata,
         }
     )
-    fee["amount_refunded"] += back
+    fee["amount_refunded"] += amount
     fee["refunded"] = fee["amount_refunded"] == fee["amount"]
     fee["refunds"]["data"].insert(0, refund)
     platform.save(fee)
     emit(platform, "application_fee.refunded", fee)
-    return back
+    return refund

@@ -12,7 +12,15 @@ from dataclasses import dataclass, field
 
 import httpx
 
-from services.stripe_sim.events import DELIVERED, DROPPED, PENDING, body_of, settle
+from services.stripe_sim import destinations
+from services.stripe_sim.events import (
+    DELIVERED,
+    DROPPED,
+    PENDING,
+    body_of,
+    settle,
+    thin_body_of,
+)
 from services.stripe_sim.sandbox import Sandbox
 from services.stripe_sim.store import Obj
 
@@ -33,6 +41,12 @@ def valid_secrets(endpoint: Obj, now: int) -> list[str]:
         for entry in endpoint["_sim"]["secrets"]
         if entry["expires_at"] is None or entry["expires_at"] > now
     ]
+
+
+def find_endpoint(sandbox: Sandbox, owner: str, endpoint_id: str) -> Obj | None:
+    """Return an account's endpoint of either kind, or None."""
+    found = sandbox.store.get(owner, "webhook_endpoint", endpoint_id)
+    return found or sandbox.store.get(owner, destinations.KIND, endpoint_id)
 
 
 @dataclass(order=True)
@@ -182,7 +196,7 @@ class Sender:
         if event is None:
             return None, None
         owner = event["_sim"]["owners"].get(endpoint_id, item.account)
-        return event, self.sandbox.store.get(owner, "webhook_endpoint", endpoint_id)
+        return event, find_endpoint(self.sandbox, owner, endpoint_id)
 
     def _retry(self, endpoint_id: str, item: Item) -> None:
         settings = self.sandbox.settings
@@ -198,8 +212,9 @@ class Sender:
 
     async def send(self, account: str, event: Obj, endpoint: Obj) -> int:
         """Send an event once, signed now; return the HTTP status, or 0 where none came."""
-        connect = endpoint["_sim"]["connect"]
-        body = body_of(event, account if connect else None)
+        owner = event["_sim"]["owners"].get(endpoint["id"], account)
+        write = thin_body_of if destinations.is_thin(endpoint) else body_of
+        body = write(event, account if owner != account else None)
         now = int(time.time())
         headers = {
             "Content-Type": "application/json; charset=utf-8",
@@ -207,7 +222,8 @@ class Sender:
             "Stripe-Signature": signature(body, valid_secrets(endpoint, now), now),
         }
         try:
-            response = await self._http.post(endpoint["url"], content=body, headers=headers)
+            url = destinations.url_of(endpoint)
+            response = await self._http.post(url, content=body, headers=headers)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             log.info("webhook %s to %s: %s", event["id"], endpoint["id"], type(error).__name__)
             return 0

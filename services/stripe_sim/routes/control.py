@@ -11,7 +11,7 @@ from services.stripe_sim import accounts, checkout, checkout_payment
 from services.stripe_sim.errors import ApiError
 from services.stripe_sim.render import render
 from services.stripe_sim.sandbox import Sandbox, Scope
-from services.stripe_sim.webhooks import Sender
+from services.stripe_sim.webhooks import Sender, find_endpoint
 
 BODY_BYTES_MAX = 64 * 1024
 
@@ -113,7 +113,7 @@ class Control:
         scope, event = found
         sent = []
         for endpoint_id, owner in event["_sim"].get("owners", {}).items():
-            endpoint = self.sandbox.store.get(owner, "webhook_endpoint", endpoint_id)
+            endpoint = find_endpoint(self.sandbox, owner, endpoint_id)
             if endpoint is not None and body.get("endpoint") in (None, endpoint_id):
                 status = await self.sender.send(scope.account, event, endpoint)
                 sent.append({"endpoint": endpoint_id, "status": status})

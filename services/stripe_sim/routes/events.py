@@ -72,7 +72,7 @@ def create_webhook_endpoint(scope: Scope, params: Params) -> Obj:
     """Register a URL for events; its secret is in this answer only."""
     if len(scope.all("webhook_endpoint")) >= ENDPOINTS_MAX:
         raise invalid(f"You have reached the maximum of {ENDPOINTS_MAX} test webhook endpoints.")
-    _check_url(params["url"])
+    check_url(params["url"])
     endpoint_obj = accounts.build_endpoint(
         scope,
         scope.new_id("we_1"),
@@ -91,7 +91,12 @@ def create_webhook_endpoint(scope: Scope, params: Params) -> Obj:
     return {**endpoint_obj, "secret": secret}
 
 
-def _check_url(url: str) -> None:
+def check_url(url: str) -> None:
+    """Refuse what no webhook can be sent to.
+
+    Raises:
+        ApiError: the address has no scheme.
+    """
     if not url.startswith(("http://", "https://")):
         raise invalid(
             "Invalid URL: An explicit scheme (such as https) must be provided.",
@@ -111,7 +116,7 @@ def update_webhook_endpoint(scope: Scope, params: Params, endpoint_id: str) -> O
     """Change a webhook endpoint; disabling it ends the retries of its events."""
     endpoint_obj = scope.get("webhook_endpoint", endpoint_id)
     if params.get("url"):
-        _check_url(params["url"])
+        check_url(params["url"])
     for name in ("description", "enabled_events", "url"):
         if params.get(name) is not None:
             endpoint_obj[name] = params[name]

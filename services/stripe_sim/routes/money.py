@@ -1,7 +1,7 @@
 """/v1/charges, /v1/refunds, /v1/balance, /v1/balance_transactions, /v1/application_fees."""
 
 from services.stripe_sim import balance, refunds
-from services.stripe_sim.errors import invalid
+from services.stripe_sim.errors import invalid, no_such
 from services.stripe_sim.events import emit
 from services.stripe_sim.params import (
     ANY,
@@ -159,3 +159,38 @@ def list_application_fees(scope: Scope, params: Params) -> Obj:
     """List a platform's shares of direct charges."""
     found = scope.all("application_fee", charge=params.get("charge"))
     return page(scope, found, params, "/v1/application_fees")
+
+
+@endpoint(
+    "POST",
+    "/v1/application_fees/{}/refunds",
+    {"amount": int, "metadata": METADATA},
+)
+def create_fee_refund(scope: Scope, params: Params, fee_id: str) -> Obj:
+    """Give an application fee back, all that is left of it or a part."""
+    fee = scope.get("application_fee", fee_id)
+    left = fee["amount"] - fee["amount_refunded"]
+    amount = left if params.get("amount") is None else params["amount"]
+    if not 1 <= amount <= left:
+        raise invalid(
+            f"Refund amount ({amount}) is greater than unrefunded amount on fee ({left})", "amount"
+        )
+    metadata = merge_metadata({}, params.get("metadata", {}))
+    return refunds.give_fee_back(scope, fee, amount, metadata)
+
+
+@endpoint("GET", "/v1/application_fees/{}/refunds/{}")
+def retrieve_fee_refund(scope: Scope, _params: Params, fee_id: str, refund_id: str) -> Obj:
+    """Return what was given back of an application fee."""
+    refund = scope.get("fee_refund", refund_id)
+    if refund["fee"] != fee_id:
+        raise no_such("fee_refund", refund_id)
+    return refund
+
+
+@endpoint("GET", "/v1/application_fees/{}/refunds", LIST_PARAMS)
+def list_fee_refunds(scope: Scope, params: Params, fee_id: str) -> Obj:
+    """List what was given back of an application fee."""
+    scope.get("application_fee", fee_id)
+    found = scope.all("fee_refund", fee=fee_id)
+    return page(scope, found, params, f"/v1/application_fees/{fee_id}/refunds")

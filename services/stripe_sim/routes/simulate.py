@@ -11,8 +11,10 @@ from services.stripe_sim import (
     accounts,
     balance,
     connect,
+    destinations,
     disputes,
     payouts,
+    refunds,
     slow_payments,
 )
 from services.stripe_sim.connect import OAuthError
@@ -48,6 +50,7 @@ class Simulate:
             Route("/_sim/charges/{charge}/dispute", self.dispute, methods=["POST"]),
             Route("/_sim/disputes/{dispute}/close", self.close_dispute, methods=["POST"]),
             Route("/_sim/payouts/{payout}/settle", self.settle_payout, methods=["POST"]),
+            Route("/_sim/refunds/{refund}/settle", self.settle_refund, methods=["POST"]),
             Route("/_sim/payment_intents/{intent}/settle", self.settle_payment, methods=["POST"]),
             Route(
                 "/_sim/payment_intents/{intent}/authenticate", self.authenticate, methods=["POST"]
@@ -182,14 +185,25 @@ class Simulate:
         return self._do(lambda: render(scope, payouts.pay_out_everything(scope, currency)), 201)
 
     async def settle_payout(self, request: Request) -> Response:
-        """Let a payout arrive, or fail with the code in `failure`."""
+        """Let a payout arrive, fail with the code in `failure`, or be on its way: `in_transit`."""
         scope, payout = self._find("payout", request.path_params["payout"])
-        failure = text(await body_of(request), "failure")
+        body = await body_of(request)
+        failure = text(body, "failure")
+        if body.get("in_transit") is True:
+            return self._do(lambda: render(scope, payouts.send_off(scope, payout)))
         return self._do(lambda: render(scope, payouts.settle(scope, payout, failure)))
+
+    async def settle_refund(self, request: Request) -> Response:
+        """Let a pending refund succeed, or any fail with the reason in `failure`."""
+        scope, refund = self._find("refund", request.path_params["refund"])
+        failure = text(await body_of(request), "failure")
+        return self._do(lambda: render(scope, refunds.settle(scope, refund, failure)))
 
     async def roll(self, request: Request) -> Response:
         """Roll an endpoint's secret: both sign for `expires_in_seconds` (default a day)."""
-        scope, endpoint = self._find("webhook_endpoint", request.path_params["endpoint"])
+        endpoint_id = request.path_params["endpoint"]
+        kind = destinations.KIND if endpoint_id.startswith("ed_") else "webhook_endpoint"
+        scope, endpoint = self._find(kind, endpoint_id)
         body = await body_of(request)
         seconds = body.get("expires_in_seconds", ROLL_SECONDS)
         if type(seconds) is not int or not 0 <= seconds <= ROLL_SECONDS:

@@ -13,7 +13,7 @@ from stripe._stripe_object import StripeObject, UntypedStripeObject
 
 def complaints(value: dict[str, Any], where: str = "") -> list[str]:
     """Return what the SDK's class for an object does not declare, or declares and misses."""
-    cls = get_object_class("V1", value["object"])
+    cls = get_object_class("V2" if value["object"].startswith("v2.") else "V1", value["object"])
     if cls is StripeObject:
         return [f"{where}: the SDK knows no object {value['object']!r}"]
     return _of_object(value, cls, where or cls.__name__)

@@ -8,6 +8,7 @@ import pytest
 import stripe
 
 from .conftest import Receiver, Sim, new_tenant
+from .shapes import complaints
 from .test_life import balance_agrees, on_clock
 
 CLIENT_ID = "ca_platform_sandbox"
@@ -85,6 +86,13 @@ async def test_oauth_from_the_page_to_a_direct_charge_and_back(
     )
     fee = await v1.application_fees.retrieve_async(fee.id)
     assert fee.amount_refunded == 250
+    more = await v1.application_fees.refunds.create_async(fee.id, {"amount": 50})
+    given = (await v1.application_fees.refunds.list_async(fee.id)).data
+    assert [each.amount for each in given] == [50, 250]
+    assert complaints(more.to_dict()) == []
+    assert (await v1.application_fees.retrieve_async(fee.id)).amount_refunded == 300
+    with pytest.raises(stripe.InvalidRequestError, match="greater than unrefunded"):
+        await v1.application_fees.refunds.create_async(fee.id, {"amount": 201})
     await balance_agrees(v1)
     own = await v1.balance.retrieve_async({}, on)
     assert sum(part.amount for part in (*own.available, *own.pending)) == 9180 - 5000 + 250

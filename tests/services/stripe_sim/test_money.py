@@ -91,6 +91,80 @@ async def test_a_payout_fails_and_comes_back(tenant: Tenant) -> None:
     await shapes_fit(tenant, "payouts")
 
 
+async def test_what_had_arrived_is_sent_back_by_the_bank(tenant: Tenant) -> None:
+    v1, sim = tenant.v1, tenant.sim
+    await charged(tenant, "pm_card_bypassPending")
+    payout = await v1.payouts.create_async({"amount": 5000, "currency": "eur"})
+    on_its_way = await sim.control("POST", f"/payouts/{payout.id}/settle", {"in_transit": True})
+    assert on_its_way.json()["status"] == "in_transit"
+    for _ in range(2):
+        arrived = await sim.control("POST", f"/payouts/{payout.id}/settle")
+    assert arrived.status_code == 400, "once only"
+    assert (await v1.payouts.retrieve_async(payout.id)).status == "paid"
+    await sim.control("POST", f"/payouts/{payout.id}/settle", {"failure": "no_account"})
+    payout = await v1.payouts.retrieve_async(payout.id, {"expand": ["failure_balance_transaction"]})
+    assert (payout.status, payout.failure_code) == ("failed", "no_account")
+    assert payout.failure_balance_transaction.net == 5000
+    types = [event.type for event in (await v1.events.list_async({"types": PAYOUT_TYPES})).data]
+    assert types == PAYOUT_TYPES[::-1]
+    await balance_agrees(v1)
+    await shapes_fit(tenant, "payouts", "balance_transactions")
+
+
+PAYOUT_TYPES = ["payout.created", "payout.updated", "payout.paid", "payout.failed"]
+
+
+@pytest.mark.parametrize(
+    ("card", "at_first", "failure", "at_last"),
+    [
+        ("pm_card_pendingRefund", "pending", None, "succeeded"),
+        ("pm_card_pendingRefund", "pending", "insufficient_funds", "failed"),
+        ("pm_card_refundFail", "succeeded", "expired_or_canceled_card", "failed"),
+    ],
+)
+async def test_a_refund_takes_its_time_or_fails_in_the_end(
+    tenant: Tenant, card: str, at_first: str, failure: str | None, at_last: str
+) -> None:
+    v1, sim = tenant.v1, tenant.sim
+    charge = await charged(tenant, card)
+    refund = await v1.refunds.create_async({"charge": charge, "amount": 4000})
+    assert refund.status == at_first
+    assert (await v1.charges.retrieve_async(charge)).amount_refunded == 4000
+    body = {"failure": failure} if failure else {}
+    settled = await sim.control("POST", f"/refunds/{refund.id}/settle", body)
+    assert settled.status_code == 200, settled.text
+    refund = await v1.refunds.retrieve_async(refund.id)
+    assert refund.status == at_last
+    back = await v1.charges.retrieve_async(charge)
+    assert back.amount_refunded == (0 if failure else 4000)
+    types = [event.type for event in (await v1.events.list_async({"limit": 100})).data]
+    assert ("refund.failed" in types) is (failure is not None)
+    assert "charge.refund.updated" in types
+    if failure is not None:
+        assert refund.failure_reason == failure
+        made = await v1.balance_transactions.list_async({"type": "refund_failure"})
+        assert [(each.net, each.source) for each in made.data] == [(4000, refund.id)]
+        again = await sim.control("POST", f"/refunds/{refund.id}/settle", body)
+        assert again.status_code == 400
+        await v1.refunds.create_async({"charge": charge})
+    await balance_agrees(v1)
+    await shapes_fit(tenant, "refunds", "charges", "balance_transactions")
+
+
+async def test_evidence_is_kept_before_it_is_submitted(tenant: Tenant) -> None:
+    v1 = tenant.v1
+    charge = await charged(tenant, "pm_card_createDisputeProductNotReceived")
+    (dispute,) = (await v1.disputes.list_async({"charge": charge})).data
+    draft = {"evidence": {"shipping_tracking_number": "1Z"}, "submit": False}
+    kept = await v1.disputes.update_async(dispute.id, draft)
+    assert (kept.status, kept.evidence.shipping_tracking_number) == ("needs_response", "1Z")
+    assert (kept.evidence_details.has_evidence, kept.evidence_details.submission_count) == (True, 0)
+    sent = await v1.disputes.update_async(dispute.id, {"submit": True})
+    assert (sent.status, sent.evidence_details.submission_count) == ("under_review", 1)
+    assert sent.reason == "product_not_received"
+    await shapes_fit(tenant, "disputes")
+
+
 @pytest.mark.parametrize("succeeds", [True, False])
 async def test_a_sepa_debit_is_processing_for_a_while(tenant: Tenant, succeeds: bool) -> None:
     v1, sim = tenant.v1, tenant.sim
@@ -132,6 +206,7 @@ async def test_a_payment_link_opens_a_session_for_everyone(tenant: Tenant) -> No
                 }
             ],
             "metadata": {"command_id": "c9"},
+            "payment_intent_data": {"metadata": {"tenant_id": "t1"}},
             "after_completion": {"type": "redirect", "redirect": {"url": "http://127.0.0.1:9/x"}},
             "restrictions": {"completed_sessions": {"limit": 1}},
         }
@@ -145,6 +220,8 @@ async def test_a_payment_link_opens_a_session_for_everyone(tenant: Tenant) -> No
     (session,) = (await v1.checkout.sessions.list_async({"payment_link": link.id})).data
     assert session.metadata.to_dict() == {"command_id": "c9"}
     assert session.payment_status == "paid"
+    intent = await v1.payment_intents.retrieve_async(session.payment_intent)
+    assert intent.metadata.to_dict() == {"tenant_id": "t1"}, "a link's own stay on the session"
     assert (await v1.payment_links.retrieve_async(link.id)).active is False
     await shapes_fit(tenant, "payment_links", "checkout/sessions")
 
