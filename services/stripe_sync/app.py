@@ -15,7 +15,7 @@ from libs.observability.health import Health
 from libs.settings import load
 from libs.web.auth import Gate
 from libs.web.serve import create_app, serve
-from services.stripe_sync import jobs, routes, routes_checkout
+from services.stripe_sync import jobs, routes_checkout, routes_money
 from services.stripe_sync.connections import ConnectionWatch
 from services.stripe_sync.customers import CustomerLinks
 from services.stripe_sync.handlers import HANDLERS
@@ -65,7 +65,7 @@ def build() -> FastAPI:
     return create_app(
         "Stripe sync",
         health=health,
-        routers=[routes.router, routes_checkout.router],
+        routers=[routes_checkout.router, routes_money.router],
         lifespan=lifespan,
     )
 

@@ -28,7 +28,7 @@ from services.stripe_sync.client import (
 from services.stripe_sync.concurrency import all_of
 from services.stripe_sync.identities import Identities
 from services.stripe_sync.lease import leased
-from services.stripe_sync.objects import is_managed, period_of
+from services.stripe_sync.objects_invoices import is_managed, period_of
 from services.stripe_sync.once import Writer
 
 log = structlog.get_logger()

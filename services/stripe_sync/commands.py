@@ -23,7 +23,8 @@ from services.stripe_sync.client import Json, StripeCallError, StripeRefusedErro
 from services.stripe_sync.concurrency import all_of
 from services.stripe_sync.identities import Identities
 from services.stripe_sync.lease import leased
-from services.stripe_sync.objects import id_of, line_id_of
+from services.stripe_sync.objects import id_of
+from services.stripe_sync.objects_invoices import line_id_of
 from services.stripe_sync.once import Writer
 
 log = structlog.get_logger()

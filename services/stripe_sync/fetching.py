@@ -6,22 +6,32 @@ from typing import Any
 import structlog
 
 from services.stripe_sync.client import Json, StripeApi, StripeMissingError, StripeRefusedError
-from services.stripe_sync.objects import id_of, wants_holding
+from services.stripe_sync.objects import id_of
+from services.stripe_sync.objects_invoices import wants_holding
+from services.stripe_sync.objects_payments import charge_of, waits_for_booking
+from services.stripe_sync.payments import NO_ORIGIN, Origin
 
 log = structlog.get_logger()
 
 LINE_PAGES_MAX = 20
 
-_PATHS = {
+PATHS = {
     "customer": "/v1/customers/",
     "product": "/v1/products/",
     "price": "/v1/prices/",
     "subscription": "/v1/subscriptions/",
     "invoice": "/v1/invoices/",
+    "payment_intent": "/v1/payment_intents/",
     "charge": "/v1/charges/",
+    "refund": "/v1/refunds/",
+    "dispute": "/v1/disputes/",
+    "payout": "/v1/payouts/",
 }
+"""Every type that is mirrored, besides the account itself."""
 OWN_ACCOUNT = "/v1/account"
 """The account that a key, or the platform's key with `Stripe-Account`, speaks for."""
+
+NOT_BOOKED = "its balance transaction is not there yet"
 
 
 class IncompleteError(Exception):
@@ -33,20 +43,31 @@ class WrongAccountError(Exception):
 
 
 @dataclass(frozen=True)
+class Paid:
+    """A payment of an invoice: an intent, or a charge without one.
+
+    Attributes:
+        charge_id: the latest charge.
+    """
+
+    kind: str
+    payment_id: str
+    charge_id: str | None
+
+
+@dataclass(frozen=True)
 class Fetched:
     """An object as it is now.
 
     Attributes:
-        raw: Stripe's JSON, without what was expanded only to get at its ids.
-        charge_ids: of an invoice: the charges that paid it.
-        invoice_id: of a charge: the invoice it pays.
+        raw: Stripe's JSON, with what was expanded.
+        payments: of an invoice: what pays it.
         incomplete: what Stripe has yet to add, if anything.
     """
 
     object_id: str
     raw: Json
-    charge_ids: tuple[str, ...] = ()
-    invoice_id: str | None = None
+    payments: tuple[Paid, ...] = ()
     incomplete: str | None = None
 
 
@@ -68,11 +89,37 @@ async def fetch(
             return await _account(api, object_id)
         if kind == "invoice":
             return await _invoice(api, object_id, attempts, holds=holds)
+        if kind == "payment_intent":
+            return await _intent(api, object_id)
         if kind == "charge":
             return await _charge(api, object_id)
-        return Fetched(object_id, await api.get(f"{kind}.retrieve", _PATHS[kind] + object_id))
+        return Fetched(object_id, await api.get(f"{kind}.retrieve", PATHS[kind] + object_id))
     except StripeMissingError:
         return None
+
+
+async def find_origin(api: StripeApi, intent_id: str, customer_id: str | None) -> Origin:
+    """What a payment was made for: neither the intent nor its charge says so.
+
+    Args:
+        customer_id: Stripe's customer of the intent; without one it pays no invoice.
+
+    Raises:
+        StripeCallError: see its kinds.
+    """
+    if customer_id is not None:
+        query = {"payment": {"type": "payment_intent", "payment_intent": intent_id}, "limit": 1}
+        page = await api.get("invoice_payment.list", "/v1/invoice_payments", query)
+        if page["data"]:
+            return Origin(invoice_id=id_of(page["data"][0]["invoice"]))
+    page = await api.get(
+        "checkout_session.list",
+        "/v1/checkout/sessions",
+        {"payment_intent": intent_id, "limit": 1},
+    )
+    if page["data"]:
+        return Origin(payment_link_id=id_of(page["data"][0]["payment_link"]))
+    return NO_ORIGIN
 
 
 async def _account(api: StripeApi, account_id: str) -> Fetched:
@@ -83,15 +130,15 @@ async def _account(api: StripeApi, account_id: str) -> Fetched:
 
 
 async def _invoice(api: StripeApi, invoice_id: str, attempts: int, *, holds: bool) -> Fetched:
-    path = _PATHS["invoice"] + invoice_id
+    path = PATHS["invoice"] + invoice_id
     raw = await api.get(
         "invoice.retrieve", path, {"expand": ["payments.data.payment.payment_intent"]}
     )
-    charges = tuple(dict.fromkeys(_charges_of(raw.pop("payments", None))))
+    payments = tuple(dict.fromkeys(_payments_of(raw.pop("payments", None))))
     if holds and wants_holding(raw):
         raw = await _hold(api, raw, attempts)
     await complete_lines(api, raw)
-    return Fetched(invoice_id, raw, charge_ids=charges)
+    return Fetched(invoice_id, raw, payments=payments)
 
 
 async def _hold(api: StripeApi, raw: Json, attempts: int) -> Json:
@@ -99,7 +146,7 @@ async def _hold(api: StripeApi, raw: Json, attempts: int) -> Json:
 
     Where Stripe finalized it a moment before, it is left as it is.
     """
-    path = _PATHS["invoice"] + raw["id"]
+    path = PATHS["invoice"] + raw["id"]
     try:
         return await api.post(
             "invoice.hold",
@@ -119,7 +166,7 @@ async def complete_lines(api: StripeApi, raw: Json) -> None:
         return
     rest = await api.list_all(
         "invoice.lines",
-        f"{_PATHS['invoice']}{raw['id']}/lines",
+        f"{PATHS['invoice']}{raw['id']}/lines",
         {},
         pages_max=LINE_PAGES_MAX,
         after=lines["data"][-1]["id"],
@@ -128,35 +175,38 @@ async def complete_lines(api: StripeApi, raw: Json) -> None:
     lines["has_more"] = False
 
 
-def _charges_of(payments: Any) -> list[str]:
-    """The charges of an invoice's payments: each by its payment intent, or named itself."""
+def _payments_of(payments: Any) -> list[Paid]:
+    """The payments of an invoice."""
     found = []
     for entry in (payments or {}).get("data", []):
         payment = entry["payment"]
         intent = payment.get("payment_intent")
         latest = intent.get("latest_charge") if isinstance(intent, dict) else None
-        charge_id = id_of(latest) or id_of(payment.get("charge"))
-        if charge_id is not None:
-            found.append(charge_id)
+        intent_id, charge_id = id_of(intent), id_of(latest) or id_of(payment.get("charge"))
+        if intent_id is not None:
+            found.append(Paid("payment_intent", intent_id, charge_id))
+        elif charge_id is not None:
+            found.append(Paid("charge", charge_id, charge_id))
     return found
 
 
-async def _charge(api: StripeApi, charge_id: str) -> Fetched:
-    """A charge with its balance transaction, and the invoice it pays, which it does not name."""
+async def _intent(api: StripeApi, intent_id: str) -> Fetched:
+    """A payment intent with its latest charge and the balance transaction of that."""
     raw = await api.get(
-        "charge.retrieve", _PATHS["charge"] + charge_id, {"expand": ["balance_transaction"]}
+        "payment_intent.retrieve",
+        PATHS["payment_intent"] + intent_id,
+        {"expand": ["latest_charge.balance_transaction"]},
     )
-    intent_id = id_of(raw["payment_intent"])
-    invoice_id = None
-    if intent_id is not None:
-        query = {"payment": {"type": "payment_intent", "payment_intent": intent_id}, "limit": 1}
-        page = await api.get("invoice_payment.list", "/v1/invoice_payments", query)
-        invoice_id = id_of(page["data"][0]["invoice"]) if page["data"] else None
-    booked = raw["balance_transaction"] is not None
-    waits = raw["status"] == "succeeded" and raw["captured"] and not booked
-    return Fetched(
-        charge_id,
-        raw,
-        invoice_id=invoice_id,
-        incomplete="its balance transaction is not there yet" if waits else None,
+    charge = charge_of(raw)
+    waits = charge is not None and waits_for_booking(charge)
+    return Fetched(intent_id, raw, incomplete=NOT_BOOKED if waits else None)
+
+
+async def _charge(api: StripeApi, charge_id: str) -> Fetched:
+    """A charge with its balance transaction."""
+    raw = await api.get(
+        "charge.retrieve", PATHS["charge"] + charge_id, {"expand": ["balance_transaction"]}
     )
+    # Of an intent the mirror takes the charge from there.
+    waits = id_of(raw["payment_intent"]) is None and waits_for_booking(raw)
+    return Fetched(charge_id, raw, incomplete=NOT_BOOKED if waits else None)

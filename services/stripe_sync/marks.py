@@ -15,7 +15,13 @@ from services.stripe_sync.objects import id_of
 BALANCE = ("balance", "balance")
 """Not an object of Stripe's: list the balance transactions since the last time."""
 
-MIRRORED = frozenset({"customer", "product", "price", "subscription", "invoice", "charge"})
+MIRRORED = frozenset(
+    {
+        *("customer", "product", "price", "subscription", "invoice"),
+        *("payment_intent", "refund", "dispute", "payout"),
+    }
+)
+"""Types that an event's object is fetched of; charges are fetched with their payment intent."""
 
 MOVES_MONEY = (
     "application_fee.",
@@ -31,18 +37,21 @@ MOVES_MONEY = (
 CHANGES_HEALTH = ("account.", "capability.", "person.")
 """Events after which an account may have other rights or other things due."""
 
+FAILED_ATTEMPT = "charge.failed"
+
 _REFERENCES: Mapping[str, tuple[tuple[str, str], ...]] = {
     "checkout.session": (
         ("customer", "customer"),
         ("subscription", "subscription"),
         ("invoice", "invoice"),
+        ("payment_intent", "payment_intent"),
     ),
-    "dispute": (("charge", "charge"),),
     "invoice_payment": (("invoice", "invoice"),),
-    "payment_intent": (("latest_charge", "charge"),),
-    "refund": (("charge", "charge"),),
 }
-"""Objects that are not mirrored, and the fields that lead to those that are."""
+"""Fields of an event's object that lead to others to fetch."""
+
+_HAS_PAYMENT = frozenset({"charge", "dispute", "refund"})
+"""Types whose payment changes with them: an intent, or a charge that has none."""
 
 _ID = re.compile(r"[A-Za-z0-9_]{1,255}")
 
@@ -54,11 +63,14 @@ async def take_event(tx: Tx, event: Envelope[StripeEventReceived]) -> None:
 
 def dirty_objects(event: StripeEventReceived) -> list[tuple[str, str]]:
     """(type, id) of everything to fetch because of an event."""
-    found = []
-    if event.object_type in MIRRORED and event.object_id:
-        found.append((event.object_type, event.object_id))
-    found += _referred(_subject(event.payload), _REFERENCES.get(event.object_type or "", ()))
-    found = [(kind, object_id) for kind, object_id in found if _ID.fullmatch(object_id)]
+    found: list[tuple[str, str]] = []
+    kind, subject = event.object_type or "", _subject(event.payload)
+    if kind in MIRRORED and event.object_id:
+        found.append((kind, event.object_id))
+    found += _referred(subject, _REFERENCES.get(kind, ()))
+    if kind in _HAS_PAYMENT:
+        found += _payment(event, subject)
+    found = [pair for pair in found if _ID.fullmatch(pair[1])]
     if event.event_type.startswith(MOVES_MONEY):
         found.append(BALANCE)
     if event.account != PLATFORM_ACCOUNT and event.event_type.startswith(CHANGES_HEALTH):
@@ -71,6 +83,20 @@ def _referred(subject: Mapping[str, Any], fields: Any) -> Iterator[tuple[str, st
         object_id = id_of(subject.get(field))
         if object_id is not None:
             yield kind, object_id
+
+
+def _payment(event: StripeEventReceived, subject: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The payment that a charge, dispute or refund belongs to.
+
+    A charge that failed is fetched itself: by then its intent may have gone on to another one.
+    """
+    intent_id, charge_id = id_of(subject.get("payment_intent")), id_of(subject.get("charge"))
+    if event.object_type == "charge":
+        charge_id = event.object_id
+    if intent_id is not None:
+        yield "payment_intent", intent_id
+    if charge_id is not None and (intent_id is None or event.event_type == FAILED_ATTEMPT):
+        yield "charge", charge_id
 
 
 def _subject(payload: str | None) -> Mapping[str, Any]:

@@ -1,81 +1,150 @@
-"""Payments: what charges are to us, and the money facts they lead to, each said once."""
+"""Payments: what payment intents are to us, and the money facts they lead to, each said once."""
 
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from libs.clock import from_unix
-from libs.contracts.billing import BilledBy
-from libs.contracts.stripe_sync import PLATFORM_ACCOUNT, PaymentFailed, PaymentSucceeded
+from libs.contracts.stripe_sync import PLATFORM_ACCOUNT, PaymentSucceeded
 from libs.db.pool import Tx
 from libs.ids import new_id
 from libs.messaging.outbox import emit
 from libs.observability.metrics import PAYMENTS_TOTAL
-from services.stripe_sync import store_objects
+from services.stripe_sync import objects_payments, store_marks, store_payments
 from services.stripe_sync.client import Json
-from services.stripe_sync.objects import payment_of
+from services.stripe_sync.objects import named
+from services.stripe_sync.objects_payments import (
+    WAITS_FOR_PAYER,
+    payment_of_charge,
+    payment_of_intent,
+)
 from services.stripe_sync.store_objects import Owner
-from services.stripe_sync.transactions import record
 
 
-def collected_by(account: str) -> BilledBy:
-    """Whose account money arrived in."""
-    return "platform" if account == PLATFORM_ACCOUNT else "tenant"
+@dataclass(frozen=True)
+class Origin:
+    """What a payment was made for; nothing where it stands alone."""
+
+    invoice_id: str | None = None
+    payment_link_id: str | None = None
 
 
-async def record_charge(
+NO_ORIGIN = Origin()
+
+
+def collected_by(account: str) -> Any:
+    """Whose account money arrives in: `platform` or `tenant`."""
+    return objects_payments.collected_by(account, PLATFORM_ACCOUNT)
+
+
+async def record_intent(
     tx: Tx,
     account: str,
-    charge: Json,
-    payer_id: UUID | None,
+    intent: Json,
     owner: Owner,
+    payer_id: UUID,
     *,
     invoice_id: str | None,
     effective_at: datetime,
-) -> None:
-    """Bring the payment of a charge up to date, and its balance transaction where there is one.
+) -> Json:
+    """Bring the payment of an intent up to date from Stripe's answer to a call; the row after it.
+
+    The answer may be older than what the mirror's worker saw meanwhile, so the intent is fetched
+    again a moment later. What was paid stays paid.
 
     Args:
-        payer_id: the customer who pays; None only while the platform's own record is missing.
+        intent: with `latest_charge.balance_transaction` expanded.
+        owner: of the tenant in scope.
+        payer_id: the customer who pays, where no row of ours says so.
+        invoice_id: Stripe's invoice that it pays, if any.
+
+    Raises:
+        UnreadableObjectError: a field is missing.
     """
-    transaction = charge["balance_transaction"]
-    if isinstance(transaction, dict):
-        await record(tx, account, transaction, owner, effective_at=effective_at)
-    if payer_id is None:
-        return
-    before = await store_objects.read_payment(tx, account, charge["id"])
-    after = payment_of(
-        charge,
-        account=account,
-        collected_by=collected_by(account),
-        customer_id=payer_id,
-        payment_id=before["payment_id"] if before else new_id(),
-        invoice_id=invoice_id or (before["stripe_invoice_id"] if before else None),
+    assert owner.tenant_id == tx.tenant_id, "a payment is recorded for the tenant in scope"
+    payment = await settle_intent(
+        tx, account, intent, payer_id, origin=Origin(invoice_id), effective_at=effective_at
     )
+    await store_marks.mark(tx, account, [("payment_intent", intent["id"])])
+    return payment
+
+
+async def settle_intent(
+    tx: Tx,
+    account: str,
+    intent: Json,
+    payer_id: UUID,
+    *,
+    origin: Origin | None,
+    effective_at: datetime,
+) -> Json:
+    """Bring the payment of an intent up to date; for the mirror's worker.
+
+    The payment is the row of this intent; else the row that its metadata names, where that is the
+    tenant's in scope and has no intent yet; else a new one.
+
+    Args:
+        origin: what it was made for; None while nobody has looked.
+    """
+    said = payment_of_intent(intent)
+    before = await store_payments.read_payment(
+        tx, account, intent["id"], named(intent, "payment_id")
+    )
+    return await _settle(tx, account, said, before, payer_id, origin, effective_at)
+
+
+async def settle_charge(
+    tx: Tx, account: str, charge: Json, payer_id: UUID, *, effective_at: datetime
+) -> Json:
+    """Bring the payment of a charge without an intent up to date."""
+    said = payment_of_charge(charge)
+    before = await store_payments.read_payment(tx, account, charge["id"])
+    return await _settle(tx, account, said, before, payer_id, NO_ORIGIN, effective_at)
+
+
+async def _settle(
+    tx: Tx,
+    account: str,
+    said: Json,
+    before: Json | None,
+    payer_id: UUID,
+    origin: Origin | None,
+    effective_at: datetime,
+) -> Json:
+    after = _merged(account, said, before, payer_id, origin)
     if after == before:
-        return
-    await store_objects.write_payment(tx, after)
+        return after
+    if before is not None and before["paid_at"] is not None and after["paid_at"] is None:
+        return before
+    await store_payments.write_payment(tx, after)
     if after["paid_at"] is not None and (before is None or before["paid_at"] is None):
-        PAYMENTS_TOTAL.labels(outcome="succeeded", mode=tx.mode).inc()
+        tx.after_commit.append(PAYMENTS_TOTAL.labels(outcome="succeeded", mode=tx.mode).inc)
         emit(tx, _succeeded(after), effective_at=effective_at)
-    elif after["status"] == "FAILED" and (before is None or before["status"] != "FAILED"):
-        PAYMENTS_TOTAL.labels(outcome="failed", mode=tx.mode).inc()
-        emit(tx, _failed(after, from_unix(charge["created"])), effective_at=effective_at)
+    return after
 
 
-def _succeeded(payment: dict[str, Any]) -> PaymentSucceeded:
+def _merged(
+    account: str, said: Json, before: Json | None, payer_id: UUID, origin: Origin | None
+) -> Json:
+    """The row as it is to stand: what Stripe says, and what only we know."""
+    known = before or {}
+    waits = said["status"] in WAITS_FOR_PAYER
+    found = origin or NO_ORIGIN
+    return said | {
+        "payment_id": known.get("payment_id") or new_id(),
+        "account": account,
+        "collected_by": collected_by(account),
+        "customer_id": known.get("customer_id") or payer_id,
+        "stripe_invoice_id": found.invoice_id or known.get("stripe_invoice_id"),
+        "stripe_payment_link_id": found.payment_link_id or known.get("stripe_payment_link_id"),
+        "origin_known": origin is not None or bool(known.get("origin_known")),
+        "confirmation_url": said["confirmation_url"]
+        or (known.get("confirmation_url") if waits else None),
+        "description": said["description"] or known.get("description"),
+        "receipt_email": said["receipt_email"] or known.get("receipt_email"),
+        "created_at": known.get("created_at") or said["created_at"],
+    }
+
+
+def _succeeded(payment: Json) -> PaymentSucceeded:
     return PaymentSucceeded(**{name: payment[name] for name in PaymentSucceeded.model_fields})
-
-
-def _failed(payment: dict[str, Any], at: datetime) -> PaymentFailed:
-    return PaymentFailed(
-        account=payment["account"],
-        customer_id=payment["customer_id"],
-        stripe_payment_intent_id=payment["stripe_payment_intent_id"],
-        stripe_invoice_id=payment["stripe_invoice_id"],
-        attempt_key=payment["stripe_charge_id"],
-        amount_minor=payment["amount_minor"],
-        currency=payment["currency"],
-        failure_code=payment["failure_code"],
-        failed_at=at,
-    )

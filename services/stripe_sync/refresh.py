@@ -1,11 +1,12 @@
 """The worker of one Stripe account: fetch what is dirty, put it into the mirror, say what changed.
 
-Only the holder of the account's lease writes the mirror, one object at a time, so a state fetched
-earlier never overwrites a later one. Fetching happens outside any transaction; replacing, the
-difference, the outbox and taking the mark away are one.
+Only the holder of the account's lease writes the mirror, so a state fetched earlier never overwrites
+a later one. Fetching happens outside any transaction; replacing, the difference, the outbox and
+taking the marks away are one, for as many objects as were fetched at about the same time.
 """
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -13,54 +14,58 @@ from uuid import UUID
 import structlog
 
 from libs.clock import utc_now
-from libs.contracts.envelope import Fact, Mode
-from libs.db.pool import TRANSIENT_ERRORS, Database, Tx
+from libs.contracts.envelope import Mode
+from libs.db.pool import TRANSIENT_ERRORS, Database
 from libs.db.tenant import Scope
 from libs.directory.local import Directory, business_now
-from libs.messaging.outbox import emit
 from libs.observability.tracing import extract, start_span
-from services.stripe_sync import fetching, store_connections, store_marks, store_objects
+from services.stripe_sync import fetching, store_connections, store_marks, store_payments
 from services.stripe_sync.client import (
     Json,
     StripeApi,
     StripeStoppedError,
     StripeTransientError,
 )
-from services.stripe_sync.concurrency import all_of
+from services.stripe_sync.fetching import Fetched
 from services.stripe_sync.identities import Identity
 from services.stripe_sync.lease import Lease, LeaseLostError, hold, leased, renew
 from services.stripe_sync.marks import BALANCE
-from services.stripe_sync.objects import (
-    account_fact,
-    invoice_fact,
-    invoice_time,
-    mirrored,
-    subscription_fact,
-)
-from services.stripe_sync.owners import UnknownOwnerError, owner_in_account, resolve
-from services.stripe_sync.payments import record_charge
+from services.stripe_sync.mirroring import Mirroring, Sighting, of_an_intent, payment_behind
+from services.stripe_sync.objects import customer_of, id_of
+from services.stripe_sync.objects_payments import charge_of, is_ours
+from services.stripe_sync.owners import Foundling, UnknownOwnerError, resolve_all
+from services.stripe_sync.payments import NO_ORIGIN, Origin
 from services.stripe_sync.store_marks import Dirty
 from services.stripe_sync.store_objects import Owner
 from services.stripe_sync.transactions import list_transactions
 
 log = structlog.get_logger()
 
-BATCH_OBJECTS = 32
+BATCH_OBJECTS = 96
 AT_ONCE_MAX = 8
+GROUP_SECONDS = 0.5
+"""What was fetched within this time goes into the mirror together; nothing waits for a slow object."""
 RUN_SECONDS_MAX = 20.0
+RENEWAL = timedelta(seconds=10)
 PAUSE_SECONDS_MIN, PAUSE_SECONDS_MAX = 0.5, 600.0
 DOUBLINGS_MAX = 11
 STOPPED_PAUSE = timedelta(seconds=15)
 """How long an account rests that cannot be called; a change of its connection ends that."""
-
-UNTOLD_FIELDS = {"version", "fetched_at"}
-"""Of a fact: what differs although nothing changed."""
 
 ENDS_THE_RUN: tuple[type[BaseException], ...] = (
     LeaseLostError,
     StripeStoppedError,
     *TRANSIENT_ERRORS,
 )
+COMES_LATER: tuple[type[BaseException], ...] = (
+    StripeTransientError,
+    UnknownOwnerError,
+    fetching.IncompleteError,
+)
+"""Expected, and no reason for an error in the log."""
+
+Found = tuple[Dirty, Fetched | None]
+Late = list[tuple[Dirty, Exception]]
 
 
 @dataclass(frozen=True)
@@ -92,8 +97,13 @@ class AccountWorker:
         if not await self._due(1):
             return handled
         async with leased(self.database, f"account:{self.account}:{self.mode}") as lease:
-            ends = utc_now() + timedelta(seconds=RUN_SECONDS_MAX)
-            while lease is not None and utc_now() < ends and await renew(self.database, lease):
+            renewed_at = utc_now()
+            ends = renewed_at + timedelta(seconds=RUN_SECONDS_MAX)
+            while lease is not None and utc_now() < ends:
+                if utc_now() - renewed_at > RENEWAL:
+                    if not await renew(self.database, lease):
+                        break
+                    renewed_at = utc_now()
                 batch = await self._due(BATCH_OBJECTS)
                 if not batch:
                     break
@@ -113,189 +123,220 @@ class AccountWorker:
             return await store_marks.due(tx, self.account, self.mode, utc_now(), limit)
 
     async def _refresh_all(self, lease: Lease, batch: list[Dirty]) -> None:
+        """Fetch at once as much as may be, and mirror what has come, group by group."""
         slots = asyncio.Semaphore(AT_ONCE_MAX)
-
-        async def one(dirty: Dirty) -> None:
-            name = f"refresh {dirty.object_type}"
-            async with slots:
-                with start_span(name, parent=extract(dirty.trace)):
-                    await self._refresh(lease, dirty)
-
-        await all_of(map(one, batch))
-
-    async def _refresh(self, lease: Lease, dirty: Dirty) -> None:
-        """Handle one object; what cannot be done now is tried again, later each time."""
+        balance = [each for each in batch if (each.object_type, each.object_id) == BALANCE]
+        waiting = {
+            asyncio.create_task(self._fetch(slots, dirty)): dirty
+            for dirty in batch
+            if dirty not in balance
+        }
         try:
-            if (dirty.object_type, dirty.object_id) == BALANCE:
-                await list_transactions(self.database, self.directory, self.identity)
-                await self._answered(lease, dirty)
-            else:
-                await self._replace(lease, dirty)
-        except ENDS_THE_RUN:
-            raise
-        except (StripeTransientError, UnknownOwnerError, fetching.IncompleteError) as error:
-            await self._later(lease, dirty, error)
-        except Exception as error:  # noqa: BLE001 - one odd object must not hold up its account
-            log.error(  # noqa: TRY400 - the stack says nothing that the words do not
-                "stripe_object_not_mirrored",
-                account=self.account,
-                object_type=dirty.object_type,
-                object_id=dirty.object_id,
-                error=f"{type(error).__name__}: {error}",
-            )
-            await self._later(lease, dirty, error)
+            while waiting:
+                done, _ = await asyncio.wait(waiting, timeout=GROUP_SECONDS)
+                group = [(waiting.pop(task), task.exception() or task.result()) for task in done]
+                if group:
+                    await self._take_in(lease, group)
+        finally:
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+        for dirty in balance:
+            await self._list_transactions(lease, dirty)
 
-    async def _replace(self, lease: Lease, dirty: Dirty) -> None:
-        """Fetch the latest, find its owner, then mirror, difference, facts and marks in one."""
-        kind, object_id = dirty.object_type, dirty.object_id
-        fetched = await fetching.fetch(
-            self.api,
-            kind,
-            object_id,
-            holds=self.identity.is_platform,
-            attempts=dirty.attempts,
-        )
-        owner = await self._owner(dirty, fetched.raw if fetched else None)
-        now = await self._business_now(owner.tenant_id)
-        async with self.database.tenant(owner.tenant_id, self.mode) as tx:
-            await hold(tx, lease)
-            if fetched is None:
-                await self._mark_deleted(tx, kind, object_id)
-            else:
-                await store_objects.claim(tx, self.account, object_id, owner.customer_id)
-                await self._mirror(tx, kind, fetched, owner, now)
-            if fetched is None or fetched.incomplete is None:
-                await self._clear(tx, dirty)
-        if fetched is not None and fetched.incomplete is not None:
-            raise fetching.IncompleteError(fetched.incomplete)
+    async def _fetch(self, slots: asyncio.Semaphore, dirty: Dirty) -> Fetched | None:
+        async with slots:
+            with start_span(f"refresh {dirty.object_type}", parent=extract(dirty.trace)):
+                return await fetching.fetch(
+                    self.api,
+                    dirty.object_type,
+                    dirty.object_id,
+                    holds=self.identity.is_platform,
+                    attempts=dirty.attempts,
+                )
 
-    async def _owner(self, dirty: Dirty, raw: Json | None) -> Owner:
-        if not self.identity.is_platform:
-            return await owner_in_account(self.database, self.identity, dirty.object_id, raw)
-        return await resolve(
+    async def _take_in(
+        self, lease: Lease, group: Sequence[tuple[Dirty, Fetched | BaseException | None]]
+    ) -> None:
+        """Mirror what was fetched; what cannot be done now is tried again, later each time."""
+        found = [(dirty, each) for dirty, each in group if not isinstance(each, BaseException)]
+        failed = [(dirty, each) for dirty, each in group if isinstance(each, Exception)]
+        late = [pair for pair in failed if not isinstance(pair[1], ENDS_THE_RUN)]
+        sightings = await self._recognize(found, late)
+        late += await self._mirror(lease, sightings)
+        await self._later(lease, late)
+        for _, error in failed:
+            if isinstance(error, ENDS_THE_RUN):
+                raise error
+
+    async def _recognize(self, found: list[Found], late: Late) -> list[Sighting]:
+        """Find out whose objects these are and what payments were made for."""
+        owners = await resolve_all(
             self.database,
             self.directory,
-            self.account,
-            self.mode,
-            dirty.object_id,
-            raw,
-            hint=dirty.marks[0][0],
-            attempts=dirty.attempts,
+            self.identity,
+            [
+                Foundling(
+                    dirty.object_type,
+                    dirty.object_id,
+                    fetched.raw if fetched else None,
+                    dirty.marks[0][0],
+                    dirty.attempts,
+                )
+                for dirty, fetched in found
+            ],
         )
-
-    async def _mirror(
-        self, tx: Tx, kind: str, fetched: fetching.Fetched, owner: Owner, now: datetime
-    ) -> None:
-        raw = fetched.raw
-        before = await store_objects.read_object(tx, self.account, kind, fetched.object_id)
-        version = before["version"] if before else 0
-        said = before["fact"] if before else None
-        fact = self._fact(kind, raw, owner, version + 1)
-        fact_json = fact.model_dump(mode="json", exclude=UNTOLD_FIELDS) if fact else None
-        changed = fact_json is not None and fact_json != said
-        kept = mirrored(kind, raw)
-        if before is None or changed or before["raw"] != kept:
-            await store_objects.write_object(
-                tx,
-                self.account,
-                kind,
-                fetched.object_id,
-                raw=kept,
-                fact=fact_json if changed else said,
-                version=version + 1 if changed else version,
-                deleted=bool(raw.get("deleted")),
-                fetched_at=utc_now(),
-            )
-        if fact is not None and changed:
-            at = max(now, invoice_time(raw)) if kind == "invoice" else now
-            emit(tx, fact, effective_at=at)
-        if kind == "charge":
-            await record_charge(
-                tx,
-                self.account,
-                raw,
-                owner.customer_id or await self._stranger(),
+        known: list[tuple[Dirty, Fetched | None, Owner]] = []
+        for (dirty, fetched), owner in zip(found, owners, strict=True):
+            if isinstance(owner, Owner):
+                known.append((dirty, fetched, owner))
+                continue
+            late.append((dirty, owner))
+            if fetched is not None and dirty.attempts == 0:
+                await self._look_behind(dirty, fetched)
+        origins = await self._origins(known, late)
+        lost = {id(dirty) for dirty, _ in late}
+        return [
+            Sighting(
+                dirty,
+                fetched,
                 owner,
-                invoice_id=fetched.invoice_id,
-                effective_at=now,
+                await self._payer(owner),
+                await self._business_now(owner.tenant_id),
+                origins.get(_intent_of(dirty, fetched) or ""),
             )
-        await self._mark_related(tx, fetched)
+            for dirty, fetched, owner in known
+            if id(dirty) not in lost
+        ]
 
-    def _fact(self, kind: str, raw: Json, owner: Owner, version: int) -> Fact | None:
-        """What is said of an object; nothing of those that are no customer's of ours."""
-        if kind == "account":
-            return account_fact(raw, fetched_at=utc_now())
-        if owner.customer_id is None or raw.get("deleted"):
-            return None
-        if kind == "subscription":
-            return subscription_fact(
-                raw, account=self.account, customer_id=owner.customer_id, version=version
-            )
-        if kind == "invoice":
-            return invoice_fact(
-                raw, account=self.account, customer_id=owner.customer_id, version=version
-            )
-        return None
+    async def _look_behind(self, dirty: Dirty, fetched: Fetched) -> None:
+        """Have the payment fetched that tells whose a refund or dispute is."""
+        async with self.database.tenant(dirty.marks[0][0], self.mode) as tx:
+            await store_marks.mark(tx, self.account, payment_behind(fetched.raw))
 
-    async def _mark_related(self, tx: Tx, fetched: fetching.Fetched) -> None:
-        """Fetch the charges of an invoice too, unless they are known to their end."""
-        for charge_id in fetched.charge_ids:
-            if not await store_objects.has_complete_payment(tx, self.account, charge_id):
-                await store_marks.mark(tx, self.account, [("charge", charge_id)])
+    async def _origins(
+        self, known: Sequence[tuple[Dirty, Fetched | None, Owner]], late: Late
+    ) -> dict[str, Origin]:
+        """What payments were made for, by intent: asked once, when there is a first charge."""
+        origins = {
+            paid.payment_id: Origin(invoice_id=fetched.object_id)
+            for _, fetched, _ in known
+            if fetched is not None
+            for paid in fetched.payments
+        }
+        wanted: dict[str, tuple[Dirty, Json, UUID]] = {}
+        for dirty, fetched, owner in known:
+            intent_id = _intent_of(dirty, fetched)
+            if fetched is None or intent_id is None or intent_id in origins:
+                continue
+            if is_ours(fetched.raw):
+                origins[intent_id] = NO_ORIGIN
+            elif dirty.object_type == "charge" or charge_of(fetched.raw) is not None:
+                wanted[intent_id] = (dirty, fetched.raw, owner.tenant_id)
+        if not wanted:
+            return origins
+        tenants = {tenant_id for _, _, tenant_id in wanted.values()}
+        async with self.database.transaction(Scope(tuple(sorted(tenants)), self.mode)) as tx:
+            pairs = [(tenant_id, intent_id) for intent_id, (_, _, tenant_id) in wanted.items()]
+            told = await store_payments.known_origins(tx, self.account, pairs)
+        for intent_id, row in told.items():
+            origins[intent_id] = Origin(row["stripe_invoice_id"], row["stripe_payment_link_id"])
+        unknown = [(key, *value[:2]) for key, value in wanted.items() if key not in origins]
+        answers = await asyncio.gather(
+            *(
+                fetching.find_origin(self.api, intent_id, customer_of(raw))
+                for intent_id, _, raw in unknown
+            ),
+            return_exceptions=True,
+        )
+        for (intent_id, dirty, _), answer in zip(unknown, answers, strict=True):
+            if isinstance(answer, Origin):
+                origins[intent_id] = answer
+            elif isinstance(answer, ENDS_THE_RUN) or not isinstance(answer, Exception):
+                raise answer
+            else:
+                late.append((dirty, answer))
+        return origins
 
-    async def _mark_deleted(self, tx: Tx, kind: str, object_id: str) -> None:
-        """What Stripe no longer has stays in the mirror, marked."""
-        before = await store_objects.read_object(tx, self.account, kind, object_id)
-        if before is not None and not before["deleted"]:
-            await store_objects.write_object(
-                tx,
-                self.account,
-                kind,
-                object_id,
-                raw=before["raw"],
-                fact=before["fact"],
-                version=before["version"],
-                deleted=True,
-                fetched_at=utc_now(),
-            )
+    async def _mirror(self, lease: Lease, sightings: list[Sighting]) -> Late:
+        """Put objects into the mirror in one transaction; one that breaks it is found and kept apart."""
+        if not sightings:
+            return []
+        try:
+            async with self.database.transaction() as tx:
+                await hold(tx, lease)
+                mirroring = Mirroring(tx, self.account, self.mode)
+                await mirroring.run(sightings)
+        except ENDS_THE_RUN:
+            raise
+        except Exception as error:  # noqa: BLE001 - one odd object must not hold up its account
+            if len(sightings) == 1:
+                return [(sightings[0].dirty, error)]
+            middle = len(sightings) // 2
+            first = await self._mirror(lease, sightings[:middle])
+            return first + await self._mirror(lease, sightings[middle:])
+        return mirroring.late
 
-    async def _stranger(self) -> UUID | None:
-        """Money from nobody we know is booked on whoever's account it is."""
-        owner = await self.directory.by_id(self.identity.tenant_id)
-        return owner.snapshot.self_customer_id if owner else None
+    async def _list_transactions(self, lease: Lease, dirty: Dirty) -> None:
+        try:
+            with start_span("refresh balance", parent=extract(dirty.trace)):
+                await list_transactions(self.database, self.directory, self.identity)
+        except ENDS_THE_RUN:
+            raise
+        except Exception as error:  # noqa: BLE001 - it is tried again
+            await self._later(lease, [(dirty, error)])
+            return
+        tenants = tuple(sorted({tenant_id for tenant_id, _ in dirty.marks}))
+        async with self.database.transaction(Scope(tenants, self.mode)) as tx:
+            await hold(tx, lease)
+            await store_marks.clear_all(tx, self.account, [dirty])
+
+    async def _payer(self, owner: Owner) -> UUID | None:
+        """The customer who pays; money from nobody we know is booked on whoever's account it is."""
+        if owner.customer_id is not None:
+            return owner.customer_id
+        holder = await self.directory.by_id(self.identity.tenant_id)
+        return holder.snapshot.self_customer_id if holder else None
 
     async def _business_now(self, tenant_id: UUID) -> datetime:
         tenant = await self.directory.by_id(tenant_id)
         return business_now(tenant, self.mode) if tenant else utc_now()
 
-    async def _clear(self, tx: Tx, dirty: Dirty) -> None:
-        for tenant_id, generation in dirty.marks:
-            await tx.enter(Scope((tenant_id,), self.mode))
-            await store_marks.clear(
-                tx, self.account, dirty.object_type, dirty.object_id, generation
+    async def _later(self, lease: Lease, late: Late) -> None:
+        if not late:
+            return
+        for dirty, error in late:
+            if not isinstance(error, COMES_LATER):
+                log.error(
+                    "stripe_object_not_mirrored",
+                    account=self.account,
+                    object_type=dirty.object_type,
+                    object_id=dirty.object_id,
+                    error=f"{type(error).__name__}: {error}",
+                )
+        now = utc_now()
+        tenants = {tenant_id for dirty, _ in late for tenant_id, _ in dirty.marks}
+        async with self.database.transaction(Scope(tuple(sorted(tenants)), self.mode)) as tx:
+            await hold(tx, lease)
+            await store_marks.postpone_all(
+                tx,
+                self.account,
+                [(dirty, now + _pause(dirty.attempts), str(error)) for dirty, error in late],
             )
 
-    async def _answered(self, lease: Lease, dirty: Dirty) -> None:
-        async with self.database.transaction() as tx:
-            await hold(tx, lease)
-            await self._clear(tx, dirty)
 
-    async def _later(self, lease: Lease, dirty: Dirty, error: Exception) -> None:
-        pause = min(PAUSE_SECONDS_MIN * 2 ** min(dirty.attempts, DOUBLINGS_MAX), PAUSE_SECONDS_MAX)
-        until = utc_now() + timedelta(seconds=pause)
-        async with self.database.transaction() as tx:
-            await hold(tx, lease)
-            for tenant_id, generation in dirty.marks:
-                await tx.enter(Scope((tenant_id,), self.mode))
-                await store_marks.postpone(
-                    tx,
-                    self.account,
-                    dirty.object_type,
-                    dirty.object_id,
-                    generation,
-                    until,
-                    str(error),
-                )
+def _pause(attempts: int) -> timedelta:
+    seconds = PAUSE_SECONDS_MIN * 2 ** min(attempts, DOUBLINGS_MAX)
+    return timedelta(seconds=min(seconds, PAUSE_SECONDS_MAX))
+
+
+def _intent_of(dirty: Dirty, fetched: Fetched | None) -> str | None:
+    """The payment intent that an object is, or that a charge belongs to."""
+    if fetched is None:
+        return None
+    if dirty.object_type == "charge" and of_an_intent(fetched.raw):
+        return id_of(fetched.raw["payment_intent"])
+    return fetched.object_id if dirty.object_type == "payment_intent" else None
 
 
 async def rest(database: Database, account: str, mode: Mode, reason: str) -> None:

@@ -73,38 +73,55 @@ async def due(tx: Tx, account: str, mode: str, now: datetime, limit: int) -> lis
     ]
 
 
-async def clear(tx: Tx, account: str, kind: str, object_id: str, generation: int) -> None:
-    """Take the mark of the tenant in scope away, unless it was made anew meanwhile."""
+async def clear_all(tx: Tx, account: str, objects: Sequence[Dirty]) -> None:
+    """Take marks away that were not made anew meanwhile; their tenants are in scope."""
     await tx.execute(
-        "delete from dirty_object where tenant_id = $1 and mode = $2 and account = $3 "
-        "and object_type = $4 and object_id = $5 and generation = $6",
-        tx.tenant_id,
+        """
+        delete from dirty_object d
+        using unnest($3::uuid[], $4::text[], $5::text[], $6::bigint[])
+            as m(tenant_id, object_type, object_id, generation)
+        where d.tenant_id = m.tenant_id and d.mode = $1 and d.account = $2
+            and d.object_type = m.object_type and d.object_id = m.object_id
+            and d.generation = m.generation
+        """,
         tx.mode,
         account,
-        kind,
-        object_id,
-        generation,
+        *_columns(objects),
     )
 
 
-async def postpone(
-    tx: Tx, account: str, kind: str, object_id: str, generation: int, until: datetime, error: str
-) -> None:
-    """Try again later, unless the mark was made anew meanwhile."""
+async def postpone_all(tx: Tx, account: str, late: Sequence[tuple[Dirty, datetime, str]]) -> None:
+    """Try again later, each at its time and for its reason, unless marked anew meanwhile.
+
+    The tenants of the marks are in scope.
+    """
+    marks = [(dirty, until, error) for dirty, until, error in late for _ in dirty.marks]
     await tx.execute(
         """
-        update dirty_object set next_try_at = $7, attempts = attempts + 1, last_error = $8
-        where tenant_id = $1 and mode = $2 and account = $3 and object_type = $4
-            and object_id = $5 and generation = $6
+        update dirty_object d
+        set next_try_at = m.until, attempts = d.attempts + 1, last_error = m.error
+        from unnest($3::uuid[], $4::text[], $5::text[], $6::bigint[], $7::timestamptz[],
+            $8::text[]) as m(tenant_id, object_type, object_id, generation, until, error)
+        where d.tenant_id = m.tenant_id and d.mode = $1 and d.account = $2
+            and d.object_type = m.object_type and d.object_id = m.object_id
+            and d.generation = m.generation
         """,
-        tx.tenant_id,
         tx.mode,
         account,
-        kind,
-        object_id,
-        generation,
-        until,
-        error[:500],
+        *_columns([dirty for dirty, _, _ in late]),
+        [until for _, until, _ in marks],
+        [error[:500] for _, _, error in marks],
+    )
+
+
+def _columns(objects: Sequence[Dirty]) -> tuple[list[UUID], list[str], list[str], list[int]]:
+    """The marks of objects by column: tenant, type, id, generation."""
+    marks = [(each, tenant, generation) for each in objects for tenant, generation in each.marks]
+    return (
+        [tenant for _, tenant, _ in marks],
+        [each.object_type for each, _, _ in marks],
+        [each.object_id for each, _, _ in marks],
+        [generation for _, _, generation in marks],
     )
 
 

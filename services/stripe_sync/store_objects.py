@@ -1,6 +1,6 @@
-"""SQL of the mirror: owners, objects, payments, balance transactions."""
+"""SQL of the mirror: whose objects are, and their latest state."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -23,60 +23,95 @@ class Owner:
     customer_id: UUID | None
 
 
+@dataclass(frozen=True)
+class ObjectRow:
+    """An object as it is to stand in the mirror.
+
+    Attributes:
+        fact: what was last said of it; `version` counts what was said.
+    """
+
+    tenant_id: UUID
+    kind: str
+    object_id: str
+    raw: Json
+    fact: Json | None
+    version: int
+    deleted: bool
+    fetched_at: datetime
+
+
 async def find_owner(tx: Tx, account: str, mode: str, object_id: str) -> Owner | None:
     """Whose object this is, whoever asks."""
     found = await tx.fetchval("select find_owner($1, $2, $3)", account, mode, object_id)
-    if found is None:
-        return None
+    return _owner(found) if found is not None else None
+
+
+async def find_owners(
+    tx: Tx, account: str, mode: str, object_ids: Sequence[str]
+) -> dict[str, Owner]:
+    """Whose objects these are, as far as that was decided, whoever asks."""
+    found: Mapping[str, Json] = await tx.fetchval(
+        "select find_owners($1, $2, $3)", account, mode, object_ids
+    )
+    return {object_id: _owner(entry) for object_id, entry in found.items()}
+
+
+def _owner(found: Json) -> Owner:
     customer_id = found["customer_id"]
     return Owner(UUID(found["tenant_id"]), UUID(customer_id) if customer_id else None)
 
 
+_CLAIM = """
+    insert into object_owner (account, mode, object_id, tenant_id, customer_id)
+    values ($1, $2, $3, $4, $5) on conflict do nothing
+"""
+
+
 async def claim(tx: Tx, account: str, object_id: str, customer_id: UUID | None) -> bool:
     """Give an object to the tenant in scope for ever; False where it has an owner already."""
-    inserted = await tx.execute(
-        """
-        insert into object_owner (account, mode, object_id, tenant_id, customer_id)
-        values ($1, $2, $3, $4, $5) on conflict do nothing
-        """,
-        account,
-        tx.mode,
-        object_id,
-        tx.tenant_id,
-        customer_id,
-    )
+    inserted = await tx.execute(_CLAIM, account, tx.mode, object_id, tx.tenant_id, customer_id)
     return inserted == 1
 
 
-async def read_object(tx: Tx, account: str, kind: str, object_id: str) -> Row | None:
-    """The mirrored object with what was last said of it."""
-    return await tx.fetchrow(
+async def claim_all(tx: Tx, account: str, owners: Iterable[tuple[str, Owner]]) -> None:
+    """Give each object to its owner, unless it has one already."""
+    # In one order everywhere, so that two accounts' workers and routes cannot wait for each other.
+    rows = [
+        (account, tx.mode, object_id, owner.tenant_id, owner.customer_id)
+        for object_id, owner in sorted(owners, key=lambda pair: pair[0])
+    ]
+    await tx.executemany(_CLAIM, rows)
+
+
+async def read_objects(
+    tx: Tx, account: str, keys: Sequence[tuple[UUID, str, str]]
+) -> dict[tuple[str, str], Row]:
+    """Mirrored objects with what was last said of them, locked; by (type, id).
+
+    Args:
+        keys: (tenant, type, id); the tenants are in scope.
+    """
+    rows = await tx.fetch(
         """
-        select raw, fact, version, deleted from stripe_object where tenant_id = $1 and mode = $2
-            and account = $3 and object_type = $4 and object_id = $5 for update
+        select o.object_type, o.object_id, o.raw, o.fact, o.version, o.deleted
+        from unnest($3::uuid[], $4::text[], $5::text[]) as k(tenant_id, object_type, object_id)
+        join stripe_object o on o.tenant_id = k.tenant_id and o.mode = $1 and o.account = $2
+            and o.object_type = k.object_type and o.object_id = k.object_id
+        order by o.object_type, o.object_id for update of o
         """,
-        tx.tenant_id,
         tx.mode,
         account,
-        kind,
-        object_id,
+        [tenant_id for tenant_id, _, _ in keys],
+        [kind for _, kind, _ in keys],
+        [object_id for _, _, object_id in keys],
     )
+    return {(row["object_type"], row["object_id"]): row for row in rows}
 
 
-async def write_object(
-    tx: Tx,
-    account: str,
-    kind: str,
-    object_id: str,
-    *,
-    raw: Json,
-    fact: Json | None,
-    version: int,
-    deleted: bool,
-    fetched_at: datetime,
-) -> None:
-    """Put the latest state of an object into the mirror."""
-    await tx.execute(
+async def write_objects(tx: Tx, account: str, objects: Iterable[ObjectRow]) -> None:
+    """Put the latest state of objects into the mirror; their tenants are in scope."""
+    await tx.executemany(
         """
         insert into stripe_object (tenant_id, mode, account, object_type, object_id, raw, fact,
             version, deleted, fetched_at)
@@ -85,16 +120,21 @@ async def write_object(
             raw = excluded.raw, fact = excluded.fact, version = excluded.version,
             deleted = excluded.deleted, fetched_at = excluded.fetched_at
         """,
-        tx.tenant_id,
-        tx.mode,
-        account,
-        kind,
-        object_id,
-        raw,
-        fact,
-        version,
-        deleted,
-        fetched_at,
+        [
+            (
+                row.tenant_id,
+                tx.mode,
+                account,
+                row.kind,
+                row.object_id,
+                row.raw,
+                row.fact,
+                row.version,
+                row.deleted,
+                row.fetched_at,
+            )
+            for row in objects
+        ],
     )
 
 
@@ -113,146 +153,4 @@ async def has_live_subscription(tx: Tx, account: str, stripe_customer_id: str) -
             account,
             stripe_customer_id,
         )
-    )
-
-
-PAYMENT_COLUMNS = (
-    "payment_id",
-    "account",
-    "collected_by",
-    "customer_id",
-    "stripe_customer_id",
-    "stripe_charge_id",
-    "stripe_payment_intent_id",
-    "stripe_invoice_id",
-    "stripe_payment_link_id",
-    "status",
-    "amount_minor",
-    "refunded_minor",
-    "currency",
-    "failure_code",
-    "receipt_number",
-    "receipt_url",
-    "receipt_email",
-    "created_at",
-    "paid_at",
-)
-_COLUMNS = ", ".join(PAYMENT_COLUMNS)
-
-
-async def read_payment(tx: Tx, account: str, charge_id: str) -> Json | None:
-    """The payment of a charge, locked."""
-    row = await tx.fetchrow(
-        f"select {_COLUMNS} from payment where tenant_id = $1 and mode = $2 and account = $3 "  # noqa: S608
-        "and stripe_charge_id = $4 for update",
-        tx.tenant_id,
-        tx.mode,
-        account,
-        charge_id,
-    )
-    return dict(row) if row else None
-
-
-async def write_payment(tx: Tx, payment: Json) -> None:
-    """Insert or replace a payment."""
-    values = ", ".join(f"${number}" for number in range(3, len(PAYMENT_COLUMNS) + 3))
-    updates = ", ".join(f"{name} = excluded.{name}" for name in PAYMENT_COLUMNS[1:])
-    await tx.execute(
-        f"insert into payment (tenant_id, mode, {_COLUMNS}) values ($1, $2, {values}) "  # noqa: S608
-        f"on conflict (tenant_id, mode, payment_id) do update set {updates}",
-        tx.tenant_id,
-        tx.mode,
-        *(payment[name] for name in PAYMENT_COLUMNS),
-    )
-
-
-async def has_complete_payment(tx: Tx, account: str, charge_id: str) -> bool:
-    """Whether a charge is mirrored as paid, with its balance transaction."""
-    return bool(
-        await tx.fetchval(
-            """
-            select exists (select from payment p where p.tenant_id = $1 and p.mode = $2
-                and p.account = $3 and p.stripe_charge_id = $4 and p.paid_at is not null
-                and exists (select from balance_transaction b where b.tenant_id = $1
-                    and b.mode = $2 and b.account = $3 and b.source_id = $4))
-            """,
-            tx.tenant_id,
-            tx.mode,
-            account,
-            charge_id,
-        )
-    )
-
-
-async def list_payments(
-    tx: Tx, mode: str, after: tuple[datetime, UUID] | None, limit: int
-) -> Sequence[Row]:
-    """Payments in view, newest first."""
-    at, payment_id = after or (None, None)
-    return await tx.fetch(
-        f"""
-        select tenant_id, mode, {_COLUMNS} from payment where mode = $1
-          and ($2::timestamptz is null or (created_at, payment_id) < ($2, $3::uuid))
-        order by created_at desc, payment_id desc limit $4
-        """,  # noqa: S608 - constants only
-        mode,
-        at,
-        payment_id,
-        limit,
-    )
-
-
-async def find_payment(tx: Tx, mode: str, payment_id: UUID) -> Row | None:
-    """One payment in view."""
-    return await tx.fetchrow(
-        f"select tenant_id, mode, {_COLUMNS} from payment where mode = $1 and payment_id = $2",  # noqa: S608
-        mode,
-        payment_id,
-    )
-
-
-async def insert_transaction(tx: Tx, account: str, transaction: Json, raw: Json) -> None:
-    """Record a balance transaction; its claim has made sure that this happens once."""
-    await tx.execute(
-        """
-        insert into balance_transaction (tenant_id, mode, account, stripe_balance_transaction_id,
-            kind, source_id, amount_minor, fee_minor, net_minor, currency, created_at,
-            available_at, raw)
-        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
-        """,
-        tx.tenant_id,
-        tx.mode,
-        account,
-        transaction["stripe_balance_transaction_id"],
-        transaction["kind"],
-        transaction["source_id"],
-        transaction["amount_minor"],
-        transaction["fee_minor"],
-        transaction["net_minor"],
-        transaction["currency"],
-        transaction["created_at"],
-        transaction["available_at"],
-        raw,
-    )
-
-
-async def read_cursor(tx: Tx, account: str, mode: str) -> datetime | None:
-    """Up to when balance transactions have been listed."""
-    found: datetime | None = await tx.fetchval(
-        "select listed_to from transaction_cursor where account = $1 and mode = $2", account, mode
-    )
-    return found
-
-
-async def move_cursor(tx: Tx, account: str, mode: str, listed_to: datetime) -> None:
-    """Remember how far balance transactions have been listed; never back."""
-    await tx.execute(
-        """
-        insert into transaction_cursor as c (account, mode, listed_to) values ($1, $2, $3)
-        on conflict (account, mode) do update set listed_to = excluded.listed_to
-        where c.listed_to < excluded.listed_to
-        """,
-        account,
-        mode,
-        listed_to,
     )

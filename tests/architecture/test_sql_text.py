@@ -31,8 +31,6 @@ OUR_OWN: Mapping[tuple[str, str], str] = {
     ("services/metering/store_queries.py", "parts"): "numbers of places, or `s.user_id`",
     ("services/metering/store_queries.py", "columns"): "constants of this module",
     ("services/metering/store_queries.py", "table"): "constants of this module",
-    ("services/stripe_sync/store_objects.py", "values"): "as many parameters as columns",
-    ("services/stripe_sync/store_objects.py", "updates"): "of the constant list of columns",
     ("services/tenants/store_connections.py", "columns"): "asserted to be among the constant ones",
     ("services/tenants/store_people.py", "tx.service"): "the service's own name",
     ("services/tenants/store_personal_data.py", "table"): "a row of the constant tuple",

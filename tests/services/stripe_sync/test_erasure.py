@@ -18,7 +18,8 @@ async def test_a_payer_is_forgotten_and_stays_so(world: World) -> None:
         await world.settle()
     (after,) = await world.rows("payment")
     changed = {name for name, value in before.items() if after[name] != value}
-    assert changed <= {"receipt_email", "receipt_url"}
+    assert changed <= {"receipt_email", "receipt_url", "description"}
+    assert after["description"] is None
     assert (after["receipt_email"], after["receipt_url"]) == (None, None)
     for table in ("customer_link", "checkout_session"):
         assert "@" not in str([row["request"] for row in await world.rows(table)])

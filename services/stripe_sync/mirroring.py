@@ -1,0 +1,343 @@
+"""Putting what was fetched into the mirror, and saying what changed: many objects in one transaction.
+
+Reading, claiming, writing and taking marks away are one statement each, however many objects there
+are. What an object leads to besides (a payment, a refund) follows tenant by tenant.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import groupby
+from typing import Any
+from uuid import UUID
+
+from libs.clock import utc_now
+from libs.contracts.envelope import Fact
+from libs.contracts.stripe_sync import PaymentFailed
+from libs.db.pool import Row, Tx
+from libs.db.tenant import Mode, Scope
+from libs.messaging.outbox import emit
+from libs.observability.metrics import PAYMENTS_TOTAL
+from libs.observability.tracing import extract, start_span
+from services.stripe_sync import store_marks, store_objects, store_payments
+from services.stripe_sync.client import Json
+from services.stripe_sync.fetching import Fetched, IncompleteError
+from services.stripe_sync.money import record_money
+from services.stripe_sync.objects import UnreadableObjectError, account_fact, id_of, mirrored
+from services.stripe_sync.objects_invoices import invoice_fact, invoice_time, subscription_fact
+from services.stripe_sync.objects_money import dispute_fact, payout_fact, refund_fact
+from services.stripe_sync.objects_payments import charge_of, failure_fact
+from services.stripe_sync.owners import ATTEMPTS_BEFORE_GIVING_UP
+from services.stripe_sync.payments import Origin, collected_by, settle_charge, settle_intent
+from services.stripe_sync.store_marks import Dirty
+from services.stripe_sync.store_objects import ObjectRow, Owner
+from services.stripe_sync.transactions import record
+
+UNTOLD_FIELDS = {"version", "fetched_at"}
+"""Of a fact: what differs although nothing changed."""
+
+_ORDER = ("payment_intent", "charge")
+"""What refunds and disputes refer to comes before them."""
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """An object as Stripe has it now, and whose it is.
+
+    Attributes:
+        fetched: None where Stripe has it no more.
+        customer_id: of ours, or who stands in for a stranger; None while nobody is known who could.
+        now: the owner's business time.
+        origin: of a payment intent, or of a charge that has one; None while nobody has looked.
+    """
+
+    dirty: Dirty
+    fetched: Fetched | None
+    owner: Owner
+    customer_id: UUID | None
+    now: datetime
+    origin: Origin | None = None
+
+    @property
+    def kind(self) -> str:
+        """Stripe's type of the object."""
+        return self.dirty.object_type
+
+    @property
+    def payer_id(self) -> UUID:
+        """The customer of ours who pays.
+
+        Raises:
+            IncompleteError: the record of the account's holder is not here yet.
+        """
+        if self.customer_id is None:
+            raise IncompleteError("nobody is known who could stand in for a stranger")
+        return self.customer_id
+
+    @property
+    def place(self) -> tuple[UUID, bool]:
+        """Tenant by tenant, payments first."""
+        return (self.owner.tenant_id, self.kind not in _ORDER)
+
+    def parts(self) -> Iterator[tuple[str, str, Json | None]]:
+        """(type, id, JSON) of everything to mirror: the object, and the charge of an intent."""
+        raw = self.fetched.raw if self.fetched else None
+        if self.kind == "charge" and raw is not None and of_an_intent(raw):
+            # It is mirrored with its intent, but for an attempt that failed and others followed.
+            if raw["status"] == "failed":
+                yield self.kind, self.dirty.object_id, raw
+            return
+        yield self.kind, self.dirty.object_id, raw
+        charge = charge_of(raw) if raw is not None and self.kind == "payment_intent" else None
+        if charge is not None:
+            yield "charge", charge["id"], charge
+
+
+def of_an_intent(charge: Json) -> bool:
+    """Whether a charge belongs to a payment intent."""
+    return id_of(charge.get("payment_intent")) is not None
+
+
+@dataclass
+class Mirroring:
+    """One transaction's work on the mirror of an account.
+
+    Attributes:
+        late: what could not be done for an object, which keeps its mark.
+    """
+
+    tx: Tx
+    account: str
+    mode: Mode
+    before: Mapping[tuple[str, str], Row] = field(default_factory=dict)
+    rows: dict[tuple[str, str], ObjectRow] = field(default_factory=dict)
+    late: list[tuple[Dirty, Exception]] = field(default_factory=list)
+
+    async def run(self, sightings: Sequence[Sighting]) -> None:
+        """Mirror the objects, say what changed, and take their marks away."""
+        everybody = self._scope(sightings)
+        await self.tx.enter(everybody)
+        parts = [(sighting, *part) for sighting in sightings for part in sighting.parts()]
+        await store_objects.claim_all(
+            self.tx,
+            self.account,
+            [(object_id, sighting.owner) for sighting, _, object_id, raw in parts if raw],
+        )
+        self.before = await store_objects.read_objects(
+            self.tx,
+            self.account,
+            [(sighting.owner.tenant_id, kind, object_id) for sighting, kind, object_id, _ in parts],
+        )
+        for tenant_id, group in groupby(
+            sorted(sightings, key=lambda each: each.place), key=lambda each: each.owner.tenant_id
+        ):
+            await self.tx.enter(Scope((tenant_id,), self.mode))
+            for sighting in group:
+                with start_span(f"mirror {sighting.kind}", parent=extract(sighting.dirty.trace)):
+                    await self._take(sighting)
+        await self._mark_payments(everybody, sightings)
+        await self.tx.enter(everybody)
+        await store_objects.write_objects(self.tx, self.account, self.rows.values())
+        late = {(dirty.object_type, dirty.object_id) for dirty, _ in self.late}
+        done = [
+            sighting.dirty
+            for sighting in sightings
+            if (sighting.kind, sighting.dirty.object_id) not in late
+        ]
+        await store_marks.clear_all(self.tx, self.account, done)
+
+    def _scope(self, sightings: Sequence[Sighting]) -> Scope:
+        tenants = {sighting.owner.tenant_id for sighting in sightings}
+        tenants |= {tenant for sighting in sightings for tenant, _ in sighting.dirty.marks}
+        return Scope(tuple(sorted(tenants)), self.mode)
+
+    async def _take(self, sighting: Sighting) -> None:
+        """Mirror one object and all that follows; an odd one keeps its mark and holds up nobody."""
+        try:
+            if sighting.fetched is not None:
+                await self._settle(sighting)
+            for kind, object_id, raw in sighting.parts():
+                if raw is None:
+                    self._mark_deleted(sighting, kind, object_id)
+                else:
+                    await self._mirror(sighting, kind, object_id, raw)
+        except (UnreadableObjectError, IncompleteError) as error:
+            self.late.append((sighting.dirty, error))
+            return
+        if sighting.fetched is not None and sighting.fetched.incomplete is not None:
+            self.late.append((sighting.dirty, IncompleteError(sighting.fetched.incomplete)))
+
+    async def _settle(self, sighting: Sighting) -> None:
+        """Bring the payment of an intent or charge up to date, and what Stripe booked of it."""
+        assert sighting.fetched is not None
+        raw, now = sighting.fetched.raw, sighting.now
+        if sighting.kind == "payment_intent":
+            charge = charge_of(raw)
+            await settle_intent(
+                self.tx,
+                self.account,
+                raw,
+                sighting.payer_id,
+                origin=sighting.origin,
+                effective_at=now,
+            )
+        elif sighting.kind == "charge" and not of_an_intent(raw):
+            charge = raw
+            await settle_charge(self.tx, self.account, raw, sighting.payer_id, effective_at=now)
+        else:
+            return
+        booked = charge.get("balance_transaction") if charge else None
+        if isinstance(booked, dict):
+            await record(self.tx, self.account, booked, sighting.owner, effective_at=now)
+
+    async def _mirror(self, sighting: Sighting, kind: str, object_id: str, raw: Json) -> None:
+        before = self.before.get((kind, object_id))
+        version = before["version"] if before else 0
+        said = before["fact"] if before else None
+        fact = await self._fact(sighting, kind, raw, version + 1)
+        fact_json = fact.model_dump(mode="json", exclude=UNTOLD_FIELDS) if fact else None
+        changed = fact_json is not None and fact_json != said
+        if isinstance(fact, PaymentFailed):
+            changed = (
+                said is None and not _had_failed(before) and (kind, object_id) not in self.rows
+            )
+        kept = mirrored(kind, raw)
+        deleted = bool(raw.get("deleted"))
+        if before is not None and not changed and before["raw"] == kept:
+            return
+        self.rows[kind, object_id] = ObjectRow(
+            sighting.owner.tenant_id,
+            kind,
+            object_id,
+            kept,
+            fact_json if changed else said,
+            version + 1 if changed else version,
+            deleted,
+            utc_now(),
+        )
+        if fact is not None and changed:
+            await self._tell(sighting, kind, raw, fact)
+
+    async def _tell(self, sighting: Sighting, kind: str, raw: Json, fact: Any) -> None:
+        if kind in ("refund", "dispute", "payout"):
+            await record_money(self.tx, fact, raw)
+        if isinstance(fact, PaymentFailed):
+            self.tx.after_commit.append(PAYMENTS_TOTAL.labels("failed", self.mode).inc)
+        at = max(sighting.now, invoice_time(raw)) if kind == "invoice" else sighting.now
+        emit(self.tx, fact, effective_at=at)
+
+    async def _fact(self, sighting: Sighting, kind: str, raw: Json, version: int) -> Fact | None:
+        """What is said of an object; nothing of those that are no customer's of ours."""
+        account, customer_id = self.account, sighting.owner.customer_id
+        if raw.get("deleted"):
+            return None
+        if kind == "account":
+            return account_fact(raw, fetched_at=utc_now())
+        if kind in ("charge", "refund", "dispute", "payout"):
+            return await self._money_fact(sighting, kind, raw, version)
+        if customer_id is None or kind not in ("subscription", "invoice"):
+            return None
+        make = subscription_fact if kind == "subscription" else invoice_fact
+        return make(raw, account=account, customer_id=customer_id, version=version)
+
+    async def _money_fact(
+        self, sighting: Sighting, kind: str, raw: Json, version: int
+    ) -> Fact | None:
+        account = self.account
+        if kind == "charge":
+            return failure_fact(
+                raw,
+                account=account,
+                customer_id=sighting.payer_id,
+                invoice_id=sighting.origin.invoice_id if sighting.origin else None,
+            )
+        if kind == "payout":
+            collector = collected_by(account)
+            return payout_fact(raw, account=account, collected_by=collector, version=version)
+        return await self._given_back(sighting, kind, raw, version)
+
+    async def _given_back(self, sighting: Sighting, kind: str, raw: Json, version: int) -> Fact:
+        """What is said of a refund or a dispute, with the payment it is about.
+
+        Raises:
+            IncompleteError: that payment is on its way into the mirror.
+        """
+        intent_id, charge_id = id_of(raw.get("payment_intent")), id_of(raw.get("charge"))
+        payment = await store_payments.payment_of(self.tx, self.account, intent_id, charge_id)
+        if payment is None and sighting.dirty.attempts < ATTEMPTS_BEFORE_GIVING_UP:
+            await store_marks.mark(self.tx, self.account, payment_behind(raw))
+            raise IncompleteError("its payment is not mirrored yet")
+        make = refund_fact if kind == "refund" else dispute_fact
+        return make(
+            raw,
+            account=self.account,
+            collected_by=collected_by(self.account),
+            customer_id=payment["customer_id"] if payment else sighting.payer_id,
+            payment_id=payment["payment_id"] if payment else None,
+            version=version,
+        )
+
+    def _mark_deleted(self, sighting: Sighting, kind: str, object_id: str) -> None:
+        """What Stripe no longer has stays in the mirror, marked."""
+        before = self.before.get((kind, object_id))
+        if before is not None and not before["deleted"]:
+            self.rows[kind, object_id] = ObjectRow(
+                sighting.owner.tenant_id,
+                kind,
+                object_id,
+                before["raw"],
+                before["fact"],
+                before["version"],
+                True,
+                utc_now(),
+            )
+
+    async def _mark_payments(self, everybody: Scope, sightings: Sequence[Sighting]) -> None:
+        """Fetch the payments of invoices too, unless they are known, and of charges that came alone."""
+        here = {each.dirty.object_id for each in sightings if each.kind == "payment_intent"}
+        paying = [
+            (sighting.owner.tenant_id, paid)
+            for sighting in sightings
+            for paid in (sighting.fetched.payments if sighting.fetched else ())
+            if paid.payment_id not in here
+        ]
+        marks = [
+            (sighting.owner.tenant_id, found)
+            for sighting in sightings
+            for found in _alone(sighting)
+        ]
+        if paying:
+            await self.tx.enter(everybody)
+            unsettled = await store_payments.unsettled_payments(
+                self.tx,
+                self.account,
+                [(tenant_id, paid.payment_id, paid.charge_id) for tenant_id, paid in paying],
+            )
+            marks += [
+                (tenant_id, (paid.kind, paid.payment_id))
+                for tenant_id, paid in paying
+                if paid.payment_id in unsettled
+            ]
+        for tenant_id, found in marks:
+            await self.tx.enter(Scope((tenant_id,), self.mode))
+            await store_marks.mark(self.tx, self.account, [found])
+
+
+def _alone(sighting: Sighting) -> list[tuple[str, str]]:
+    """(type, id) of the payment of a charge that came without it."""
+    raw = sighting.fetched.raw if sighting.fetched else None
+    if sighting.kind != "charge" or raw is None or raw["status"] == "failed":
+        return []
+    return payment_behind(raw) if of_an_intent(raw) else []
+
+
+def payment_behind(raw: Json) -> list[tuple[str, str]]:
+    """(type, id) of the payment that a charge, refund or dispute is about."""
+    intent_id, charge_id = id_of(raw.get("payment_intent")), id_of(raw.get("charge"))
+    if intent_id is not None:
+        return [("payment_intent", intent_id)]
+    return [("charge", charge_id)] if charge_id is not None else []
+
+
+def _had_failed(before: Row | None) -> bool:
+    return before is not None and before["raw"].get("status") == "failed"

@@ -1,0 +1,243 @@
+"""SQL of refunds, disputes and payouts."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from libs.db.pool import Row, Tx
+
+Json = dict[str, Any]
+
+
+async def refund_row(
+    tx: Tx, account: str, stripe_refund_id: str, refund_id: UUID | None
+) -> UUID | None:
+    """The row of a refund, locked.
+
+    Args:
+        refund_id: the row that the refund names: it is the one where it has no Stripe id yet.
+    """
+    found: UUID | None = await tx.fetchval(
+        """
+        select refund_id from refund where tenant_id = $1 and mode = $2 and account = $3
+            and (stripe_refund_id = $4 or (refund_id = $5 and stripe_refund_id is null))
+        order by stripe_refund_id = $4 desc nulls last limit 1 for update
+        """,
+        tx.tenant_id,
+        tx.mode,
+        account,
+        stripe_refund_id,
+        refund_id,
+    )
+    return found
+
+
+async def write_refund(tx: Tx, refund_id: UUID, refund: Json) -> None:
+    """Insert a refund, or bring it up to date."""
+    await tx.execute(
+        """
+        insert into refund as r (tenant_id, mode, refund_id, account, collected_by, customer_id,
+            payment_id, stripe_refund_id, stripe_charge_id, stripe_payment_intent_id, status,
+            amount_minor, currency, reason, failure_reason, created_at)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
+        on conflict (tenant_id, mode, refund_id) do update set
+            payment_id = coalesce(r.payment_id, excluded.payment_id),
+            stripe_refund_id = excluded.stripe_refund_id,
+            stripe_charge_id = excluded.stripe_charge_id,
+            stripe_payment_intent_id = excluded.stripe_payment_intent_id,
+            status = excluded.status, amount_minor = excluded.amount_minor,
+            reason = coalesce(excluded.reason, r.reason),
+            failure_reason = excluded.failure_reason
+        """,
+        tx.tenant_id,
+        tx.mode,
+        refund_id,
+        refund["account"],
+        refund["collected_by"],
+        refund["customer_id"],
+        refund["payment_id"],
+        refund["stripe_refund_id"],
+        refund["stripe_charge_id"],
+        refund["stripe_payment_intent_id"],
+        refund["status"],
+        refund["amount_minor"],
+        refund["currency"],
+        refund["reason"],
+        refund["failure_reason"],
+        refund["created_at"],
+    )
+
+
+async def write_dispute(tx: Tx, dispute_id: UUID, dispute: Json) -> None:
+    """Insert a dispute under this id, or bring the one of the same Stripe id up to date."""
+    await tx.execute(
+        """
+        insert into dispute as d (tenant_id, mode, dispute_id, account, collected_by, customer_id,
+            payment_id, stripe_dispute_id, stripe_charge_id, stripe_payment_intent_id, status,
+            amount_minor, currency, reason, evidence_due_at, created_at)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
+        on conflict (tenant_id, mode, account, stripe_dispute_id) do update set
+            payment_id = coalesce(d.payment_id, excluded.payment_id), status = excluded.status,
+            amount_minor = excluded.amount_minor, reason = excluded.reason,
+            evidence_due_at = excluded.evidence_due_at
+        """,
+        tx.tenant_id,
+        tx.mode,
+        dispute_id,
+        dispute["account"],
+        dispute["collected_by"],
+        dispute["customer_id"],
+        dispute["payment_id"],
+        dispute["stripe_dispute_id"],
+        dispute["stripe_charge_id"],
+        dispute["stripe_payment_intent_id"],
+        dispute["status"],
+        dispute["amount_minor"],
+        dispute["currency"],
+        dispute["reason"],
+        dispute["evidence_due_at"],
+        dispute["created_at"],
+    )
+
+
+async def write_payout(tx: Tx, payout_id: UUID, payout: Json) -> str | None:
+    """Insert a payout under this id, or bring the one of the same Stripe id up to date.
+
+    Returns:
+        Its status before.
+    """
+    before: str | None = await tx.fetchval(
+        "select status from payout where tenant_id = $1 and mode = $2 and account = $3 "
+        "and stripe_payout_id = $4 for update",
+        tx.tenant_id,
+        tx.mode,
+        payout["account"],
+        payout["stripe_payout_id"],
+    )
+    await tx.execute(
+        """
+        insert into payout (tenant_id, mode, payout_id, account, collected_by, stripe_payout_id,
+            status, amount_minor, currency, arrival_on, automatic, failure_code, failure_message,
+            created_at)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+        on conflict (tenant_id, mode, account, stripe_payout_id) do update set
+            status = excluded.status, arrival_on = excluded.arrival_on,
+            failure_code = excluded.failure_code, failure_message = excluded.failure_message
+        """,
+        tx.tenant_id,
+        tx.mode,
+        payout_id,
+        payout["account"],
+        payout["collected_by"],
+        payout["stripe_payout_id"],
+        payout["status"],
+        payout["amount_minor"],
+        payout["currency"],
+        payout["arrival_on"],
+        payout["automatic"],
+        payout["failure_code"],
+        payout["failure_message"],
+        payout["created_at"],
+    )
+    return before
+
+
+async def list_refunds(
+    tx: Tx,
+    mode: str,
+    after: tuple[datetime, UUID] | None,
+    limit: int,
+    *,
+    status: str | None,
+    payment_id: UUID | None,
+) -> Sequence[Row]:
+    """Refunds in view, newest first."""
+    at, refund_id = after or (None, None)
+    return await tx.fetch(
+        """
+        select * from refund where mode = $1
+          and ($2::timestamptz is null or (created_at, refund_id) < ($2, $3::uuid))
+          and ($4::text is null or status = $4) and ($5::uuid is null or payment_id = $5)
+        order by created_at desc, refund_id desc limit $6
+        """,
+        mode,
+        at,
+        refund_id,
+        status,
+        payment_id,
+        limit,
+    )
+
+
+async def find_refund(tx: Tx, mode: str, refund_id: UUID) -> Row | None:
+    """One refund in view."""
+    return await tx.fetchrow(
+        "select * from refund where mode = $1 and refund_id = $2", mode, refund_id
+    )
+
+
+async def list_disputes(
+    tx: Tx,
+    mode: str,
+    after: tuple[datetime, UUID] | None,
+    limit: int,
+    *,
+    status: str | None,
+    payment_id: UUID | None,
+) -> Sequence[Row]:
+    """Disputes in view, newest first."""
+    at, dispute_id = after or (None, None)
+    return await tx.fetch(
+        """
+        select * from dispute where mode = $1
+          and ($2::timestamptz is null or (created_at, dispute_id) < ($2, $3::uuid))
+          and ($4::text is null or status = $4) and ($5::uuid is null or payment_id = $5)
+        order by created_at desc, dispute_id desc limit $6
+        """,
+        mode,
+        at,
+        dispute_id,
+        status,
+        payment_id,
+        limit,
+    )
+
+
+async def find_dispute(tx: Tx, mode: str, dispute_id: UUID) -> Row | None:
+    """One dispute in view."""
+    return await tx.fetchrow(
+        "select * from dispute where mode = $1 and dispute_id = $2", mode, dispute_id
+    )
+
+
+async def list_payouts(
+    tx: Tx,
+    mode: str,
+    after: tuple[datetime, UUID] | None,
+    limit: int,
+    *,
+    status: str | None,
+) -> Sequence[Row]:
+    """Payouts in view, newest first."""
+    at, payout_id = after or (None, None)
+    return await tx.fetch(
+        """
+        select * from payout where mode = $1
+          and ($2::timestamptz is null or (created_at, payout_id) < ($2, $3::uuid))
+          and ($4::text is null or status = $4)
+        order by created_at desc, payout_id desc limit $5
+        """,
+        mode,
+        at,
+        payout_id,
+        status,
+        limit,
+    )
+
+
+async def find_payout(tx: Tx, mode: str, payout_id: UUID) -> Row | None:
+    """One payout in view."""
+    return await tx.fetchrow(
+        "select * from payout where mode = $1 and payout_id = $2", mode, payout_id
+    )

@@ -1,0 +1,55 @@
+"""SQL of balance transactions, and how far they have been listed."""
+
+from datetime import datetime
+from typing import Any
+
+from libs.db.pool import Tx
+
+Json = dict[str, Any]
+
+
+async def insert_transaction(tx: Tx, account: str, transaction: Json, raw: Json) -> None:
+    """Record a balance transaction; its claim has made sure that this happens once."""
+    await tx.execute(
+        """
+        insert into balance_transaction (tenant_id, mode, account, stripe_balance_transaction_id,
+            kind, source_id, amount_minor, fee_minor, net_minor, currency, created_at,
+            available_at, raw)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+        """,
+        tx.tenant_id,
+        tx.mode,
+        account,
+        transaction["stripe_balance_transaction_id"],
+        transaction["kind"],
+        transaction["source_id"],
+        transaction["amount_minor"],
+        transaction["fee_minor"],
+        transaction["net_minor"],
+        transaction["currency"],
+        transaction["created_at"],
+        transaction["available_at"],
+        raw,
+    )
+
+
+async def read_cursor(tx: Tx, account: str, mode: str) -> datetime | None:
+    """Up to when balance transactions have been listed."""
+    found: datetime | None = await tx.fetchval(
+        "select listed_to from transaction_cursor where account = $1 and mode = $2", account, mode
+    )
+    return found
+
+
+async def move_cursor(tx: Tx, account: str, mode: str, listed_to: datetime) -> None:
+    """Remember how far balance transactions have been listed; never back."""
+    await tx.execute(
+        """
+        insert into transaction_cursor as c (account, mode, listed_to) values ($1, $2, $3)
+        on conflict (account, mode) do update set listed_to = excluded.listed_to
+        where c.listed_to < excluded.listed_to
+        """,
+        account,
+        mode,
+        listed_to,
+    )
