@@ -52,10 +52,13 @@ def shard_of(tenant_id: UUID) -> int:
     return zlib.crc32(tenant_id.bytes) % SHARDS
 
 
-def emit(tx: Tx, data: D, *, effective_at: datetime | None = None) -> Envelope[D]:
+def emit(
+    tx: Tx, data: D, *, effective_at: datetime | None = None, tenant_id: UUID | None = None
+) -> Envelope[D]:
     """Send an event of the tenant in scope when this transaction commits.
 
     Args:
+        tenant_id: which of the tenants in scope, where there are several.
         effective_at: business time at which the fact holds; handlers pass the time of the event
             they handle. Without it: now, for facts that no business time orders.
 
@@ -64,7 +67,7 @@ def emit(tx: Tx, data: D, *, effective_at: datetime | None = None) -> Envelope[D
     """
     event = wrap(
         told(data),
-        tenant_id=tx.tenant_id,
+        tenant_id=tenant_id or tx.tenant_id,
         mode=tx.scope.mode,
         source=tx.service,
         effective_at=effective_at or utc_now(),

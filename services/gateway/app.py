@@ -17,6 +17,7 @@ from libs.web.auth import Gate
 from libs.web.limits import Limits
 from libs.web.serve import create_app, serve
 from services.gateway import jobs, routes_archive, routes_replays, routes_webhooks
+from services.gateway.arrivals import Arrivals
 from services.gateway.handlers import HANDLERS
 from services.gateway.settings import Settings
 from services.gateway.spool import Spool
@@ -38,6 +39,7 @@ def build() -> FastAPI:
         app.state.gate = Gate(database, directory, settings.key_pepper_bytes)
         app.state.endpoint_secrets = settings.endpoint_secrets()
         app.state.secrets = Secrets(database, settings.sealing)
+        app.state.arrivals = Arrivals(database)
         app.state.spool = spool = Spool(database, settings.spool_events_max)
         runtime = Runtime(database, settings.kafka, health)
         runtime.add_consumers(consumers_of(database, settings.kafka, HANDLERS, parks=False))

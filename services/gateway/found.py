@@ -11,7 +11,6 @@ from libs.contracts.stripe_sync import PLATFORM_ACCOUNT, StripeEventFound
 from libs.contracts.tenants import PLATFORM_TENANT_ID
 from libs.db.pool import Tx
 from libs.db.tenant import Scope
-from libs.directory.local import LookupKind
 from services.gateway import keeping, store
 from services.gateway.keeping import UNKNOWN_ACCOUNT, Outcome, Place, Taken
 from services.gateway.stripe_event import StripeEvent, parse
@@ -29,19 +28,17 @@ async def take(tx: Tx, envelope: Envelope[StripeEventFound]) -> Outcome:
     here, data = tx.scope, envelope.data
     event = parse(data.payload.encode())
 
-    async def find(kind: LookupKind, value: str) -> UUID | None:
-        return await store.find_tenant_id(tx, kind, value)
-
-    owner_id = None
-    if data.account != PLATFORM_ACCOUNT:
-        owner_id = await find("account", f"{tx.mode}:{data.account}")
+    wanted: list[tuple[str, str]] = [("account", f"{tx.mode}:{data.account}")]
+    wanted += [(kind, value) for kind, value, _ in keeping.look_ups(event, tx.mode)]
+    found = await store.find_tenant_ids(tx, wanted)
+    owner_id = found.get(wanted[0]) if data.account != PLATFORM_ACCOUNT else None
     reason = _quarantine_reason(event, envelope, owner_id)
     if reason is not None:
         place = Place(PLATFORM_TENANT_ID, "unassigned")
     elif owner_id is not None:
         place = Place(owner_id, "account")
     else:
-        place = await keeping.place_of(event, tx.mode, find)
+        place = keeping.place_of(event, tx.mode, found)
     taken = Taken(
         event=event,
         account=data.account,
@@ -51,7 +48,7 @@ async def take(tx: Tx, envelope: Envelope[StripeEventFound]) -> Outcome:
         quarantine_reason=reason,
     )
     await tx.enter(Scope((place.tenant_id,), tx.mode))
-    outcome = await keeping.keep(tx, taken, place.assignment)
+    (outcome,) = await keeping.keep(tx, [(place, taken)])
     await tx.enter(here)
     return outcome
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from uuid import UUID
 
 import structlog
 
@@ -10,10 +9,10 @@ from libs.clock import utc_now
 from libs.contracts.envelope import Mode
 from libs.contracts.stripe_sync import PLATFORM_ACCOUNT
 from libs.contracts.tenants import PLATFORM_TENANT_ID
-from libs.db.pool import Database
-from libs.directory.local import Directory, LookupKind, Tenant
+from libs.directory.local import Directory, Tenant
 from libs.messaging.key_use import KEY_USES
 from services.gateway import keeping, signature
+from services.gateway.arrivals import Arrivals
 from services.gateway.endpoints import EndpointSecret, TenantEndpoint
 from services.gateway.keeping import UNKNOWN_ACCOUNT, Outcome, Place, Taken
 from services.gateway.stripe_event import StripeEvent, parse
@@ -45,7 +44,7 @@ class Webhook:
 async def take(
     webhook: Webhook,
     secrets: Sequence[EndpointSecret],
-    database: Database,
+    arrivals: Arrivals,
     directory: Directory,
 ) -> Outcome:
     """Verify and keep one webhook of the platform's URL; when this returns, the event is durable.
@@ -65,19 +64,18 @@ async def take(
     if reason is None and event.account is not None:
         tenant = await directory.find("account", f"{mode}:{event.account}")
         reason = UNKNOWN_ACCOUNT if tenant is None else None
+    place = None
     if reason is not None:
         place = Place(PLATFORM_TENANT_ID, "unassigned")
     elif tenant is not None:
         _note_use(tenant, mode, event)
         place = Place(tenant.id, "account")
-    else:
-        place = await keeping.place_of(event, mode, _finder(directory))
     taken = _taken(webhook, event, event.account or PLATFORM_ACCOUNT, reason)
-    return await _keep(database, place, mode, taken)
+    return await arrivals.keep(taken, mode, place)
 
 
 async def take_for_tenant(
-    webhook: Webhook, endpoint: TenantEndpoint | None, database: Database
+    webhook: Webhook, endpoint: TenantEndpoint | None, arrivals: Arrivals
 ) -> Outcome:
     """The same at the URL of a tenant's own account; the account is the URL's, not the body's.
 
@@ -93,7 +91,7 @@ async def take_for_tenant(
     assert endpoint is not None, "only a secret of an endpoint can have signed"
     event = parse(webhook.body)
     if event.account not in (None, endpoint.account):
-        async with database.tenant(endpoint.tenant_id, endpoint.mode) as tx:
+        async with arrivals.database.tenant(endpoint.tenant_id, endpoint.mode) as tx:
             keeping.raise_alarm(tx, "stripe_event_of_another_account", event)
         log.error("webhook_of_another_account", account=endpoint.account, named=event.account)
         raise OtherAccountError
@@ -107,7 +105,7 @@ async def take_for_tenant(
     reason = None if event.mode == endpoint.mode else "livemode_mismatch"
     place = Place(endpoint.tenant_id, "account" if reason is None else "unassigned")
     taken = _taken(webhook, event, endpoint.account, reason)
-    return await _keep(database, place, endpoint.mode, taken)
+    return await arrivals.keep(taken, endpoint.mode, place)
 
 
 def _verify(webhook: Webhook, secrets: Sequence[bytes], *, closed: bool = False) -> tuple[int, ...]:
@@ -140,19 +138,5 @@ def _quarantine_reason(event: StripeEvent, signers: Sequence[EndpointSecret]) ->
     return "account_missing" if event.account is None else "account_unexpected"
 
 
-def _finder(directory: Directory) -> keeping.FindTenant:
-    async def find(kind: LookupKind, value: str) -> UUID | None:
-        tenant = await directory.find(kind, value)
-        return tenant.id if tenant is not None else None
-
-    return find
-
-
 def _taken(webhook: Webhook, event: StripeEvent, account: str, reason: str | None) -> Taken:
     return Taken(event, account, webhook.body, webhook.headers, utc_now(), reason)
-
-
-async def _keep(database: Database, place: Place, mode: Mode, taken: Taken) -> Outcome:
-    """Keep an event and publish it, in one commit."""
-    async with database.tenant(place.tenant_id, mode) as tx:
-        return await keeping.keep(tx, taken, place.assignment)

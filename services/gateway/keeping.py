@@ -1,8 +1,9 @@
 """Keeping a verified event: whose it is, once, for good, and told to the others in the same commit."""
 
 import hashlib
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextvars import Context, copy_context
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from typing import Literal
@@ -32,8 +33,8 @@ UNKNOWN_ACCOUNT = "unknown_account"
 
 Assignment = Literal["customer", "metadata", "account", "unassigned"]
 Outcome = Literal["stored", "duplicate", "quarantined"]
-FindTenant = Callable[[LookupKind, str], Awaitable[UUID | None]]
-"""Looks a tenant up in the local directory."""
+Found = Mapping[tuple[str, str], UUID]
+"""Tenants in the local directory by (kind, value)."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,11 @@ class Place:
 
 @dataclass(frozen=True)
 class Taken:
-    """A verified event, the account it is of, and why it is kept aside, if it is."""
+    """A verified event, the account it is of, and why it is kept aside, if it is.
+
+    Attributes:
+        context: of the request that it came with: what it leaves in logs and traces belongs there.
+    """
 
     event: StripeEvent
     account: str
@@ -54,34 +59,55 @@ class Taken:
     headers: Mapping[str, str]
     received_at: datetime
     quarantine_reason: str | None
+    context: Context = field(default_factory=copy_context)
 
 
-async def place_of(event: StripeEvent, mode: Mode, find: FindTenant) -> Place:
-    """The tenant an event of the platform's own account belongs to.
+def look_ups(event: StripeEvent, mode: Mode) -> Iterator[tuple[LookupKind, str, Assignment]]:
+    """What in the directory may say whose an event of the platform's own account is, surest first.
 
-    The directory's Stripe ids come first, then our metadata where it names an existing tenant, then
-    the platform itself.
+    The directory's Stripe ids come first, then our metadata where it names an existing tenant.
     """
     if event.about_account is not None:
-        tenant_id = await find("account", f"{mode}:{event.about_account}")
-        if tenant_id is not None:
-            return Place(tenant_id, "account")
+        yield "account", f"{mode}:{event.about_account}", "account"
     for stripe_id in (*event.customer_ids, *event.subscription_ids):
-        tenant_id = await find("stripe", f"{mode}:{stripe_id}")
-        if tenant_id is not None:
-            return Place(tenant_id, "customer")
+        yield "stripe", f"{mode}:{stripe_id}", "customer"
     for named in event.named_tenant_ids:
-        tenant_id = await find("id", str(named))
+        yield "id", str(named), "metadata"
+
+
+def place_of(event: StripeEvent, mode: Mode, found: Found) -> Place:
+    """The tenant an event of the platform's own account belongs to; else it is the platform's."""
+    for kind, value, assignment in look_ups(event, mode):
+        tenant_id = found.get((kind, value))
         if tenant_id is not None:
-            return Place(tenant_id, "metadata")
-    if event.names_somebody:
-        log.warning("webhook_unassigned", stripe_event_id=event.id, event_type=event.type)
-        return Place(PLATFORM_TENANT_ID, "unassigned")
-    return Place(PLATFORM_TENANT_ID, "account")
+            return Place(tenant_id, assignment)
+    return Place(PLATFORM_TENANT_ID, "unassigned" if event.names_somebody else "account")
 
 
-async def keep(tx: Tx, taken: Taken, assignment: Assignment) -> Outcome:
-    """Keep an event for the tenant in scope, and publish it unless it is kept aside."""
+async def keep(tx: Tx, arrivals: Sequence[tuple[Place, Taken]]) -> list[Outcome]:
+    """Keep events for tenants in scope, and publish those that are not kept aside."""
+    entered = [_arrival(place, taken) for place, taken in arrivals]
+    fresh = await store.take_ids(tx, entered)
+    kept = {
+        each.event.id: replace(each.event, payload=erasure.redacted(each.event.payload))
+        if fresh[each.event.id]
+        else each.event
+        for each in entered
+        if each.event.id in fresh
+    }
+    if kept:
+        await store.insert(
+            tx, [(each.tenant_id, kept[each.event.id]) for each in entered if each.event.id in kept]
+        )
+    outcomes: list[Outcome] = []
+    for each, (_, taken) in zip(entered, arrivals, strict=True):
+        event = kept.get(each.event.id)
+        # In the context of its own request, so that the trace goes on from there.
+        outcomes.append(taken.context.run(_tell, tx, each.tenant_id, taken, event))
+    return outcomes
+
+
+def _arrival(place: Place, taken: Taken) -> store.Arrival:
     event = taken.event
     kept = store.KeptEvent(
         id=new_id(),
@@ -92,31 +118,39 @@ async def keep(tx: Tx, taken: Taken, assignment: Assignment) -> Outcome:
         event_created_at=event.created_at,
         object_type=event.object_type,
         object_id=event.object_id,
-        assignment=assignment,
+        assignment=place.assignment,
         quarantine_reason=taken.quarantine_reason,
         payload=taken.body,
         headers=dict(taken.headers),
         received_at=taken.received_at,
     )
     digest = hashlib.sha256(taken.body).digest()
-    took = await store.take_id(tx, kept, digest, event.customer_ids)
-    if not took.fresh:
+    return store.Arrival(place.tenant_id, kept, digest, event.customer_ids)
+
+
+def _tell(tx: Tx, tenant_id: UUID, taken: Taken, kept: store.KeptEvent | None) -> Outcome:
+    """Tell the others of an event that was kept, and staff of one that was kept aside."""
+    if kept is None:
         return "duplicate"
-    if took.names_erased:
-        kept = replace(kept, payload=erasure.redacted(kept.payload))
-    await store.insert(tx, kept)
-    if taken.quarantine_reason is not None:
-        raise_alarm(tx, f"stripe_event_quarantined_{taken.quarantine_reason}", event)
-        tx.after_commit.append(partial(_tell_quarantined, taken))
+    if kept.quarantine_reason is not None:
+        kind = f"stripe_event_quarantined_{kept.quarantine_reason}"
+        raise_alarm(tx, kind, taken.event, tenant_id)
+        tx.after_commit.append(partial(taken.context.run, _say_quarantined, taken))
         return "quarantined"
-    publish(tx, kept)
-    if assignment == "unassigned":
-        raise_alarm(tx, "stripe_event_unassigned", event)
+    publish(tx, kept, tenant_id=tenant_id)
+    if kept.assignment == "unassigned":
+        raise_alarm(tx, "stripe_event_unassigned", taken.event, tenant_id)
+        tx.after_commit.append(partial(taken.context.run, _say_unassigned, taken))
     return "stored"
 
 
 def publish(
-    tx: Tx, kept: store.KeptEvent, *, replay_id: str | None = None, dry_run: bool = False
+    tx: Tx,
+    kept: store.KeptEvent,
+    *,
+    replay_id: str | None = None,
+    dry_run: bool = False,
+    tenant_id: UUID | None = None,
 ) -> None:
     """Tell the others of a kept event, for the first time or again."""
     travels = len(kept.payload) <= PAYLOAD_BYTES_MAX
@@ -135,10 +169,11 @@ def publish(
             dry_run=dry_run,
         ),
         effective_at=kept.event_created_at,
+        tenant_id=tenant_id,
     )
 
 
-def raise_alarm(tx: Tx, kind: str, event: StripeEvent) -> None:
+def raise_alarm(tx: Tx, kind: str, event: StripeEvent, tenant_id: UUID | None = None) -> None:
     """Record a security event of something Stripe sent."""
     emit(
         tx,
@@ -150,10 +185,15 @@ def raise_alarm(tx: Tx, kind: str, event: StripeEvent) -> None:
             method="POST",
             path=f"webhook/{event.account or PLATFORM_ACCOUNT}/{event.id}",
         ),
+        tenant_id=tenant_id,
     )
 
 
-def _tell_quarantined(taken: Taken) -> None:
+def _say_unassigned(taken: Taken) -> None:
+    log.warning("webhook_unassigned", stripe_event_id=taken.event.id, event_type=taken.event.type)
+
+
+def _say_quarantined(taken: Taken) -> None:
     """Say it in the log.
 
     Stripe tells of a new connection before we know of it ourselves, so an unknown account is no

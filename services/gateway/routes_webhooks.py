@@ -73,7 +73,7 @@ async def receive_tenant_webhook(request: Request, token: str) -> WebhookReceipt
         started = time.monotonic()
         try:
             endpoint = await find_endpoint(token, state.directory, state.secrets)
-            return await intake.take_for_tenant(webhook, endpoint, state.database)
+            return await intake.take_for_tenant(webhook, endpoint, state.arrivals)
         except intake.SignatureRefusedError:
             await asyncio.sleep(started + REFUSAL_SECONDS - time.monotonic())
             raise
@@ -87,7 +87,7 @@ async def _receive_for_platform(request: Request) -> WebhookReceipt:
     state = request.app.state
 
     async def take(webhook: intake.Webhook) -> Outcome:
-        return await intake.take(webhook, state.endpoint_secrets, state.database, state.directory)
+        return await intake.take(webhook, state.endpoint_secrets, state.arrivals, state.directory)
 
     return await _receive(request, take)
 

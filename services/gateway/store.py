@@ -1,5 +1,6 @@
 """SQL of the gateway's archive, and of the ids already taken."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -29,16 +30,19 @@ class KeptEvent:
 
 
 @dataclass(frozen=True)
-class TakenId:
-    """What entering an event's id told.
+class Arrival:
+    """An event that wants to be kept.
 
     Attributes:
-        fresh: nobody had taken it.
-        names_erased: one of the customers it names was erased in this tenant.
+        tenant_id: whose it is; one of those in scope.
+        digest: SHA-256 of the body as it came.
+        customer_ids: the customers at Stripe that it names.
     """
 
-    fresh: bool
-    names_erased: bool
+    tenant_id: UUID
+    event: KeptEvent
+    digest: bytes
+    customer_ids: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -86,54 +90,71 @@ EVENT_COLUMNS = """
 """Of an event without its body and headers."""
 
 
-async def take_id(tx: Tx, event: KeptEvent, digest: bytes, customer_ids: Sequence[str]) -> TakenId:
-    """Enter (account, mode, event id), and look whether a person in it was erased."""
-    row = await tx.fetchrow(
+async def take_ids(tx: Tx, arrivals: Sequence[Arrival]) -> dict[UUID, bool]:
+    """Enter (account, mode, event id) of each.
+
+    Returns:
+        By our id those that nobody had taken, each with whether a customer that it names was erased
+        in its tenant.
+    """
+    events = [arrival.event for arrival in arrivals]
+    named = [(each, customer_id) for each in arrivals for customer_id in each.customer_ids]
+    # Sorted: of two statements that enter the same ids neither waits for the other's next one.
+    rows = await tx.fetch(
         """
         with taken as (
             insert into taken_event_id (account, mode, stripe_event_id, event_id, body_digest)
-            values ($1, $2, $3, $4, $5) on conflict do nothing returning event_id)
-        select exists (select from taken) as fresh,
-            exists (select from erased_customer where tenant_id = $6 and mode = $2
-                and stripe_customer_id = any($7::text[])) as names_erased
+            select a, $1, s, e, d
+            from unnest($2::text[], $3::text[], $4::uuid[], $5::bytea[]) as u(a, s, e, d)
+            order by a, s
+            on conflict do nothing returning event_id)
+        select event_id, exists (
+            select from unnest($6::uuid[], $7::uuid[], $8::text[]) as n(e, t, c)
+            join erased_customer on tenant_id = t and mode = $1 and stripe_customer_id = c
+            where n.e = event_id) as names_erased
+        from taken
         """,
-        event.account,
         tx.mode,
-        event.stripe_event_id,
-        event.id,
-        digest,
-        tx.tenant_id,
-        list(customer_ids),
+        [event.account for event in events],
+        [event.stripe_event_id for event in events],
+        [event.id for event in events],
+        [arrival.digest for arrival in arrivals],
+        [arrival.event.id for arrival, _ in named],
+        [arrival.tenant_id for arrival, _ in named],
+        [customer_id for _, customer_id in named],
     )
-    assert row is not None, "a select without a from has one row"
-    return TakenId(row["fresh"], row["names_erased"])
+    return {row["event_id"]: row["names_erased"] for row in rows}
 
 
-async def insert(tx: Tx, event: KeptEvent) -> None:
-    """Put an event into the archive, byte for byte."""
+async def insert(tx: Tx, kept: Sequence[tuple[UUID, KeptEvent]]) -> None:
+    """Put (tenant, event) into the archive, byte for byte."""
+    tenants, events = [tenant_id for tenant_id, _ in kept], [event for _, event in kept]
     await tx.execute(
         """
         insert into webhook_event (tenant_id, mode, id, account, stripe_event_id, event_type,
             api_version, event_created_at, object_type, object_id, assignment, quarantine_reason,
             payload, payload_bytes, headers, received_at)
-        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
+        select t, $1, i, a, s, y, v, c, ot, oi, g, q, p, length(p), h::jsonb, r
+        from unnest($2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[],
+                $8::timestamptz[], $9::text[], $10::text[], $11::text[], $12::text[], $13::bytea[],
+                $14::text[], $15::timestamptz[])
+            as u(t, i, a, s, y, v, c, ot, oi, g, q, p, h, r)
         """,
-        tx.tenant_id,
         tx.mode,
-        event.id,
-        event.account,
-        event.stripe_event_id,
-        event.event_type,
-        event.api_version,
-        event.event_created_at,
-        event.object_type,
-        event.object_id,
-        event.assignment,
-        event.quarantine_reason,
-        event.payload,
-        len(event.payload),
-        event.headers,
-        event.received_at,
+        tenants,
+        [event.id for event in events],
+        [event.account for event in events],
+        [event.stripe_event_id for event in events],
+        [event.event_type for event in events],
+        [event.api_version for event in events],
+        [event.event_created_at for event in events],
+        [event.object_type for event in events],
+        [event.object_id for event in events],
+        [event.assignment for event in events],
+        [event.quarantine_reason for event in events],
+        [event.payload for event in events],
+        [json.dumps(event.headers) for event in events],
+        [event.received_at for event in events],
     )
 
 
@@ -181,10 +202,15 @@ async def assign(tx: Tx, holder_id: UUID, tenant_id: UUID, event_id: UUID) -> Ke
     return None if row is None else kept_event(row)
 
 
-async def find_tenant_id(tx: Tx, kind: str, value: str) -> UUID | None:
-    """The tenant this exact value belongs to in the local directory."""
-    found = await tx.fetchval("select find_tenant($1, $2) ->> 'tenant_id'", kind, value)
-    return None if found is None else UUID(found)
+async def find_tenant_ids(tx: Tx, wanted: Sequence[tuple[str, str]]) -> dict[tuple[str, str], UUID]:
+    """The tenants that exact (kind, value) belong to in the local directory, where there are any."""
+    rows = await tx.fetch(
+        "select k, v, find_tenant(k, v) ->> 'tenant_id' as tenant_id "
+        "from unnest($1::text[], $2::text[]) as u(k, v)",
+        [kind for kind, _ in wanted],
+        [value for _, value in wanted],
+    )
+    return {(row["k"], row["v"]): UUID(row["tenant_id"]) for row in rows if row["tenant_id"]}
 
 
 def kept_event(row: Row) -> KeptEvent:

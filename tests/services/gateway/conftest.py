@@ -23,6 +23,7 @@ from libs.ids import new_id
 from libs.testing.databases import TestDatabase
 from libs.web.auth import Gate
 from services.gateway.app import build
+from services.gateway.arrivals import Arrivals
 from services.gateway.settings import Settings
 from services.gateway.signature import sign
 from services.gateway.spool import Spool
@@ -201,6 +202,7 @@ async def gateway(
         settings = Settings()
         app.state.endpoint_secrets = settings.endpoint_secrets()
         app.state.secrets = Secrets(opened, settings.sealing)
+        app.state.arrivals = Arrivals(opened)
         app.state.spool = Spool(opened, settings.spool_events_max)
         keys = await enrol_parties(opened)
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)

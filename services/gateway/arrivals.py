@@ -1,0 +1,123 @@
+"""Webhooks that arrive at the same time are kept in one commit.
+
+A commit costs as much for many as for one: so a webhook waits for nobody, but whoever arrives while
+others are being kept goes with the next. Nobody is answered before the commit of its own.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from contextvars import Context
+from dataclasses import dataclass
+
+from libs.contracts.envelope import Mode
+from libs.db.pool import TRANSIENT_ERRORS, Database
+from libs.db.tenant import Scope
+from services.gateway import keeping, store
+from services.gateway.keeping import Outcome, Place, Taken
+
+WRITERS_MAX = 2
+"""While one waits for the disk another prepares the next."""
+TOGETHER_MAX = 64
+BYTES_TOGETHER_MAX = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    """A webhook that is not durable yet, and who waits for it.
+
+    Attributes:
+        place: whose it is; None where the directory must be asked.
+    """
+
+    taken: Taken
+    mode: Mode
+    place: Place | None
+    outcome: asyncio.Future[Outcome]
+
+
+class Arrivals:
+    """Keeps what arrives, in commits of as many as there are."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self._waiting: deque[_Waiting] = deque()
+        self._writers: set[asyncio.Task[None]] = set()
+
+    async def keep(self, taken: Taken, mode: Mode, place: Place | None) -> Outcome:
+        """Keep an event; when this returns it is durable.
+
+        Args:
+            place: whose it is; None for an event of the platform's own account, whose tenant the
+                directory knows.
+
+        Raises:
+            OSError and its kin: Postgres is away; nothing was kept.
+        """
+        outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Waiting(taken, mode, place, outcome))
+        if len(self._writers) < WRITERS_MAX:
+            # A context of its own: it works for others too.
+            writer = asyncio.get_running_loop().create_task(self._write(), context=Context())
+            self._writers.add(writer)
+            writer.add_done_callback(self._writers.discard)
+        return await outcome
+
+    async def _write(self) -> None:
+        """Keep what waits until nothing does."""
+        while self._waiting:
+            batch = self._next()
+            try:
+                outcomes = await self._keep(batch)
+            except Exception as error:  # noqa: BLE001 - whoever waits is told
+                await self._failed(batch, error)
+            else:
+                for waiting, outcome in zip(batch, outcomes, strict=True):
+                    if not waiting.outcome.done():
+                        waiting.outcome.set_result(outcome)
+
+    def _next(self) -> list[_Waiting]:
+        """The oldest that can go together: of one mode, and not too much."""
+        batch = [self._waiting.popleft()]
+        bytes_together = len(batch[0].taken.body)
+        while self._waiting and len(batch) < TOGETHER_MAX:
+            first = self._waiting[0]
+            bytes_together += len(first.taken.body)
+            if first.mode != batch[0].mode or bytes_together > BYTES_TOGETHER_MAX:
+                break
+            batch.append(self._waiting.popleft())
+        return batch
+
+    async def _keep(self, batch: Sequence[_Waiting]) -> list[Outcome]:
+        mode = batch[0].mode
+        async with self.database.transaction() as tx:
+            asked = [
+                (kind, value)
+                for waiting in batch
+                if waiting.place is None
+                for kind, value, _ in keeping.look_ups(waiting.taken.event, mode)
+            ]
+            found = await store.find_tenant_ids(tx, asked) if asked else {}
+            arrivals = [
+                (each.place or keeping.place_of(each.taken.event, mode, found), each.taken)
+                for each in batch
+            ]
+            tenants = dict.fromkeys(place.tenant_id for place, _ in arrivals)
+            await tx.enter(Scope(tuple(tenants), mode))
+            return await keeping.keep(tx, arrivals)
+
+    async def _failed(self, batch: Sequence[_Waiting], error: Exception) -> None:
+        """Tell those who wait; one that nobody can keep must not take the others with it."""
+        if len(batch) > 1 and not isinstance(error, TRANSIENT_ERRORS):
+            for waiting in batch:
+                try:
+                    (outcome,) = await self._keep([waiting])
+                except Exception as own:  # noqa: BLE001 - likewise
+                    await self._failed([waiting], own)
+                else:
+                    if not waiting.outcome.done():
+                        waiting.outcome.set_result(outcome)
+            return
+        for waiting in batch:
+            if not waiting.outcome.done():
+                waiting.outcome.set_exception(error)
