@@ -12,7 +12,7 @@ STAMP := .venv/.installed
 MIGRATIONS = $(wildcard services/*/migrations/*.sql libs/*/migrations/*.sql)
 
 # A test has servers of its own: in a shell that has read .local/env it runs without those variables.
-STACK_VARIABLES = $(shell env | sed -n 's/^\(\(SLUICE\|STRIPE\)_[A-Z0-9_]*\)=.*/\1/p' | grep -vE '^SLUICE_(TEST|CHAOS|BENCH)')
+STACK_VARIABLES = $(shell env | sed -n 's/^\(\(SLUICE\|STRIPE\)_[A-Z0-9_]*\)=.*/\1/p' | grep -vE '^(SLUICE_(TEST|CHAOS|BENCH)|STRIPE_TEST)')
 WITHOUT_STACK = env $(STACK_VARIABLES:%=-u %)
 # Stopping and looking must not install anything: the code that runs is the code that is there.
 IF_INSTALLED = if [[ ! -x $(PYTHON) ]]; then echo "Nothing is installed, so nothing runs. Begin with: make up"; exit $(1); fi

@@ -79,11 +79,14 @@ def build(scope: Scope, fields: dict[str, Any]) -> Obj:
 
 
 def _apply_method(scope: Scope, customer: Obj, fields: dict[str, Any]) -> None:
-    if fields.get("payment_method"):
-        method = payment_methods.resolve(scope, fields["payment_method"])
-        payment_methods.attach(scope, method, customer["id"])
+    given, attached = fields.get("payment_method"), None
+    if given:
+        method = payment_methods.resolve(scope, given)
+        attached = payment_methods.attach(scope, method, customer["id"])["id"]
     settings = fields.get("invoice_settings") or {}
-    for name, value in settings.items():
+    for name, wished in settings.items():
+        # A well-known name such as `pm_card_visa`, given twice, means the one that it became.
+        value = attached if name == "default_payment_method" and wished == given else wished
         if name == "default_payment_method" and value is not None:
             method = scope.get("payment_method", value, "invoice_settings[default_payment_method]")
             if method["customer"] != customer["id"]:
