@@ -8,13 +8,14 @@ import json
 import os
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
 import httpx
 import pytest
 
-from cli.api import Api
+from cli.api import Api, eventually
 from cli.story import Story
 from libs.clock import utc_now
 from libs.crypto import apikeys
@@ -78,6 +79,10 @@ async def open_live_mode(operator: Api, tenant: str) -> None:
 async def _first(owner: Api, path: str) -> dict[str, Any]:
     item: dict[str, Any] = (await owner.get(path))["items"][0]
     return item
+
+
+async def _compared(owner: Api, replay: str) -> bool:
+    return await owner.status_of("GET", f"/api/v1/webhook-replays/{replay}/differences") == 200
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,7 @@
 """The archive over HTTP: each sees its own, the platform's staff sees all and replays."""
 
+import json
+
 import pytest
 
 from libs.contracts.tenants import PLATFORM_TENANT_ID
@@ -37,6 +39,14 @@ async def test_half_a_surrogate_pair_is_shown_and_breaks_nothing(gateway: Gatewa
     (item,) = (await gateway.get(PATH, "acme")).json()["items"]
     detail = await gateway.get(f"{PATH}/{item['id']}", "acme")
     assert detail.json()["payload"]["data"]["object"]["description"] == "a?b"
+
+
+async def test_a_number_that_no_answer_can_carry_is_shown_as_its_text(gateway: Gateway) -> None:
+    event = json.dumps(about(customer=ACME_CUSTOMER, odd="MARK")).replace('"MARK"', "1e400")
+    await gateway.send(event.encode())
+    (item,) = (await gateway.get(PATH, "acme")).json()["items"]
+    detail = await gateway.get(f"{PATH}/{item['id']}", "acme")
+    assert detail.json()["payload"]["data"]["object"]["odd"] == "1e400"
 
 
 async def test_another_tenants_event_is_absent(filled: Gateway) -> None:

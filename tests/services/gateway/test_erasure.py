@@ -46,6 +46,44 @@ async def test_only_the_customers_events_forget(gateway: Gateway) -> None:
     assert {name: mine[name] for name in kept} == {name: first[name] for name in kept}
 
 
+async def test_what_stripe_sends_afterwards_comes_without_the_person(gateway: Gateway) -> None:
+    event = wrap(
+        CustomerErased(customer_id=new_id(), stripe_customer_ids=(ACME_CUSTOMER,)),
+        tenant_id=ACME,
+        mode="test",
+        source="billing",
+        effective_at=EPOCH,
+    )
+    for _ in range(2):
+        async with gateway.database.tenant(ACME, "test") as tx:
+            await on_customer_erased(event, tx)
+    late = about(id="in_late", customer=ACME_CUSTOMER, amount_due=2900, **PERSON)
+    assert (await gateway.send(late)).json() == {"status": "stored"}
+    assert (await gateway.send(late)).json() == {"status": "duplicate"}
+    customer = about(
+        id=ACME_CUSTOMER, object="customer", name="Ada Canary", email="ada@canary.example"
+    )
+    assert (await gateway.send(customer)).json() == {"status": "stored"}
+    other = about(id="in_other", customer="cus_other", metadata={"tenant_id": str(ACME)}, **PERSON)
+    assert (await gateway.send(other)).json() == {"status": "stored"}
+    rows = {row["object_id"]: bytes(row["payload"]).lower() for row in await gateway.archived()}
+    assert [b"canary" in rows[name] for name in ("in_late", ACME_CUSTOMER, "in_other")] == [
+        False,
+        False,
+        True,
+    ]
+    assert json.loads(rows["in_late"])["data"]["object"]["amount_due"] == 2900
+    sent = {event["data"]["object_id"]: event["data"] for _, _, event in await gateway.published()}
+    assert "canary" not in sent["in_late"]["payload"].lower()
+    assert "canary" in sent["in_other"]["payload"].lower()
+
+
+def test_odd_numbers_and_half_a_surrogate_pair_survive_forgetting() -> None:
+    body = b'{"data": {"object": {"email": "ada@canary.example", "x": 1e400, "y": "\\ud800"}}}'
+    kept = json.loads(redacted(body))
+    assert kept["data"]["object"] == {"email": None, "x": "1e400", "y": "?"}
+
+
 def test_whatever_the_bytes_nobody_is_left_in_them() -> None:
     assert redacted(b"\xff\xfe ada@people.example") == b"{}"
     deep = b'{"data":' + b"[" * 100_000 + b'"ada@people.example"' + b"]" * 100_000 + b"}"
