@@ -1,11 +1,13 @@
 """`/webhooks/replays`: sending archived events again, first without any effect."""
 
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import RedirectResponse
 
+from libs.clock import utc_now
 from libs.ids import new_id
 from services.console.days import times_of
 from services.console.forms import Once, OwnForm, Text, attempt, shown
@@ -24,6 +26,9 @@ START = "/api/v1/webhook-events/replay"
 PATH = "/webhooks/replays"
 PAGE_SIZE = "50"
 DIFFERENCES_SHOWN = "100"
+ON_THEIR_WAY = timedelta(seconds=3)
+NOTHING_TO_COMPARE = timedelta(seconds=15)
+"""So long after a dry run has ended its events may still be on their way to be compared."""
 Cursor = Annotated[str | None, Query(max_length=1024)]
 Events = Annotated[str, Query(max_length=2000)]
 
@@ -169,11 +174,7 @@ async def _show(
 ) -> Response:
     path = f"{API}/{segment(replay)}"
     run = await viewer.api.read(Replay, path)
-    differences = None
-    if run.dry_run:
-        differences = await viewer.api.read(
-            Differences, f"{path}/differences", limit=DIFFERENCES_SHOWN
-        )
+    differences = await _differences(viewer, path) if run.dry_run else None
     return page(
         request,
         "replay_progress.html" if part else "replay.html",
@@ -182,6 +183,28 @@ async def _show(
         run=run,
         events=events,
         differences=differences,
-        settled=not run.running and (differences is None or not differences.pending),
+        settled=_settled(run, differences),
         once=new_id,
     )
+
+
+async def _differences(viewer: Viewer, path: str) -> Differences | None:
+    """What a dry run has found so far; None while nothing was compared."""
+    try:
+        return await viewer.api.read(Differences, f"{path}/differences", limit=DIFFERENCES_SHOWN)
+    except ApiProblem as problem:
+        if problem.status != 404:
+            raise
+        return None
+
+
+def _settled(run: Replay, differences: Differences | None) -> bool:
+    """Whether a run shows all that it is going to show.
+
+    What a dry run sent is compared by another service, a moment after it was sent.
+    """
+    if run.finished_at is None or not run.dry_run or not run.matched:
+        return not run.running
+    wait = ON_THEIR_WAY if differences else NOTHING_TO_COMPARE
+    pending = differences.pending if differences else 0
+    return not pending and utc_now() - run.finished_at >= wait

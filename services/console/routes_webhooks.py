@@ -28,6 +28,11 @@ QUARANTINE = (("", "any"), ("true", "in quarantine"), ("false", "not in quaranti
 WHY_QUARANTINED = {
     "unknown_account": "The signature is right, but no tenant has connected this Stripe account "
     "yet. The event is released by itself when one does.",
+    "account_missing": "It was signed with the secret for connected accounts, and names none.",
+    "account_unexpected": "It names another Stripe account than the one whose secret signed it.",
+    "livemode_mismatch": "It is of the other mode than the secret that signed it.",
+    "event_mismatch": "What was found in Stripe's list is not the event it was said to be.",
+    "tenant_mismatch": "The account that it came from is not this tenant's.",
 }
 HOW_ASSIGNED = {
     "account": "by the Stripe account, which is the tenant's",

@@ -178,11 +178,12 @@ FILTERS = {
 
 
 class Difference(Answer):
-    """A field of an object that would change."""
+    """An object that would change, or that could not be compared."""
 
     object_type: str
     object_id: str
     changes: dict[str, Any] = Field(default_factory=dict)
+    error: str | None = None
 
     @property
     def fields(self) -> list[tuple[str, Any, Any]]:
@@ -201,4 +202,5 @@ class Differences(Answer):
     next_cursor: str | None = None
     checked: int
     different: int
-    pending: int = 0
+    pending: int
+    failed: int

@@ -135,7 +135,15 @@ def replay(**changes: Any) -> dict[str, Any]:
 DIFFERENCE = {
     "object_type": "invoice",
     "object_id": "in_sim_1",
+    "state": "different",
     "changes": {"status": {"before": "open", "after": "paid"}},
+    "error": None,
+}
+UNREAD = DIFFERENCE | {
+    "object_id": "in_sim_2",
+    "state": "failed",
+    "changes": {},
+    "error": "rate_limited",
 }
 
 
@@ -148,6 +156,7 @@ class MoneyApi:
         self.event = event()
         self.replay = replay()
         self.payouts = [payout(), payout(id="po_2", status="paid", failure_code=None)]
+        self.compared = True
         self.pending = 0
         self.empty = False
 
@@ -238,8 +247,10 @@ class MoneyApi:
 
         @app.get(f"/api/v1/webhook-replays/{REPLAY}/differences")
         async def differences() -> JSONResponse:
-            body = {"items": [DIFFERENCE], "checked": 3, "different": 1, "pending": self.pending}
-            return JSONResponse(body | {"next_cursor": None})
+            if not self.compared:
+                return _absent()
+            body = {"items": [DIFFERENCE, UNREAD], "next_cursor": None, "failed": 1}
+            return JSONResponse(body | {"checked": 3, "different": 1, "pending": self.pending})
 
 
 def _absent() -> JSONResponse:

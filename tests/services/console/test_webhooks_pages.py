@@ -1,11 +1,13 @@
 """Webhooks: found, looked at, given to their tenant, and replayed."""
 
+from datetime import UTC, datetime
+
 import httpx
 import pytest
 
 from tests.services.console.conftest import send, text_of
 from tests.services.console.money_api import ACME, EVENT, REPLAY, event, replay
-from tests.services.console.public_api import TENANTS, PublicApi, problem
+from tests.services.console.public_api import TENANTS, PublicApi, at, problem
 from tests.services.console.test_payments_pages import words_of
 
 
@@ -81,7 +83,15 @@ async def test_a_replay_is_tried_without_effect_first(member: httpx.AsyncClient,
     }
     assert api.money.told[-1][3]["idempotency-key"] == "0192-cd"
     text = await text_of(member, f"/webhooks/replays/{REPLAY}")
-    for shown in ("3 of 3 events", "1 differs", '"open"', '"paid"', "Replay for real"):
+    for shown in (
+        "3 of 3 events",
+        "1 differs",
+        '"open"',
+        '"paid"',
+        "1 could not be compared",
+        "rate limited",
+        "Replay for real",
+    ):
         assert shown in text.replace("&#34;", '"')
     answer = await send(member, f"/webhooks/replays/{REPLAY}/run", {"once": "0192-ef"})
     assert answer.headers["location"] == f"/webhooks/replays/{REPLAY}?tenant=acme"
@@ -120,7 +130,12 @@ async def test_progress_renews_itself_until_it_is_done(member: httpx.AsyncClient
     assert api.money.last()[1] == f"/api/v1/webhook-replays/{REPLAY}/cancel"
     api.money.replay, api.money.pending = replay(), 2
     assert "data-settled" not in await text_of(member, f"/webhooks/replays/{REPLAY}")
-    api.money.pending = 0
+    api.money.pending, api.money.compared = 0, False
+    text = await text_of(member, f"/webhooks/replays/{REPLAY}")
+    assert "about nothing that is kept here" in text
+    api.money.replay = replay(finished_at=at(datetime.now(UTC)))
+    assert "being read at Stripe" in await text_of(member, f"/webhooks/replays/{REPLAY}")
+    api.money.replay, api.money.compared = replay(), True
     assert "data-settled" in await text_of(member, f"/webhooks/replays/{REPLAY}")
 
 
