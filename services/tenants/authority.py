@@ -4,23 +4,24 @@ Read from the tables in the transaction that does it, under the lock of the tena
 the caller's assertion says: rights that were lost a moment ago are lost here already.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
 from libs.contracts.tenants import PLATFORM_TENANT_ID
-from libs.db.pool import Tx
+from libs.db.pool import Row, Tx
 from libs.db.tenant import Scope
 from libs.ids import InvalidIdError, parse_public_id
 from services.tenants import people, store_keys, store_tenants
 from services.tenants.roles import RANK, SCOPES, Role, permissions_of
 
-INCLUDES = {
-    "billing:read": "billing:manage",
-    "usage:read": "billing:manage",
-    "ledger:read": "billing:manage",
+INCLUDES: Mapping[str, frozenset[str]] = {
+    "billing:read": frozenset({"billing:manage"}),
+    "usage:read": frozenset({"billing:read", "billing:manage"}),
+    "ledger:read": frozenset({"billing:manage"}),
 }
-"""Permissions that a larger one contains, as the gate reads them (`libs.web.auth.IMPLIED`)."""
+"""Permissions that larger ones contain, as the gate reads them (`libs.web.auth.IMPLIED`)."""
 
 
 class BeyondAuthorityError(Exception):
@@ -43,10 +44,13 @@ class Authority:
         """Whether a place with this role and these further permissions is within the actor's own."""
         if RANK[role] > RANK[self.role]:
             return False
-        return all(self._has(permission) for permission in permissions_of(role, extra))
+        return all(self.has(permission) for permission in permissions_of(role, extra))
 
-    def _has(self, permission: str) -> bool:
-        return permission in self.permissions or INCLUDES.get(permission) in self.permissions
+    def has(self, permission: str) -> bool:
+        """Whether the actor has the permission, directly or by a larger one."""
+        return permission in self.permissions or bool(
+            INCLUDES.get(permission, frozenset()) & self.permissions
+        )
 
 
 OWNERS = Authority("owner", frozenset(SCOPES))
@@ -60,6 +64,19 @@ async def find(tx: Tx, actor: str, now: datetime) -> Authority | None:
         return await _of_key(tx, parse_public_id("api_key", actor), now)
     except InvalidIdError:
         return None
+
+
+async def find_giver(tx: Tx, actor: str, mode: str, now: datetime) -> Authority | None:
+    """The authority that an actor gives keys of this mode from; None where it has none any more.
+
+    A key gives keys of its own mode, also where it has no say among people.
+    """
+    if not actor.startswith("key_"):
+        return await find(tx, actor, now)
+    row = await _valid_key(tx, parse_public_id("api_key", actor), now)
+    if row is None or row["operator"]:
+        return None if row is None else OWNERS
+    return Authority("admin", frozenset(row["scopes"])) if row["mode"] == mode else None
 
 
 async def require(
@@ -85,15 +102,8 @@ async def _of_user(tx: Tx, user_id: UUID) -> Authority | None:
 
 
 async def _of_key(tx: Tx, key_id: UUID, now: datetime) -> Authority | None:
-    row = await store_keys.find_api_key(tx, key_id)
+    row = await _valid_key(tx, key_id, now)
     if row is None:
-        here = tx.scope
-        await tx.enter(Scope((PLATFORM_TENANT_ID,), here.mode))
-        row = await store_keys.find_api_key(tx, key_id)
-        await tx.enter(here)
-        if row is None or not row["operator"]:
-            return None
-    if row["revoked_at"] is not None or (row["expires_at"] and row["expires_at"] <= now):
         return None
     if row["operator"]:
         return OWNERS
@@ -105,3 +115,18 @@ async def _of_key(tx: Tx, key_id: UUID, now: datetime) -> Authority | None:
         # People hold their place in both modes, so a test key would reach into live mode.
         return None
     return Authority("admin", frozenset(row["scopes"]))
+
+
+async def _valid_key(tx: Tx, key_id: UUID, now: datetime) -> Row | None:
+    """A key of the tenant in scope, or an operator's, that is valid now."""
+    row = await store_keys.find_api_key(tx, key_id)
+    if row is None:
+        here = tx.scope
+        await tx.enter(Scope((PLATFORM_TENANT_ID,), here.mode))
+        row = await store_keys.find_api_key(tx, key_id)
+        await tx.enter(here)
+        if row is None or not row["operator"]:
+            return None
+    if row["revoked_at"] is not None or (row["expires_at"] and row["expires_at"] <= now):
+        return None
+    return row

@@ -10,7 +10,7 @@ from libs.crypto import apikeys
 from libs.db.pool import Row, Tx
 from libs.ids import new_id, public_id
 from libs.messaging.outbox import emit
-from services.tenants import snapshot, store_tenants
+from services.tenants import key_rights, snapshot, store_tenants
 from services.tenants import store_keys as store
 
 KEYS_MAX = 200
@@ -60,8 +60,15 @@ async def make(tx: Tx, new: NewKey, pepper: bytes, at: datetime) -> MadeKey:
     Raises:
         TooManyKeysError: revoke one first.
         NotLiveError: a live key of a tenant that has not gone live.
+        authority.BeyondAuthorityError: its maker may not give it, or not any more.
     """
-    tenant = await store_tenants.lock_tenant(tx)
+    await store_tenants.lock_tenant(tx)
+    await key_rights.require(tx, new.created_by, new.scopes, new.mode, at)
+    return await _make(tx, new, pepper, at)
+
+
+async def _make(tx: Tx, new: NewKey, pepper: bytes, at: datetime) -> MadeKey:
+    tenant = await store_tenants.read_tenant(tx)
     assert tenant is not None, "the gate knows the tenant"
     if new.mode == "live" and tenant["live_since"] is None:
         raise NotLiveError
@@ -81,7 +88,8 @@ async def rotate(
     It may do the same, and lasts as long as the old one did from its making to its end.
 
     Raises:
-        KeyReplacedError, KeyEndedError, NotLiveError, TooManyKeysError: nothing was done.
+        KeyReplacedError, KeyEndedError, NotLiveError, TooManyKeysError,
+        authority.BeyondAuthorityError: nothing was done.
     """
     await store_tenants.lock_tenant(tx)
     old = await store.find_api_key(tx, key_id)
@@ -90,18 +98,20 @@ async def rotate(
         raise KeyReplacedError
     if old["revoked_at"] is not None or (old["expires_at"] and old["expires_at"] <= at):
         raise KeyEndedError
+    scopes: list[str] = old["scopes"]
+    await key_rights.require(tx, actor, scopes, old["mode"], at, operator=old["operator"])
     life = old["expires_at"] - old["created_at"] if old["expires_at"] else None
     new = NewKey(
         name=old["name"],
         mode=old["mode"],
-        scopes=frozenset(old["scopes"]),
+        scopes=frozenset(scopes),
         expires_at=at + life if life else None,
         created_by=actor,
         operator=old["operator"],
         replaces=key_id,
     )
     ends_at = await store.end_api_key(tx, key_id, at + overlap)
-    made = await make(tx, new, pepper, at)
+    made = await _make(tx, new, pepper, at)
     emit(
         tx,
         ConfigurationChanged(

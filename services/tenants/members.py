@@ -10,7 +10,7 @@ from libs.contracts.audit import ConfigurationChanged
 from libs.db.pool import Row, Tx
 from libs.ids import public_id
 from libs.messaging.outbox import emit
-from services.tenants import authority, snapshot, store_invitations, store_tenants
+from services.tenants import authority, key_rights, snapshot, store_invitations, store_tenants
 from services.tenants import store_members as store
 from services.tenants import store_people as people_store
 from services.tenants.roles import RANK, Role, permissions_of
@@ -67,6 +67,7 @@ async def change(
     await store.set_place(tx, user_id, new_role, sorted(extra))
     _tell(tx, "member.changed", user_id, actor, at, before=had, after=gets)
     if _has_lost(had, gets):
+        await key_rights.revoke_beyond(tx, user_id, actor, at)
         await _revoke(tx, user_id, tenant["version"] + 1, at)
     return await _find(tx, user_id)
 
@@ -74,7 +75,7 @@ async def change(
 async def remove(tx: Tx, user_id: UUID, *, actor: str, at: datetime) -> None:
     """Remove a member; assertions made before are refused everywhere within two seconds.
 
-    What it invited is void, and what was sent to it: no link leads back in.
+    What it invited is void, and what was sent to it: no link leads back in. Keys it made end too.
 
     Raises:
         UnknownMemberError, authority.BeyondAuthorityError, LastOwnerError: nothing was changed.
@@ -90,6 +91,7 @@ async def remove(tx: Tx, user_id: UUID, *, actor: str, at: datetime) -> None:
     await store_invitations.revoke_of_maker(tx, public_id("user", user_id), at)
     await store_invitations.revoke_earlier(tx, member["email"], at)
     _tell(tx, "member.removed", user_id, actor, at, before=had, after=None)
+    await key_rights.revoke_beyond(tx, user_id, actor, at)
     await _revoke(tx, user_id, tenant["version"] + 1, at)
 
 

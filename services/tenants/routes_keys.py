@@ -31,6 +31,7 @@ from libs.web.times import UtcTime
 from services.tenants import keys, sealing
 from services.tenants.answers import stamp
 from services.tenants.answers_sealed import place_of
+from services.tenants.authority import BeyondAuthorityError
 from services.tenants.bodies import Name, StrictBody, TenantReference
 from services.tenants.roles import SCOPES
 from services.tenants.settings import Settings
@@ -39,6 +40,7 @@ router = APIRouter(tags=["api keys"])
 
 Manager = Annotated[Access, Depends(Requires("members:manage"))]
 
+BEYOND = "A key cannot do more than its maker may, and you may not give this one any more."
 LIFE_MAX = timedelta(days=3660)
 OVERLAP_SECONDS_MAX = 30 * 24 * 3600
 MODES: tuple[Mode, ...] = ("test", "live")
@@ -208,6 +210,19 @@ async def _answer_with_key(
     work: Callable[[Tx], Awaitable[keys.MadeKey]],
 ) -> JSONResponse:
     """The answer that shows a new key: the same one to the same request with the same key."""
+    try:
+        return await _answer_once(request, access, body, work)
+    except BeyondAuthorityError:
+        gate: Gate = request.app.state.gate
+        await gate.refuse(request, access, "members:manage", BEYOND)
+
+
+async def _answer_once(
+    request: Request,
+    access: Access,
+    body: StrictBody,
+    work: Callable[[Tx], Awaitable[keys.MadeKey]],
+) -> JSONResponse:
     database: Database = request.app.state.database
     settings: Settings = request.app.state.settings
     sealer = sealing.Sealer(database, settings.sealing)

@@ -127,6 +127,24 @@ async def find_api_key(tx: Tx, key_id: UUID) -> Row | None:
     )
 
 
+async def keys_made_by(tx: Tx, maker: str, at: datetime) -> list[Row]:
+    """The tenant's valid keys that somebody made, or a key did that somebody made, and so on."""
+    return await tx.fetch(
+        """
+        with recursive made as (
+            select * from api_key where tenant_id = $1 and created_by = $2
+            union
+            select k.* from api_key k join made m on k.created_by = 'key_' || m.key_id
+            where k.tenant_id = $1)
+        select * from made where revoked_at is null and (expires_at is null or expires_at > $3)
+        order by key_id
+        """,
+        tx.tenant_id,
+        maker,
+        at,
+    )
+
+
 async def revoke_api_key(tx: Tx, key_id: UUID, reason: str | None, at: datetime) -> bool:
     """Revoke a key; False when it was."""
     revoked = await tx.execute(
