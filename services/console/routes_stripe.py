@@ -1,6 +1,8 @@
 """`/settings/stripe`: the Stripe account that the tenant's customers pay into, in the mode in view."""
 
-from fastapi import APIRouter, Request, Response
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query, Request, Response
 
 from libs.ids import new_id
 from services.console.forms import Once, OwnForm, Text, attempt, shown
@@ -39,9 +41,13 @@ OVERLAPS = (("86400", "1 day"), ("3600", "1 hour"), ("0", "none: end them now"))
 
 
 @router.get(PATH)
-async def show_connection(request: Request, viewer: OfTenant) -> Response:
-    """How the account is connected, and whether it is well."""
-    return await _show(request, viewer, None)
+async def show_connection(
+    request: Request,
+    viewer: OfTenant,
+    part: Annotated[Literal["badges"] | None, Query()] = None,
+) -> Response:
+    """How the account is connected, and whether it is well; `part=badges` is renewed by itself."""
+    return await _show(request, viewer, None, part)
 
 
 @router.post(PATH + "/keys", dependencies=[OwnForm])
@@ -125,11 +131,13 @@ def _checked(started: Started) -> str:
     return started.url
 
 
-async def _show(request: Request, viewer: Viewer, problem: ApiProblem | None) -> Response:
+async def _show(
+    request: Request, viewer: Viewer, problem: ApiProblem | None, part: str | None = None
+) -> Response:
     back = "" if problem else request.query_params.get("connect", "")
     return page(
         request,
-        "stripe.html",
+        "stripe_badges.html" if part else "stripe.html",
         viewer,
         problem=problem,
         config=await _config(viewer),

@@ -26,6 +26,7 @@ async def test_the_stripe_page_shows_how_it_is_connected(member: httpx.AsyncClie
         "Revoke it now.",
         "Whoever holds that key can charge.",
         "Last webhook received 2026-03-01 12:30 UTC",
+        "last webhook received 2026-03-01 12:30 UTC",
         "charges enabled",
         "payouts not enabled",
         "Stripe wants to know more",
@@ -33,6 +34,23 @@ async def test_the_stripe_page_shows_how_it_is_connected(member: httpx.AsyncClie
         "The account is not paid out.",
     ):
         assert part in shown
+
+
+async def test_the_badges_renew_themselves_until_a_webhook_has_come(
+    member: httpx.AsyncClient, api: PublicApi
+):
+    api.settings.health = health(last_webhook_at=None)
+    text = await text_of(member, "/settings/stripe")
+    assert 'data-live="/settings/stripe?tenant=acme&amp;part=badges"' in text
+    assert "live.js" in text
+    assert "data-settled" not in text
+    part = await text_of(member, "/settings/stripe?part=badges")
+    assert "<html" not in part
+    assert '<span class="badge waiting">no webhook received yet' in part
+    api.settings.health = health()
+    part = await text_of(member, "/settings/stripe?part=badges")
+    assert '<span class="badge good">last webhook received' in part
+    assert "data-settled" in part
 
 
 async def test_keys_are_sent_on_and_never_shown_again(member: httpx.AsyncClient, api: PublicApi):
