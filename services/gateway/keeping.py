@@ -31,6 +31,9 @@ PAYLOAD_BYTES_MAX = 240 * 1024
 UNKNOWN_ACCOUNT = "unknown_account"
 """Why an event waits whose account nobody has connected yet; the others wait for staff."""
 
+QUARANTINED = "quarantined:"
+"""Before the account of ids that were taken by what cannot be believed."""
+
 Assignment = Literal["customer", "metadata", "account", "unassigned"]
 Outcome = Literal["stored", "duplicate", "quarantined"]
 Found = Mapping[tuple[str, str], UUID]
@@ -125,7 +128,18 @@ def _arrival(place: Place, taken: Taken) -> store.Arrival:
         received_at=taken.received_at,
     )
     digest = hashlib.sha256(taken.body).digest()
-    return store.Arrival(place.tenant_id, kept, digest, event.customer_ids)
+    return store.Arrival(place.tenant_id, kept, _account_of_id(taken), digest, event.customer_ids)
+
+
+def _account_of_id(taken: Taken) -> str:
+    """Under which account the event's id is taken.
+
+    What cannot be believed takes no id from what can: signed with the right secret, or found in
+    Stripe's list, the same event is let in.
+    """
+    if taken.quarantine_reason in (None, UNKNOWN_ACCOUNT):
+        return taken.account
+    return f"{QUARANTINED}{taken.account}"
 
 
 def _tell(tx: Tx, tenant_id: UUID, taken: Taken, kept: store.KeptEvent | None) -> Outcome:

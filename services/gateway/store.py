@@ -35,12 +35,14 @@ class Arrival:
 
     Attributes:
         tenant_id: whose it is; one of those in scope.
+        id_account: the account under which its id is taken.
         digest: SHA-256 of the body as it came.
         customer_ids: the customers at Stripe that it names.
     """
 
     tenant_id: UUID
     event: KeptEvent
+    id_account: str
     digest: bytes
     customer_ids: Sequence[str]
 
@@ -115,7 +117,7 @@ async def take_ids(tx: Tx, arrivals: Sequence[Arrival]) -> dict[UUID, bool]:
         from taken
         """,
         tx.mode,
-        [event.account for event in events],
+        [arrival.id_account for arrival in arrivals],
         [event.stripe_event_id for event in events],
         [event.id for event in events],
         [arrival.digest for arrival in arrivals],

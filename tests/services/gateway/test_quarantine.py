@@ -10,7 +10,7 @@ from libs.clock import utc_now
 from libs.directory.local import Directory
 from services.gateway import jobs, quarantine
 from tests.services.gateway.accounts import Own
-from tests.services.gateway.conftest import CONNECT, GLOBEX, Gateway, snapshot_event
+from tests.services.gateway.conftest import CONNECT, CURRENT, GLOBEX, Gateway, snapshot_event
 
 LATER = timedelta(minutes=6)
 
@@ -80,3 +80,20 @@ async def test_what_no_secret_stands_for_is_an_error_at_once(gateway: Gateway) -
     assert levels(logs, "webhook_quarantined") == ["error", "error"]
     assert (counted("livemode_mismatch"), counted("account_missing")) == (1, 1)
     assert counted("account_unexpected") == 0
+
+
+async def test_what_could_not_be_believed_keeps_out_nothing_that_can(gateway: Gateway) -> None:
+    # Given secrets that were exchanged, so that all events were kept aside,
+    await Own(gateway, GLOBEX, "globex", "acct_globex", kind="CONNECT_STANDARD").tell()
+    own, connected = snapshot_event(), snapshot_event(account="acct_globex")
+    for event, secret in ((own, CONNECT), (connected, CURRENT)):
+        for status in ("quarantined", "duplicate"):
+            assert (await gateway.send(event, secret=secret)).json() == {"status": status}
+    assert await gateway.published() == []
+    # when Stripe sends them again, signed with the right ones,
+    for event, secret in ((own, CURRENT), (connected, CONNECT)):
+        for status in ("stored", "duplicate"):
+            assert (await gateway.send(event, secret=secret)).json() == {"status": status}
+    # then each is published once.
+    published = [event["data"]["stripe_event_id"] for _, _, event in await gateway.published()]
+    assert published == [own["id"], connected["id"]]
