@@ -4,6 +4,9 @@ State events carry the complete state after a change and a `version` per object 
 money facts carry the Stripe id that makes them unique.
 """
 
+import hashlib
+import json
+from collections.abc import Iterable
 from datetime import date
 from typing import Literal
 from uuid import UUID
@@ -335,16 +338,31 @@ class StatementPayout(Part):
     arrival_on: date
 
 
+def statement_digest(lines: Iterable[StatementLine], payouts: Iterable[StatementPayout]) -> str:
+    """The digest of a statement: hex SHA-256 of each entry's canonical JSON and a newline.
+
+    Args:
+        lines, payouts: in the order of the parts.
+    """
+    digest = hashlib.sha256()
+    for entry in (*lines, *payouts):
+        fields = entry.model_dump(mode="json")
+        text = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        digest.update(f"{text}\n".encode())
+    return digest.hexdigest()
+
+
 class StripeStatement(Fact):
     """A part of a Stripe account's statement, listed afresh from Stripe, never from the mirror.
 
     Attributes:
         statement_id: that of the request.
-        part, parts: 1 to `parts`; all parts make the statement.
+        part, parts: 1 to `parts`; all parts make the statement. Both 0 where it could not be listed.
         line_count, payout_count: of all parts together.
         digest: hex SHA-256 over all lines, then all payouts, each as canonical JSON and a newline,
             in the order of the parts.
         balances: in the first part only.
+        error: why it could not be listed; there are no parts then.
     """
 
     statement_id: UUID
@@ -360,3 +378,4 @@ class StripeStatement(Fact):
     payouts: tuple[StatementPayout, ...] = ()
     balances: tuple[StatementBalance, ...] = ()
     listed_at: AwareDatetime
+    error: str | None = None

@@ -13,7 +13,7 @@ from libs.observability.health import Health
 from libs.settings import load
 from libs.web.auth import Gate
 from libs.web.serve import create_app, serve
-from services.ledger import routes
+from services.ledger import routes, routes_statements
 from services.ledger.handlers import HANDLERS
 from services.ledger.settings import Settings
 
@@ -38,7 +38,7 @@ def build() -> FastAPI:
     return create_app(
         "Ledger",
         health=health,
-        routers=[routes.router],
+        routers=[routes.router, routes_statements.router],
         lifespan=lifespan,
         description="Journal entries, balances and the trial balance, in double entry.",
     )

@@ -2,11 +2,11 @@
 
 from libs.contracts.billing import CreditGranted, InvoiceFinalized
 from libs.contracts.envelope import Envelope, Fact
-from libs.contracts.stripe_sync import BalanceTransactionRecorded, PaymentSucceeded
+from libs.contracts.stripe_sync import BalanceTransactionRecorded, PaymentSucceeded, StripeStatement
 from libs.contracts.tenants import TenantCreated, TenantWentLive
 from libs.db.pool import Tx
 from libs.messaging.apply import Handler
-from services.ledger import posting, rules
+from services.ledger import posting, rules, statements
 
 
 async def on_tenant_created(_: Envelope[TenantCreated] | Envelope[TenantWentLive], tx: Tx) -> None:
@@ -34,6 +34,11 @@ async def on_credit_granted(event: Envelope[CreditGranted], tx: Tx) -> None:
     await posting.book_fact(tx, event, rules.credit_granted(event.data))
 
 
+async def on_statement(event: Envelope[StripeStatement], tx: Tx) -> None:
+    """Keep a part of what Stripe itself lists of an account."""
+    await statements.take_part(tx, event)
+
+
 HANDLERS: dict[type[Fact], Handler] = {
     TenantCreated: on_tenant_created,
     TenantWentLive: on_tenant_created,
@@ -41,4 +46,5 @@ HANDLERS: dict[type[Fact], Handler] = {
     PaymentSucceeded: on_payment_succeeded,
     BalanceTransactionRecorded: on_balance_transaction,
     CreditGranted: on_credit_granted,
+    StripeStatement: on_statement,
 }

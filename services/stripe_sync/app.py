@@ -15,12 +15,16 @@ from libs.observability.health import Health
 from libs.settings import load
 from libs.web.auth import Gate
 from libs.web.serve import create_app, serve
-from services.stripe_sync import jobs, routes_checkout, routes_money
+from services.stripe_sync import jobs, routes_checkout, routes_healing, routes_money
+from services.stripe_sync.checks import Checking
 from services.stripe_sync.connections import ConnectionWatch
+from services.stripe_sync.crew import all_running
 from services.stripe_sync.customers import CustomerLinks
 from services.stripe_sync.handlers import HANDLERS
+from services.stripe_sync.healing import Healing
 from services.stripe_sync.identities import open_identities
 from services.stripe_sync.settings import Settings
+from services.stripe_sync.statements import StatementWorker
 
 
 def build() -> FastAPI:
@@ -59,13 +63,21 @@ def build() -> FastAPI:
             watch = ConnectionWatch(database)
             runtime.add_job("watch_connections", watch.run_once, every_seconds=0.5)
             runtime.add_job("forget_idle_keys", identities.forget_idle, every_seconds=30)
-            async with runtime.running(), refreshing.running():
+            healing = Healing(database, directory, identities, settings)
+            runtime.add_job("heal", healing.run_once, every_seconds=1)
+            runtime.add_job("enrol_accounts", healing.enrol, every_seconds=30)
+            statements = StatementWorker(database, identities)
+            runtime.add_job("list_statements", statements.run_once, every_seconds=0.5)
+            checking = Checking(database, identities)
+            runtime.add_job("compare_replays", checking.run_once, every_seconds=0.5)
+            crews = (healing.crew, statements.crew, checking.crew)
+            async with runtime.running(), refreshing.running(), all_running(crews):
                 yield
 
     return create_app(
         "Stripe sync",
         health=health,
-        routers=[routes_checkout.router, routes_money.router],
+        routers=[routes_checkout.router, routes_money.router, routes_healing.router],
         lifespan=lifespan,
     )
 

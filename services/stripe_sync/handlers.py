@@ -8,22 +8,33 @@ from libs.contracts.billing import (
 )
 from libs.contracts.envelope import Envelope, Fact
 from libs.contracts.gateway import StripeEventReceived
+from libs.contracts.ledger import StatementRequested
 from libs.contracts.tenants import ClockAdvanceRequested
 from libs.db.pool import Tx
 from libs.messaging.apply import Handler
 from services.stripe_sync import (
+    checks,
     clocks,
     commands,
     connections,
+    finding,
     marks,
     payers,
     plans,
+    statements,
     store_erasure,
 )
 
 
 async def on_stripe_event(event: Envelope[StripeEventReceived], tx: Tx) -> None:
-    """Something changed at Stripe: fetch it; or nothing can be fetched any more."""
+    """Something changed at Stripe: fetch it; or nothing can be fetched any more.
+
+    Of a replay that is only tried it is compared instead.
+    """
+    if event.data.dry_run:
+        await checks.take_event(tx, event)
+        return
+    await finding.note_taken(tx, event)
     if event.data.event_type == connections.DEAUTHORIZED:
         await connections.take_deauthorization(tx, event)
     else:
@@ -45,6 +56,11 @@ async def on_clock_advance_requested(event: Envelope[ClockAdvanceRequested], tx:
     await clocks.take_request(tx, event)
 
 
+async def on_statement_requested(event: Envelope[StatementRequested], tx: Tx) -> None:
+    """The ledger wants an account listed afresh."""
+    await statements.take_request(tx, event)
+
+
 async def on_customer_created(event: Envelope[CustomerCreated], tx: Tx) -> None:
     """A customer can pay."""
     await payers.take_customer(tx, event.data)
@@ -62,4 +78,5 @@ HANDLERS: dict[type[Fact], Handler] = {
     CustomerErased: on_customer_erased,
     CompleteInvoice: on_complete_invoice,
     ClockAdvanceRequested: on_clock_advance_requested,
+    StatementRequested: on_statement_requested,
 }

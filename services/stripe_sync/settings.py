@@ -40,6 +40,22 @@ class Settings(SealingSettings, StripeSettings, ServiceSettings):
         default=30.0, gt=0, description="how often balance transactions are listed afresh"
     )
 
+    gap_fill_every_seconds: float = Field(
+        default=600.0, gt=0, description="how often events are looked for that never arrived"
+    )
+    found_after_seconds: float = Field(
+        default=60.0, ge=0, description="how old an event is before it counts as never arrived"
+    )
+    undelivered_every_seconds: float = Field(
+        default=3600.0, gt=0, description="how often Stripe is asked what it could not deliver"
+    )
+    sweep_hour: int = Field(
+        default=2,
+        ge=0,
+        le=20,
+        description="from which hour (UTC) on the mirror is compared nightly",
+    )
+
     @property
     def calls_per_second(self) -> dict[Mode, float]:
         """Our own limit by mode."""

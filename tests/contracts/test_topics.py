@@ -57,8 +57,6 @@ UNREAD = {
     "DisputeChanged": "told for readers to come; the money it moves is a balance transaction",
     "PayoutChanged": "told for readers to come; the money it moves is a balance transaction",
     "RefundChanged": "told for readers to come; the money it moves is a balance transaction",
-    "StatementRequested": "stripe_sync lists the statement",
-    "StripeStatement": "the ledger keeps it",
     "TenantSnapshot": "taken by the directory's consumer of every service (libs/directory)",
     "TenantSecrets": "taken by the directory's consumer of its two holders (libs/directory)",
 }

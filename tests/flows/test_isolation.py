@@ -85,6 +85,19 @@ async def _compared(owner: Api, replay: str) -> bool:
     return await owner.status_of("GET", f"/api/v1/webhook-replays/{replay}/differences") == 200
 
 
+async def _of_an_account(story: Story, owner: Api) -> dict[str, str]:
+    """A resync and a statement of an account of acme's own, which it has for a moment only."""
+    async with httpx.AsyncClient(base_url=story.environment["STRIPE_SIM_URL"]) as sandbox:
+        account = (await sandbox.post("/_sim/accounts", json={"name": "acme"})).json()
+    keys = {"stripe_secret_key": account["secret_key"], "webhook_secret": f"whsec_{'a' * 32}"}
+    await owner.post("/api/v1/billing/config", keys)
+    resync = await owner.post("/api/v1/stripe/resync", {}, on_its_way="stripe_not_connected")
+    wanted = {"account": account["id"], "from": "2026-01-01T00:00:00Z", "to": "2026-01-02T00:00:00Z"}
+    statement = await owner.post("/api/v1/ledger/statements", wanted, on_its_way="not_found")
+    await owner.post("/api/v1/connect/disconnect", {"release_account": True})
+    return {"resync": resync["id"], "statement": statement["id"]}
+
+
 @pytest.fixture(scope="module")
 async def theirs(played_story: Story) -> AsyncGenerator[Theirs, None]:
     """Acme's objects as acme itself sees them, and the keys of those who should not."""
@@ -124,6 +137,7 @@ async def theirs(played_story: Story) -> AsyncGenerator[Theirs, None]:
         "dispute": public_id("dispute", new_id()),
         "payout": public_id("payout", new_id()),
     }
+    paths |= await _of_an_account(story, owner)
     dry_run = {"type": "invoice.paid", "dry_run": True}
     paths["replay"] = (await owner.post("/api/v1/webhook-events/replay", dry_run))["id"]
     await eventually("what the replay would change", partial(_compared, owner, paths["replay"]))
@@ -308,6 +322,7 @@ def naming_acme(theirs: Theirs) -> dict[str, list[tuple[Any, int]]]:
     acme, slug = theirs.tenant_id, theirs.paths["tenant"]
     event = {"id": "1", "source": "x", "type": "x", "specversion": "1.0"}
     new = {"name": "Acme", "slug": slug}
+    past = {"from": "2026-01-01T00:00:00Z", "to": "2026-01-02T00:00:00Z"}
     return {
         "create_api_key": [({**key, "tenant": acme}, 403), ({**key, "tenant": slug}, 403)],
         "create_tenant": [(new, 403)],
@@ -322,6 +337,11 @@ def naming_acme(theirs: Theirs) -> dict[str, list[tuple[Any, int]]]:
         "publish_events": [({**event, "tenantid": acme}, 202)],
         "create_meter": [({"tenant_id": acme}, 422)],
         "publish_plan": [({"tenant_id": acme}, 403)],
+        "start_resync": [({"tenant_id": acme}, 403), ({"tenant_id": slug}, 403)],
+        "request_statement": [
+            ({"account": "platform", **past}, 404),
+            ({"account": "acct_1", **past, "tenant_id": acme}, 422),
+        ],
         "replay_webhook_events": [
             ({"ids": [theirs.paths["event"]]}, 202),
             ({"tenant_id": acme}, 403),

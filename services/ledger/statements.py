@@ -1,0 +1,92 @@
+"""Statements of Stripe accounts: asked for, kept part by part, and proved whole by their digest."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from uuid import UUID
+
+import structlog
+
+from libs.contracts.envelope import Envelope
+from libs.contracts.ledger import StatementRequested
+from libs.contracts.stripe_sync import StripeStatement, statement_digest
+from libs.db.pool import Row, Tx
+from libs.ids import new_id
+from libs.messaging.outbox import emit
+from services.ledger import store_statements
+
+log = structlog.get_logger()
+
+
+async def request(
+    tx: Tx,
+    account: str,
+    listed_from: datetime,
+    listed_to: datetime,
+    *,
+    requested_by: str,
+    now: datetime,
+) -> UUID:
+    """Ask for an account's statement of a time; its parts come by `StripeStatement`."""
+    statement_id = new_id()
+    await store_statements.insert(
+        tx,
+        statement_id,
+        account,
+        listed_from,
+        listed_to,
+        requested_by=requested_by,
+        requested_at=now,
+    )
+    fact = StatementRequested(
+        statement_id=statement_id, account=account, listed_from=listed_from, listed_to=listed_to
+    )
+    emit(tx, fact, effective_at=now)
+    return statement_id
+
+
+async def take_part(tx: Tx, event: Envelope[StripeStatement]) -> None:
+    """Keep a part; with the last one the statement is complete, or contradicts itself."""
+    fact = event.data
+    await store_statements.insert(
+        tx,
+        fact.statement_id,
+        fact.account,
+        fact.listed_from,
+        fact.listed_to,
+        requested_by=None,
+        requested_at=event.occurred_at,
+    )
+    if await store_statements.lock(tx, fact.statement_id) != "requested":
+        return
+    if fact.error is not None:
+        await store_statements.end(tx, fact.statement_id, "failed", fact.error)
+        return
+    if fact.part < 1 or not await store_statements.insert_part(tx, fact):
+        return
+    if fact.part == 1:
+        balances = [balance.model_dump(mode="json") for balance in fact.balances]
+        await store_statements.note_listed(tx, fact, balances)
+    parts = await store_statements.parts_of(tx, fact.statement_id)
+    if len(parts) < max(part["parts"] for part in parts):
+        return
+    contradiction = await _contradiction(tx, fact.statement_id, parts)
+    if contradiction is not None:
+        log.error("statement_contradictory", statement=str(fact.statement_id), reason=contradiction)
+    state = "complete" if contradiction is None else "contradictory"
+    await store_statements.end(tx, fact.statement_id, state, contradiction)
+
+
+async def _contradiction(tx: Tx, statement_id: UUID, parts: Sequence[Row]) -> str | None:
+    """What is wrong with a statement whose parts are all here."""
+    names = ("parts", "line_count", "payout_count", "digest")
+    if len({tuple(part[name] for name in names) for part in parts}) > 1:
+        return "its parts are of different statements"
+    if [part["part"] for part in parts] != list(range(1, len(parts) + 1)):
+        return "its parts are not numbered from one on"
+    lines = await store_statements.lines_of(tx, statement_id)
+    payouts = await store_statements.payouts_of(tx, statement_id)
+    if (len(lines), len(payouts)) != (parts[0]["line_count"], parts[0]["payout_count"]):
+        return "lines or payouts are missing, or there are too many"
+    if statement_digest(lines, payouts) != parts[0]["digest"]:
+        return "its digest does not hold"
+    return None

@@ -1,0 +1,169 @@
+"""SQL of replays that only ask what would change."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from libs.db.pool import Row, Tx
+from libs.db.tenant import Mode
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Check:
+    """An object to be compared for a replay."""
+
+    tenant_id: UUID
+    mode: Mode
+    replay_id: str
+    account: str
+    object_type: str
+    object_id: str
+    attempts: int
+
+
+async def enter(
+    tx: Tx, replay_id: str, account: str, objects: Sequence[tuple[str, str]], at: datetime
+) -> None:
+    """Enter objects to be compared, each once per replay."""
+    await tx.executemany(
+        """
+        insert into replay_check (tenant_id, mode, replay_id, account, object_type, object_id,
+            entered_at)
+        values ($1, $2, $3, $4, $5, $6, $7) on conflict do nothing
+        """,
+        [
+            (tx.tenant_id, tx.mode, replay_id, account, kind, object_id, at)
+            for kind, object_id in objects
+        ],
+    )
+
+
+async def due_accounts(
+    tx: Tx, now: datetime, but: Sequence[tuple[str, str]], limit: int
+) -> list[tuple[str, Mode]]:
+    """(account, mode) of objects that are to be compared.
+
+    Args:
+        but: those that are being worked on.
+    """
+    rows = await tx.fetch(
+        """
+        select account, mode from replay_check where state = 'pending' and next_try_at <= $1
+            and not exists (select from unnest($2::text[], $3::text[]) as b(account, mode)
+                where b.account = replay_check.account and b.mode = replay_check.mode)
+        group by account, mode order by min(entered_at) limit $4
+        """,
+        now,
+        [account for account, _ in but],
+        [mode for _, mode in but],
+        limit,
+    )
+    return [(row["account"], row["mode"]) for row in rows]
+
+
+async def due(tx: Tx, account: str, mode: Mode, now: datetime, limit: int) -> list[Check]:
+    """Objects of an account that are to be compared, the longest waiting first."""
+    rows = await tx.fetch(
+        """
+        select tenant_id, replay_id, object_type, object_id, attempts from replay_check
+        where account = $1 and mode = $2 and state = 'pending' and next_try_at <= $3
+        order by entered_at limit $4
+        """,
+        account,
+        mode,
+        now,
+        limit,
+    )
+    return [
+        Check(
+            row["tenant_id"],
+            mode,
+            row["replay_id"],
+            account,
+            row["object_type"],
+            row["object_id"],
+            row["attempts"],
+        )
+        for row in rows
+    ]
+
+
+async def end(tx: Tx, check: Check, state: str, changes: Json, error: str | None) -> None:
+    """An object was compared."""
+    await tx.execute(
+        """
+        update replay_check set state = $7, changes = $8, last_error = $9
+        where tenant_id = $1 and mode = $2 and replay_id = $3 and account = $4
+            and object_type = $5 and object_id = $6 and state = 'pending'
+        """,
+        check.tenant_id,
+        check.mode,
+        check.replay_id,
+        check.account,
+        check.object_type,
+        check.object_id,
+        state,
+        changes,
+        error[:500] if error else None,
+    )
+
+
+async def postpone(tx: Tx, check: Check, until: datetime, error: str) -> None:
+    """Compare an object later."""
+    await tx.execute(
+        """
+        update replay_check set attempts = attempts + 1, next_try_at = $7, last_error = $8
+        where tenant_id = $1 and mode = $2 and replay_id = $3 and account = $4
+            and object_type = $5 and object_id = $6 and state = 'pending'
+        """,
+        check.tenant_id,
+        check.mode,
+        check.replay_id,
+        check.account,
+        check.object_type,
+        check.object_id,
+        until,
+        error[:500],
+    )
+
+
+async def count(tx: Tx, mode: str, replay_id: str) -> dict[str, int]:
+    """How many objects of a replay, in view, are in each state."""
+    rows = await tx.fetch(
+        "select state, count(*) as objects from replay_check "
+        "where mode = $1 and replay_id = $2 group by state",
+        mode,
+        replay_id,
+    )
+    return {row["state"]: row["objects"] for row in rows}
+
+
+async def list_differing(
+    tx: Tx, mode: str, replay_id: str, after: tuple[str, str, str] | None, limit: int
+) -> Sequence[Row]:
+    """Objects of a replay, in view, that differ or could not be compared, by account, type, id."""
+    account, kind, object_id = after or (None, None, None)
+    return await tx.fetch(
+        """
+        select tenant_id, account, object_type, object_id, state, changes, last_error
+        from replay_check
+        where mode = $1 and replay_id = $2 and state in ('different', 'failed')
+            and ($3::text is null or (account, object_type, object_id) > ($3, $4, $5))
+        order by account, object_type, object_id limit $6
+        """,
+        mode,
+        replay_id,
+        account,
+        kind,
+        object_id,
+        limit,
+    )
+
+
+async def prune(tx: Tx, before: datetime) -> None:
+    """Forget comparisons of long ago."""
+    await tx.execute("delete from replay_check where entered_at < $1", before)

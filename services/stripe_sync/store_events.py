@@ -1,0 +1,61 @@
+"""SQL of Stripe's events: which were taken in, and which were found in Stripe's list only."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from libs.db.pool import Tx
+
+
+async def note_taken(tx: Tx, account: str, stripe_event_id: str, created_at: datetime) -> None:
+    """Remember that an event came."""
+    await tx.execute(
+        """
+        insert into taken_event (account, mode, stripe_event_id, created_at)
+        values ($1, $2, $3, $4) on conflict do nothing
+        """,
+        account,
+        tx.mode,
+        stripe_event_id,
+        created_at,
+    )
+
+
+async def not_taken(tx: Tx, account: str, mode: str, stripe_event_ids: Sequence[str]) -> set[str]:
+    """Those of these ids that never came."""
+    rows = await tx.fetch(
+        """
+        select id from unnest($3::text[]) as listed(id) where not exists (
+            select from taken_event t where t.account = $1 and t.mode = $2
+                and t.stripe_event_id = listed.id)
+        """,
+        account,
+        mode,
+        stripe_event_ids,
+    )
+    return {row["id"] for row in rows}
+
+
+async def note_found(tx: Tx, account: str, stripe_event_id: str, created_at: datetime) -> bool:
+    """Enter an event of the tenant in scope that only Stripe's list had; False where that is known."""
+    inserted = await tx.execute(
+        """
+        insert into found_event (tenant_id, mode, account, stripe_event_id, created_at)
+        values ($1, $2, $3, $4, $5) on conflict do nothing
+        """,
+        tx.tenant_id,
+        tx.mode,
+        account,
+        stripe_event_id,
+        created_at,
+    )
+    return inserted == 1
+
+
+async def prune_taken(tx: Tx, before: datetime) -> None:
+    """Forget events that Stripe lists no more."""
+    await tx.execute("delete from taken_event where created_at < $1", before)
+
+
+async def prune_found(tx: Tx, before: datetime) -> None:
+    """Likewise those that were found."""
+    await tx.execute("delete from found_event where created_at < $1", before)

@@ -1,0 +1,356 @@
+"""What never reached us is found: events, objects, balance transactions, whole accounts."""
+
+import json
+import random
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from libs.clock import utc_now
+from libs.contracts.stripe_sync import (
+    BalanceTransactionRecorded,
+    PaymentSucceeded,
+    StripeEventFound,
+    StripeInvoiceChanged,
+    StripeSubscriptionChanged,
+)
+from libs.observability.metrics import STRIPE_UNDELIVERED_EVENTS
+from libs.testing.databases import clone
+from libs.testing.memory_log import MemoryLog
+from services.ledger.handlers import HANDLERS as LEDGER_HANDLERS
+from services.stripe_sync import client, finding, healing, store_walks
+from services.stripe_sync.walk_steps import STEPS
+from tests.services.stripe_sync.accounts import own_account
+from tests.services.stripe_sync.conftest import Sandbox, World, make_world
+from tests.services.stripe_sync.healers import enrol, heal, make_due, run, take_found
+from tests.services.stripe_sync.test_orders import mirror, said
+
+Events = list[dict[str, Any]]
+
+
+@pytest.fixture
+async def bought(world: World) -> Events:
+    """The webhooks of one checkout, paid, and none of them delivered yet."""
+    await world.plan()
+    answer = await world.checkout(world.tenants["acme"])
+    world.sandbox.pay(answer.json()["session_id"])
+    return world.sandbox.events(world.key)
+
+
+async def walk(world: World, step: str, account: str = "platform") -> dict[str, Any]:
+    """The row of a walk."""
+    return next(
+        row for row in await world.rows("walk") if (row["step"], row["account"]) == (step, account)
+    )
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_whatever_webhooks_are_lost_gap_fill_leads_to_the_same_state(
+    template: str, world: World, bought: Events, sandbox: Sandbox, seed: int
+) -> None:
+    chance = random.Random(seed)
+    # None lost; then, by the seed, from a few to all of them.
+    lost = set(chance.sample(range(len(bought)), k=[1, 3, 6, len(bought) - 1, len(bought)][seed]))
+    endings = []
+    for dropped in (set[int](), lost):
+        log = MemoryLog()
+        async with (
+            clone(template) as fresh,
+            make_world(fresh, log, sandbox) as other,
+            fresh.open("ledger") as ledger,
+        ):
+            log.add(ledger, LEDGER_HANDLERS)
+            await other.enrol("platform", like=world.tenants["platform"])
+            await other.enrol("acme", like=world.tenants["acme"])
+            arriving = [event for at, event in enumerate(bought) if at not in dropped]
+            chance.shuffle(arriving)
+            other.deliver(arriving)
+            await other.log.settle()
+            await other.work()
+            await heal(other, "events", settles=False)
+            found = await take_found(other)
+            assert found == len(dropped)
+            async with fresh.admin() as admin:
+                entries = await admin.fetch(
+                    "select tenant_id, book, source_key, content_hash from ledger.journal_entry"
+                )
+            payments = [
+                {name: row[name] for name in row if name not in ("payment_id", "fetched_at")}
+                for row in await other.rows("payment")
+            ]
+            booked = sorted(tuple(map(str, entry)) for entry in entries)
+            endings.append((await mirror(other), said(log), payments, booked))
+            # Another look finds nothing more.
+            await heal(other, "events")
+            assert await take_found(other, found) == found
+    assert endings[0] == endings[1]
+    assert endings[0][3], "the ledger has booked"
+
+
+async def test_an_event_is_found_once_and_only_when_it_should_have_come(
+    world: World, bought: Events
+) -> None:
+    await enrol(world)
+    await make_due(world, "events")
+    await run(world, found_after_seconds=60.0)
+    await world.log.settle()
+    assert world.log.events(StripeEventFound) == [], "they may be on their way"
+    world.deliver(bought[:3])
+    await world.settle()
+    await heal(world, "events")
+    await heal(world, "events")
+    found = world.log.events(StripeEventFound)
+    assert [event.data.stripe_event_id for event in found] == [e["id"] for e in bought[3:]]
+    first = json.loads(found[0].data.payload)
+    assert (first["id"], first["type"]) == (bought[3]["id"], bought[3]["type"])
+    before = await world.checksum()
+    await take_found(world)
+    await heal(world, "events")
+    assert len(world.log.events(StripeEventFound)) == len(found)
+    assert before["found_event"] == (await world.checksum())["found_event"]
+
+
+async def test_a_run_that_met_the_rate_limit_is_not_done_and_goes_on_where_it_stopped(
+    world: World, bought: Events, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(healing, "PAGE_SIZE", 2)
+    monkeypatch.setattr(client, "RATE_LIMITED_TRIES", 1)
+    await enrol(world)
+    await make_due(world, "events")
+    before = await walk(world, "events")
+    async with world.database.transaction() as tx:
+        await tx.execute("update walk set next_at = now() where step = 'events'")
+    world.sandbox.fault(kind="error", status=429, path="/v1/events", count=1)
+    assert await run(world) == 0
+    stopped = await walk(world, "events")
+    assert (stopped["done_to"], stopped["attempts"]) == (before["done_to"], 1)
+    assert stopped["next_at"] > utc_now()
+    world.api._resume_at = 0.0
+    await make_due(world, "events")
+    taken = finding.take_page
+    pages = 0
+
+    async def limited_later(visit: Any, page: Any) -> int:
+        nonlocal pages
+        pages += 1
+        if pages == 3:
+            world.sandbox.fault(kind="error", status=429, path="/v1/events", count=1)
+        return await taken(visit, page)
+
+    step = STEPS["events"]
+    counting = replace(step, take_page=limited_later)
+    monkeypatch.setattr(healing, "STEPS", {**STEPS, "events": counting})
+    assert await run(world) == 3
+    halfway = await walk(world, "events")
+    assert halfway["done_to"] is None
+    assert halfway["listed"] == 6
+    assert halfway["after_id"] == bought[-6]["id"]
+    world.api._resume_at = 0.0
+    await make_due(world, "events")
+    await run(world)
+    done = await walk(world, "events")
+    assert done["done_to"] == halfway["started_at"]
+    assert (done["listed"], done["after_id"]) == (len(bought), None)
+    await world.log.settle()
+    assert len(world.log.events(StripeEventFound)) == len(bought)
+
+
+async def test_a_cursor_that_is_too_old_has_the_whole_account_listed(
+    world: World, bought: Events
+) -> None:
+    await enrol(world)
+    long_ago = utc_now() - timedelta(days=26)
+    async with world.database.transaction() as tx:
+        await tx.execute("update walk set done_to = $1 where step = 'events'", long_ago)
+    await make_due(world, "events")
+    await run(world)
+    await world.settle()
+    (resync,) = await world.rows("resync")
+    assert (resync["requested_by"], resync["state"]) == ("gap_fill", "done")
+    assert world.log.events(StripeSubscriptionChanged)[-1].data.status == "active"
+    assert len(world.log.events(StripeEventFound)) == len(bought)
+
+
+async def test_without_a_cursor_only_an_old_account_is_listed(world: World) -> None:
+    await heal(world, "events")
+    assert await world.rows("resync") == []
+    await world.plan()
+    await world.subscribe(world.tenants["acme"])
+    async with world.database.transaction() as tx:
+        await tx.execute("update walk set done_to = null where step = 'events'")
+    async with world.test_database.admin() as admin:
+        await admin.execute(
+            "update stripe_sync.stripe_object set fetched_at = now() - interval '1 day'"
+        )
+    await heal(world, "events")
+    assert len(await world.rows("resync")) == 1
+
+
+async def test_a_resync_brings_in_everything_and_is_resumable(
+    world: World, bought: Events, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(healing, "PAGE_SIZE", 1)
+    assert bought
+    operator = world.tenants["platform"]
+    headers = {"authorization": f"Bearer {operator.key}"}
+    answer = await world.http.post("/api/v1/stripe/resync", json={}, headers=headers)
+    assert answer.status_code == 202, answer.text
+    again = await world.http.post("/api/v1/stripe/resync", json={}, headers=headers)
+    assert again.json()["id"] == answer.json()["id"], "the run under way is joined"
+    path = f"/api/v1/stripe/resync/{answer.json()['id']}"
+    monkeypatch.setattr(healing, "RUN_SECONDS_MAX", 0.01)
+    for _ in range(200):
+        await run(world)
+        await world.settle()
+        body = (await world.get(operator, path)).json()
+        if body["state"] == "done":
+            break
+    assert body["state"] == "done"
+    assert body["listed"] >= 5
+    assert world.log.events(StripeSubscriptionChanged)[-1].data.status == "active"
+    assert world.log.events(StripeInvoiceChanged)[-1].data.status == "paid"
+    assert len(world.log.events(PaymentSucceeded)) == 1
+    assert len(world.log.events(BalanceTransactionRecorded)) == 1
+    strange = await world.get(world.tenants["acme"], path)
+    assert strange.status_code == 404
+    refused = await world.http.post(
+        "/api/v1/stripe/resync",
+        json={},
+        headers={"authorization": f"Bearer {world.tenants['acme'].key}"},
+    )
+    assert (refused.status_code, refused.json()["code"]) == (409, "stripe_not_connected")
+
+
+async def test_the_nightly_sweep_finds_what_no_event_told(world: World) -> None:
+    await world.plan()
+    await world.subscribe(world.tenants["acme"])
+    subscription = world.log.events(StripeSubscriptionChanged)[-1].data.stripe_subscription_id
+    sweeps = ("sweep:subscription", "sweep:test_clock", "sweep:invoice:open")
+    await heal(world, *sweeps)
+    changed = len(world.log.events(StripeSubscriptionChanged))
+    assert [(await walk(world, step))["counted_before"] for step in sweeps] == [0, 0, 0]
+    path = f"/v1/subscriptions/{subscription}"
+    headers = {"authorization": f"Bearer {world.key}"}
+    world.sandbox.client.post(path, data={"cancel_at_period_end": "true"}, headers=headers)
+    await heal(world, *sweeps)
+    told = world.log.events(StripeSubscriptionChanged)
+    assert len(told) == changed + 1
+    assert told[-1].data.cancel_at_period_end
+    assert (await walk(world, "sweep:test_clock"))["counted_before"] == 1
+    world.sandbox.client.delete(path, headers=headers)
+    await heal(world, *sweeps)
+    assert world.log.events(StripeSubscriptionChanged)[-1].data.status == "canceled"
+    assert (await walk(world, "sweep:subscription"))["next_at"] > utc_now()
+    assert await world.rows("walked_object") == []
+
+
+async def test_each_account_heals_for_itself_and_a_revoked_one_is_left_alone(
+    world: World,
+) -> None:
+    well, gone = (
+        await own_account(world, "acme"),
+        await own_account(world, "globex", "CONNECT_STANDARD"),
+    )
+    await world.settle()
+    await well.create_customer(name="Lost")
+    await gone.create_customer(name="Lost too")
+    world.sandbox.client.post(f"/_sim/accounts/{gone.account}/disconnect")
+    await enrol(world)
+    await make_due(world, "events")
+    await run(world, gone.account)
+    assert (await walk(world, "events", gone.account))["done_to"] is None
+    await run(world, well.account)
+    await world.log.settle()
+    found = world.log.events(StripeEventFound)
+    assert {(event.tenant_id, event.data.account) for event in found} == {
+        (well.tenant.id, well.account)
+    }
+    assert "customer.created" in {event.data.event_type for event in found}
+    await gone.tell(status="REVOKED")
+    await world.watch.run_once()
+    async with world.database.maintenance() as tx:
+        due = await store_walks.due_accounts(
+            tx, utc_now() + timedelta(days=2), ["test"], ["CONNECTED"], [], 10
+        )
+    assert sorted(due) == sorted([("platform", "test"), (well.account, "test")])
+
+
+async def test_tenants_balance_transactions_are_looked_for_too(world: World) -> None:
+    own = await own_account(world, "acme")
+    await world.settle()
+    world.sandbox.client.post(
+        "/v1/payment_intents",
+        data={
+            "amount": "5000",
+            "currency": "eur",
+            "payment_method": "pm_card_visa",
+            "confirm": "true",
+            "payment_method_types[0]": "card",
+        },
+        headers={"authorization": f"Bearer {own.key}"},
+    )
+    await heal(world, "events", account=own.account)
+    (moved,) = world.log.events(BalanceTransactionRecorded)
+    assert (moved.tenant_id, moved.data.collected_by) == (own.tenant.id, "tenant")
+    await heal(world, "sweep:balance_transaction", account=own.account)
+    assert len(world.log.events(BalanceTransactionRecorded)) == 1
+
+
+async def test_what_stripe_could_not_deliver_is_counted_and_found(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    headers = {"authorization": f"Bearer {world.key}"}
+    hook = {"url": "http://127.0.0.1:9/hook", "enabled_events[0]": "*"}
+    answer = world.sandbox.client.post("/v1/webhook_endpoints", data=hook, headers=headers)
+    assert answer.status_code == 200, answer.text
+    await world.plan()
+    started = await world.checkout(world.tenants["acme"])
+    world.sandbox.pay(started.json()["session_id"])
+    monkeypatch.setattr(finding, "COUNTED_TO", timedelta())
+    await heal(world, "undelivered")
+    await enrol(world)
+    counted = (await walk(world, "undelivered"))["counted_before"]
+    assert counted > 3
+    assert STRIPE_UNDELIVERED_EVENTS._value.get() == counted
+    found = {event.data.event_type for event in world.log.events(StripeEventFound)}
+    assert found <= set(finding.UNDELIVERED_TYPES)
+    assert "invoice.paid" in found
+
+
+async def test_many_dirty_objects_hold_the_next_page_back(
+    world: World, bought: Events, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert bought
+    monkeypatch.setattr(healing, "DIRTY_MAX", 1)
+    monkeypatch.setattr(healing, "DIRTY_PAUSE", timedelta(hours=1))
+    await enrol(world)
+    await make_due(world, "sweep:test_clock")
+    await run(world)
+    await make_due(world, "sweep:subscription")
+    await run(world)
+    waiting = [row for row in await world.rows("walk") if row["started_at"] is not None]
+    assert len(waiting) == 1
+    assert len(await world.rows("dirty_object")) == 1
+
+
+async def test_an_open_object_that_stripe_lists_no_more_is_fetched(world: World) -> None:
+    """Off a test clock: the list leaves out what is canceled."""
+    own = await own_account(world, "acme")
+    await world.settle()
+    headers = {"authorization": f"Bearer {own.key}"}
+    post = world.sandbox.client.post
+    customer = post("/v1/customers", data={"name": "x"}, headers=headers).json()
+    created = post(
+        "/v1/invoices", data={"customer": customer["id"], "auto_advance": "false"}, headers=headers
+    )
+    assert created.status_code == 200, created.text
+    await heal(world, "sweep:invoice:draft", account=own.account)
+    kept = [row for row in await world.rows("stripe_object") if row["object_type"] == "invoice"]
+    assert [row["raw"]["status"] for row in kept] == ["draft"]
+    post(f"/v1/invoices/{created.json()['id']}/finalize", headers=headers)
+    await heal(world, "sweep:invoice:draft", account=own.account)
+    assert (await walk(world, "sweep:invoice:draft", own.account))["counted_before"] == 1
+    await heal(world, "sweep:invoice:draft", account=own.account)
+    assert (await walk(world, "sweep:invoice:draft", own.account))["counted_before"] == 0

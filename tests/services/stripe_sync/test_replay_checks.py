@@ -1,0 +1,146 @@
+"""A replay that is only tried says what would change, and changes nothing."""
+
+import json
+from typing import Any
+
+import pytest
+
+from libs.clock import from_unix, utc_now
+from libs.contracts.envelope import wrap
+from libs.contracts.gateway import StripeEventReceived
+from libs.contracts.stripe_sync import StripeSubscriptionChanged
+from libs.contracts.tenants import PLATFORM_TENANT_ID
+from services.stripe_sync.checks import Checker, changes_between
+from tests.services.stripe_sync.conftest import Tenant, World
+
+
+def try_again(world: World, events: list[dict[str, Any]], replay: str, tenant: Tenant) -> None:
+    """Put events of the archive on the log as a dry run does."""
+    for event in events:
+        subject = event["data"]["object"]
+        fact = StripeEventReceived(
+            account="platform",
+            stripe_event_id=event["id"],
+            event_type=event["type"],
+            api_version=event["api_version"],
+            created_at=from_unix(event["created"]),
+            object_type=subject["object"],
+            object_id=subject.get("id"),
+            payload=json.dumps(event),
+            replay_id=replay,
+            dry_run=True,
+        )
+        world.log.publish(
+            wrap(
+                fact,
+                tenant_id=tenant.id,
+                mode="test",
+                source="gateway",
+                effective_at=utc_now(),
+            )
+        )
+
+
+async def check(world: World) -> int:
+    identity = await world.identities.of("platform", "test")
+    assert identity is not None
+    return await Checker(world.database, identity).run_once()
+
+
+async def test_a_dry_run_shows_the_fields_that_would_change_and_writes_nothing(
+    world: World,
+) -> None:
+    acme, globex = world.tenants["acme"], world.tenants["globex"]
+    await world.plan()
+    await world.subscribe(acme)
+    subscription = world.log.events(StripeSubscriptionChanged)[-1].data.stripe_subscription_id
+    world.sandbox.client.post(
+        f"/v1/subscriptions/{subscription}",
+        data={"cancel_at_period_end": "true"},
+        headers={"authorization": f"Bearer {world.key}"},
+    )
+    before = await world.checksum()
+    try_again(world, world.sandbox.events(world.key)[:-1], "rpl_1", acme)
+    await world.log.settle()
+    path = "/api/v1/webhook-replays/rpl_1/differences"
+    body = (await world.get(acme, path)).json()
+    assert body["pending"] > 3
+    assert (body["checked"], body["items"]) == (0, [])
+    calls = len(await world.rows("replay_check"))
+    assert await check(world) == calls
+    after = await world.checksum()
+    assert {name for name in before if before[name] != after[name]} == {"replay_check"}
+    body = (await world.get(acme, path)).json()
+    assert (body["pending"], body["failed"], body["checked"]) == (0, 0, calls)
+    assert body["different"] == 1
+    (item,) = body["items"]
+    assert (item["object_type"], item["object_id"]) == ("subscription", subscription)
+    assert item["changes"]["cancel_at_period_end"] == {"before": False, "after": True}
+    assert (await world.get(world.tenants["platform"], path)).json()["different"] == 1
+    assert (await world.get(globex, path)).status_code == 404
+    await world.log.replay(clear_inboxes=True)
+    assert await check(world) == 0
+    assert (await world.get(acme, path)).json() == body
+
+
+async def test_an_object_that_is_not_mirrored_or_gone_is_told_as_such(world: World) -> None:
+    await world.plan()
+    answer = await world.checkout(world.tenants["acme"])
+    world.sandbox.pay(answer.json()["session_id"])
+    platform = world.tenants["platform"]
+    events = world.sandbox.events(world.key)
+    absent = json.loads(json.dumps(events[-1]))
+    absent["data"]["object"] = {"id": "in_gone", "object": "invoice"}
+    paid = [event for event in events if event["type"] == "invoice.paid"]
+    try_again(world, [*paid, absent], "rpl_2", platform)
+    await world.log.settle()
+    await check(world)
+    body = (await world.get(platform, "/api/v1/webhook-replays/rpl_2/differences")).json()
+    (item,) = body["items"]
+    assert item["changes"]["status"] == {"before": None, "after": "paid"}
+    assert (body["checked"], body["different"]) == (2, 1), "what is gone on both sides is the same"
+    assert "acme" not in json.dumps(item["changes"]).lower()
+    assert await world.rows("stripe_object") == []
+
+
+async def test_pages_of_differences_and_bad_questions(world: World) -> None:
+    platform = world.tenants["platform"]
+    async with world.database.tenant(PLATFORM_TENANT_ID, "test") as tx:
+        for number in range(5):
+            await tx.execute(
+                "insert into replay_check (tenant_id, mode, replay_id, account, object_type, "
+                "object_id, state, entered_at) values ($1, 'test', 'rpl_3', 'platform', 'invoice', "
+                "$2, 'different', now())",
+                PLATFORM_TENANT_ID,
+                f"in_{number}",
+            )
+    path, found, cursor = "/api/v1/webhook-replays/rpl_3/differences?limit=2", [], ""
+    while True:
+        body = (await world.get(platform, path + cursor)).json()
+        found += [item["object_id"] for item in body["items"]]
+        if body["next_cursor"] is None:
+            break
+        cursor = f"&cursor={body['next_cursor']}"
+    assert found == [f"in_{number}" for number in range(5)]
+    for path, status in (
+        ("/api/v1/webhook-replays/nothing/differences", 404),
+        ("/api/v1/webhook-replays/%00/differences", 400),
+        (f"/api/v1/webhook-replays/{'x' * 101}/differences", 422),
+        ("/api/v1/webhook-replays/rpl_3/differences?cursor=x", 400),
+        ("/api/v1/webhook-replays/rpl_3/differences?limit=0", 422),
+    ):
+        assert (await world.get(platform, path)).status_code == status, path
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "changes"),
+    [
+        ({"a": 1}, {"a": 1}, {}),
+        (None, None, {}),
+        ({"a": 1}, None, {"a": {"before": 1, "after": None}}),
+        ({"a": {"b": 1}}, {"a": {"b": 2}}, {"a": {"before": '{"b": 1}', "after": '{"b": 2}'}}),
+        ({}, {"a": "x" * 500}, {"a": {"before": None, "after": "x" * 200}}),
+    ],
+)
+def test_changes_are_shown_field_by_field(before: Any, after: Any, changes: Any) -> None:
+    assert changes_between(before, after) == changes
