@@ -92,7 +92,11 @@ async def _of_an_account(story: Story, owner: Api) -> dict[str, str]:
     keys = {"stripe_secret_key": account["secret_key"], "webhook_secret": f"whsec_{'a' * 32}"}
     await owner.post("/api/v1/billing/config", keys)
     resync = await owner.post("/api/v1/stripe/resync", {}, on_its_way="stripe_not_connected")
-    wanted = {"account": account["id"], "from": "2026-01-01T00:00:00Z", "to": "2026-01-02T00:00:00Z"}
+    wanted = {
+        "account": account["id"],
+        "from": "2026-01-01T00:00:00Z",
+        "to": "2026-01-02T00:00:00Z",
+    }
     statement = await owner.post("/api/v1/ledger/statements", wanted, on_its_way="not_found")
     await owner.post("/api/v1/connect/disconnect", {"release_account": True})
     return {"resync": resync["id"], "statement": statement["id"]}
