@@ -12,9 +12,11 @@ from libs.contracts.ledger import JournalEntryPosted, PostedLine
 from libs.db.pool import Tx
 from libs.ids import new_id
 from libs.messaging.outbox import emit
+from libs.observability.metrics import LEDGER_SUSPENSE_ENTRIES_TOTAL
 from services.ledger import chart, store
 from services.ledger.chart import Account
 from services.ledger.entries import Entry
+from services.ledger.rules import SUSPENSE_RULE
 from services.ledger.store import Booking
 
 log = structlog.get_logger()
@@ -32,13 +34,18 @@ async def book_fact(tx: Tx, event: Envelope[Any], entry: Entry | None) -> None:
     """Book what a rule made of an event; nothing where it made nothing, or has done so before.
 
     Business time is the event's; booked_at is when the fact was recorded, so that a replay agrees.
+    What went to suspense is counted, for somebody must find out what it is.
 
     Raises:
         SourceKeyConflictError: the fact is booked with other content.
     """
     if entry is None:
         return
-    await book(tx, [entry], event.effective_at, booked_at=event.occurred_at, causation_id=event.id)
+    booked = await book(
+        tx, [entry], event.effective_at, booked_at=event.occurred_at, causation_id=event.id
+    )
+    if booked and entry.rule == SUSPENSE_RULE:
+        tx.after_commit.append(LEDGER_SUSPENSE_ENTRIES_TOTAL.labels(kind=event.data.kind).inc)
 
 
 async def book(

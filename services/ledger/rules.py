@@ -22,6 +22,9 @@ REVENUE_OF_LINE: dict[str, Account] = {
     "proration": chart.REVENUE_PRORATION,
 }
 
+SUSPENSE_RULE = "suspense"
+"""Of movements whose kind no rule knows."""
+
 GROSS_BOOKED_BY_PAYMENT = frozenset({"charge", "payment"})
 """Kinds whose gross is `PaymentSucceeded`'s: of the balance transaction only the fee is booked."""
 
@@ -126,7 +129,7 @@ def balance_transaction(fact: BalanceTransactionRecorded) -> Entry | None:
             currency=fact.currency,
         )
         return entry(
-            fact.collected_by, key, "suspense", _moved(chart.SUSPENSE, fact, fact.net_minor)
+            fact.collected_by, key, SUSPENSE_RULE, _moved(chart.SUSPENSE, fact, fact.net_minor)
         )
     lines = [*_moved(counterpart, fact, fact.amount_minor), *_fee_lines(fact)]
     return entry(fact.collected_by, key, f"balance_transaction_{fact.kind}", lines)

@@ -36,7 +36,7 @@ from services.stripe_sync.transactions import record
 UNTOLD_FIELDS = {"version", "fetched_at"}
 """Of a fact: what differs although nothing changed."""
 
-_ORDER = ("payment_intent", "charge")
+PAYMENTS = ("payment_intent", "charge")
 """What refunds and disputes refer to comes before them."""
 
 
@@ -77,7 +77,7 @@ class Sighting:
     @property
     def place(self) -> tuple[UUID, bool]:
         """Tenant by tenant, payments first."""
-        return (self.owner.tenant_id, self.kind not in _ORDER)
+        return (self.owner.tenant_id, self.kind not in PAYMENTS)
 
     def parts(self) -> Iterator[tuple[str, str, Json | None]]:
         """(type, id, JSON) of everything to mirror: the object, and the charge of an intent."""
@@ -293,8 +293,8 @@ class Mirroring:
             )
 
     async def _mark_payments(self, everybody: Scope, sightings: Sequence[Sighting]) -> None:
-        """Fetch the payments of invoices too, unless they are known, and of charges that came alone."""
-        here = {each.dirty.object_id for each in sightings if each.kind == "payment_intent"}
+        """Fetch the payments that objects lead to, unless they are known or here."""
+        here = {each.dirty.object_id for each in sightings if each.kind in PAYMENTS}
         paying = [
             (sighting.owner.tenant_id, paid)
             for sighting in sightings
@@ -304,7 +304,8 @@ class Mirroring:
         marks = [
             (sighting.owner.tenant_id, found)
             for sighting in sightings
-            for found in _alone(sighting)
+            for found in self._left_behind(sighting)
+            if found[1] not in here
         ]
         if paying:
             await self.tx.enter(everybody)
@@ -322,13 +323,16 @@ class Mirroring:
             await self.tx.enter(Scope((tenant_id,), self.mode))
             await store_marks.mark(self.tx, self.account, [found])
 
-
-def _alone(sighting: Sighting) -> list[tuple[str, str]]:
-    """(type, id) of the payment of a charge that came without it."""
-    raw = sighting.fetched.raw if sighting.fetched else None
-    if sighting.kind != "charge" or raw is None or raw["status"] == "failed":
-        return []
-    return payment_behind(raw) if of_an_intent(raw) else []
+    def _left_behind(self, sighting: Sighting) -> list[tuple[str, str]]:
+        """(type, id) of the payment of a charge that came alone, or that was given back just now."""
+        raw = sighting.fetched.raw if sighting.fetched else None
+        if raw is None:
+            return []
+        if sighting.kind in ("refund", "dispute"):
+            changed = (sighting.kind, sighting.dirty.object_id) in self.rows
+            return payment_behind(raw) if changed else []
+        alone = sighting.kind == "charge" and raw["status"] != "failed" and of_an_intent(raw)
+        return payment_behind(raw) if alone else []
 
 
 def payment_behind(raw: Json) -> list[tuple[str, str]]:

@@ -138,6 +138,25 @@ async def write_objects(tx: Tx, account: str, objects: Iterable[ObjectRow]) -> N
     )
 
 
+async def mentions(tx: Tx, account: str, kind: str, object_id: str, other_id: str) -> bool:
+    """Whether the mirror has an object as it is since it names another one."""
+    return bool(
+        await tx.fetchval(
+            """
+            select exists (select from stripe_object where tenant_id = $1 and mode = $2
+                and account = $3 and object_type = $4 and object_id = $5
+                and position('"' || $6 || '"' in raw::text) > 0)
+            """,
+            tx.tenant_id,
+            tx.mode,
+            account,
+            kind,
+            object_id,
+            other_id,
+        )
+    )
+
+
 async def has_live_subscription(tx: Tx, account: str, stripe_customer_id: str) -> bool:
     """Whether the mirror holds a subscription of this customer that is being billed."""
     return bool(

@@ -113,7 +113,9 @@ async def record_listed(
             if await record(tx, identity.account, raw, owner, effective_at=now):
                 recorded += 1
                 source = source_of(raw)
-                if source is not None:
+                if source and not await store_objects.mentions(
+                    tx, identity.account, *source, raw["id"]
+                ):
                     await store_marks.mark(tx, identity.account, [source])
     return recorded, waiting
 

@@ -4,6 +4,7 @@ import asyncio
 import random
 
 import pytest
+from prometheus_client import REGISTRY
 
 from ledger.facts import START, Tenant, assert_sound, net_balances, snapshot
 from libs.contracts.ledger import JournalEntryPosted
@@ -112,11 +113,18 @@ async def test_the_same_fact_with_other_content_is_an_error_and_parks_its_key(
     assert (parked["key"], parked["reason"]) == (str(acme.id), "SourceKeyConflictError")
 
 
+def suspended(kind: str) -> float:
+    """How many movements of a kind this process has booked to suspense."""
+    name = "sluice_ledger_suspense_entries_total"
+    return REGISTRY.get_sample_value(name, {"kind": kind}) or 0.0
+
+
 @pytest.mark.usefixtures("ledger")
 async def test_money_that_no_rule_knows_is_in_suspense(
     log: MemoryLog, database: TestDatabase
 ) -> None:
     acme = Tenant()
+    counted = suspended("unheard_of")
     log.publish(acme.transaction("climate_order_purchase", -1000, 30))
     log.publish(acme.transaction("unheard_of", 500, 20, account="acct_1", collected_by="tenant"))
     await log.settle()
@@ -125,6 +133,8 @@ async def test_money_that_no_rule_knows_is_in_suspense(
         "asset:stripe_clearing:platform EUR": -1030,
         "liability:suspense EUR": 1030 - 480,
     }
+    await log.replay(clear_inboxes=True)
+    assert suspended("unheard_of") == counted + 1
     await assert_sound(database)
 
 

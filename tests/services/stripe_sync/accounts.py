@@ -44,6 +44,8 @@ class Own:
             "account_id": self.account,
             "credential_version": self.key_version if raw else 0,
         }
+        known = await self.world.app.state.directory.by_id(self.tenant.id)
+        assert known is not None
         snapshot = TenantSnapshot(
             version=self.snapshots,
             slug=self.tenant.slug,
@@ -53,6 +55,7 @@ class Own:
             currency="EUR",
             locale="en",
             self_customer_id=self.tenant.customer_id,
+            api_keys=known.snapshot.api_keys,
             connections=(ConnectionRecord(**(values | changes)),),
         )
         await self.world.publish(snapshot, self.tenant.id, mode=None)
