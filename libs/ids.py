@@ -28,6 +28,7 @@ PREFIXES = {
     "plan": "plan",
     "price": "price",
     "refund": "ref",
+    "reservation": "rsv",
     "resync": "rsy",
     "session": "ses",
     "statement": "stm",

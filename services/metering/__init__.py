@@ -1,12 +1,13 @@
 """Metering: usage events in, exact quantities out; never a price.
 
 Owns: meters, the ids of counted events, aggregates by minute, closed periods and their answers,
-limits.
+limits, reservations.
 Consumes: `usage.events` (CloudEvents), `billing.events` (PlanPublished, SubscriptionChanged,
 UsagePeriodClosed).
 Produces: usage on `usage.events`; MeterCreated and PeriodUsage on `metering.events`.
 Invariants: an answer 2xx means the events are on Kafka; (tenant, mode, source, id) counts once, in
 the same transaction as its aggregates; any order, batching or duplication of the same events gives
 the same aggregates; quantities are exact decimals; a closed period is answered for exactly its
-interval, and again with the next revision when a late event changes it.
+interval, and again with the next revision when a late event changes it; what is reserved weighs on a
+limit exactly once from the hold to the counted event.
 """

@@ -15,7 +15,14 @@ from libs.settings import load
 from libs.web.auth import Gate
 from libs.web.limits import Limits
 from libs.web.serve import create_app, serve
-from services.metering import jobs, routes_events, routes_limits, routes_meters, routes_usage
+from services.metering import (
+    jobs,
+    routes_events,
+    routes_limits,
+    routes_meters,
+    routes_reservations,
+    routes_usage,
+)
 from services.metering.cloudevents import BODY_BYTES_MAX
 from services.metering.handlers import BATCH_HANDLERS, HANDLERS
 from services.metering.progress import Progress
@@ -57,6 +64,11 @@ def build() -> FastAPI:
             "note_progress", partial(progress.note, database, usage_log), every_seconds=1
         )
         runtime.add_job(
+            "end_reservations",
+            partial(jobs.end_reservations, database, usage_log),
+            every_seconds=1,
+        )
+        runtime.add_job(
             "prune_event_ids", partial(jobs.prune_event_ids, database), every_seconds=60
         )
         try:
@@ -73,6 +85,7 @@ def build() -> FastAPI:
             routes_events.router,
             routes_usage.router,
             routes_limits.router,
+            routes_reservations.router,
         ],
         lifespan=lifespan,
         limits=Limits(body_bytes_max_by_prefix={"/api/v1/events": BODY_BYTES_MAX}),

@@ -15,6 +15,7 @@ from libs.contracts.usage import UsageEvent
 from services.metering import exact_json
 from services.metering.intake import has_nul
 from services.metering.measuring import Meter, measure_all
+from services.metering.reserved_events import SOURCE
 from services.metering.window import time_problem
 
 EVENT_BYTES_MAX = 64 * 1024
@@ -209,6 +210,9 @@ class Batch:
 
     def judge(self, sent: object, arrival: Arrival) -> None:
         """Take an event in, or say why not."""
+        if _text_at(sent, "source") == SOURCE:
+            self.reject(sent, "reserved_source")
+            return
         try:
             taken = read_event(sent, arrival)
         except RejectedError as rejected:

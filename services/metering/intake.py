@@ -25,6 +25,7 @@ from services.metering import exact_json, meters
 from services.metering import store_usage as store
 from services.metering.aggregation import Gains
 from services.metering.measuring import Measurement, Meter, measure_all
+from services.metering.reserved_events import take_counted
 from services.metering.store_usage import EventKey
 from services.metering.window import time_problem
 
@@ -258,6 +259,9 @@ async def _aggregate(tx: Tx, counted: Sequence[tuple[Usage, tuple[Measurement, .
         await store.add_gains(tx, gains)
         await _unsettle(tx, gains)
     await store.note_progress(tx, received)
+    await take_counted(
+        tx, ((usage.tenant_id, usage.event, measurements) for usage, measurements in counted)
+    )
 
 
 async def _unsettle(tx: Tx, gains: Gains) -> None:

@@ -4,12 +4,13 @@ from datetime import timedelta
 
 from libs.clock import utc_now
 from libs.db.pool import Database
-from services.metering import closing, store_closures, store_usage
+from services.metering import closing, reservations, store_closures, store_usage
 from services.metering.usage_log import UsageLog
 from services.metering.window import DEDUP_DAYS
 
 CLOSURES_MAX = 200
 PRUNED_IDS_MAX = 10_000
+RESERVATIONS_MAX = 500
 
 
 async def close_periods(database: Database, usage_log: UsageLog) -> None:
@@ -41,3 +42,9 @@ async def prune_event_ids(database: Database) -> None:
     # A day more than promised: the day an event came in is a date, not a moment.
     before = (utc_now() - timedelta(days=DEDUP_DAYS + 1)).date()
     await store_usage.prune_ids(database, before, limit=PRUNED_IDS_MAX)
+
+
+async def end_reservations(database: Database, usage_log: UsageLog) -> None:
+    """Free what was held and never ended; publish what was settled while Kafka was away."""
+    await reservations.expire(database, RESERVATIONS_MAX)
+    await reservations.publish_left(database, usage_log, RESERVATIONS_MAX)

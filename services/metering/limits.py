@@ -37,10 +37,15 @@ class Standing:
 
 @dataclass(frozen=True)
 class Check:
-    """Whether an amount may be used; `limit` and what is left are None where there is no limit."""
+    """Whether an amount may be used; `limit` and what is left are None where there is no limit.
+
+    Attributes:
+        reserved: held by reservations, or settled by them and not counted yet.
+    """
 
     allowed: bool
     used: Decimal
+    reserved: Decimal
     limit: Decimal | None
     remaining: Decimal | None
     kind: Literal["soft", "hard"] | None
@@ -72,7 +77,12 @@ async def standing_of(tx: Tx, customer_id: UUID | None, now: datetime) -> Standi
 
 
 async def check(
-    tx: Tx, meter: Meter, standing: Standing, customers: list[str], amount: Decimal
+    tx: Tx,
+    meter: Meter,
+    standing: Standing,
+    customers: list[str],
+    amount: Decimal,
+    reserved: Decimal,
 ) -> Check:
     """Whether `amount` more may be used in the current period; a soft limit refuses nothing."""
     question = Question(standing.start, standing.end, customers=customers)
@@ -80,10 +90,13 @@ async def check(
     used = totals[0].value if totals else Decimal(0)
     limit = next((each for each in standing.limits() if each.meter == meter.key), None)
     if limit is None:
-        return Check(True, used, None, None, None)
-    within = EXACT.add(used, amount) <= limit.amount
-    remaining = max(EXACT.subtract(limit.amount, used), Decimal(0))
-    return Check(within or limit.kind == "soft", used, limit.amount, remaining, limit.kind)
+        return Check(True, used, reserved, None, None, None)
+    taken = EXACT.add(used, reserved)
+    within = EXACT.add(taken, amount) <= limit.amount
+    remaining = max(EXACT.subtract(limit.amount, taken), Decimal(0))
+    return Check(
+        within or limit.kind == "soft", used, reserved, limit.amount, remaining, limit.kind
+    )
 
 
 def _current_period(subscription: Row | None, now: datetime) -> tuple[datetime, datetime] | None:

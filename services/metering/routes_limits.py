@@ -5,19 +5,25 @@ from decimal import Decimal
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from libs.db.pool import Database
 from libs.directory.local import business_now
 from libs.ids import parse_uuid
 from libs.web.auth import Access, Requires
-from services.metering import limits, store_usage
-from services.metering.measuring import plain
+from services.metering import limits, reservations, store_usage
+from services.metering.limits import Check, Standing
+from services.metering.measuring import Meter, plain
 from services.metering.progress import Progress
 from services.metering.routes_meters import found_meter
 from services.metering.routes_usage import Text, customers_of
 
 router = APIRouter(tags=["limits"])
+
+CHECKS_MAX = 100
+AMOUNT = r"^[0-9]{1,20}(\.[0-9]{1,15})?$"
+
+Reader = Annotated[Access, Depends(Requires("usage:read"))]
 
 
 class LimitCheck(BaseModel):
@@ -26,6 +32,9 @@ class LimitCheck(BaseModel):
     allowed: bool
     meter: str
     used: str
+    reserved: str = Field(
+        description="Held by reservations, or settled by them and not counted yet."
+    )
     limit: str | None
     remaining: str | None
     kind: Literal["soft", "hard"] | None = Field(
@@ -38,35 +47,76 @@ class LimitCheck(BaseModel):
     )
 
 
+class Wanted(BaseModel):
+    """What is to be checked."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    meter: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]+$")]
+    customer: Annotated[str, Field(max_length=128, pattern=r"^[^\x00]*$")] | None = Field(
+        default=None, description="Without: the tenant itself."
+    )
+    amount: Annotated[str, Field(pattern=AMOUNT, description="How much more; a decimal.")] = "1"
+
+
+class ChecksRequest(BaseModel):
+    """Several checks at once."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    checks: Annotated[list[Wanted], Field(min_length=1, max_length=CHECKS_MAX)]
+
+
+class ChecksAnswer(BaseModel):
+    """The answers in the order of the checks."""
+
+    results: list[LimitCheck]
+
+
 @router.get("/api/v1/limits/check")
 async def check_limit(
     request: Request,
-    access: Annotated[Access, Depends(Requires("usage:read"))],
+    access: Reader,
     meter: Annotated[str, Query(min_length=1, max_length=200, pattern=r"^[^\x00]+$")],
     customer: Annotated[Text | None, Query(description="Without: the tenant itself.")] = None,
-    amount: Annotated[
-        str,
-        Query(pattern=r"^[0-9]{1,20}(\.[0-9]{1,15})?$", description="How much more; a decimal."),
-    ] = "1",
+    amount: Annotated[str, Query(pattern=AMOUNT, description="How much more; a decimal.")] = "1",
 ) -> LimitCheck:
     """Whether this much more may be used in the current period. It reserves nothing."""
-    row = await found_meter(request, access, meter)
-    customers = customers_of(access, customer or "self")
+    return await _checked(request, access, Wanted(meter=meter, customer=customer, amount=amount))
+
+
+@router.post("/api/v1/limits/check")
+async def check_limits(request: Request, body: ChecksRequest, access: Reader) -> ChecksAnswer:
+    """The same for several meters and customers at once; each is looked at by itself."""
+    return ChecksAnswer(results=[await _checked(request, access, each) for each in body.checks])
+
+
+async def _checked(request: Request, access: Access, wanted: Wanted) -> LimitCheck:
+    row = await found_meter(request, access, wanted.meter)
+    customers = customers_of(access, wanted.customer or "self")
     database: Database = request.app.state.database
     async with database.tenant(access.tenant_id, access.mode) as tx:
         now = business_now(access.tenant, access.mode)
         standing = await limits.standing_of(tx, parse_uuid(customers[-1]), now)
-        found = await limits.check(tx, row.meter, standing, customers, Decimal(amount))
+        amount = Decimal(wanted.amount)
+        found = await reservations.check(tx, row.meter, standing, customers, amount)
         last_received_at = await store_usage.last_received_at(tx)
     progress: Progress = request.app.state.progress
+    as_of = progress.as_of(access.tenant_id, last_received_at)
+    return shape(row.meter, standing, found, as_of)
+
+
+def shape(meter: Meter, standing: Standing, found: Check, as_of: datetime | None) -> LimitCheck:
+    """A check as the API tells it."""
     return LimitCheck(
         allowed=found.allowed,
-        meter=row.meter.key,
+        meter=meter.key,
         used=plain(found.used),
+        reserved=plain(found.reserved),
         limit=None if found.limit is None else plain(found.limit),
         remaining=None if found.remaining is None else plain(found.remaining),
         kind=found.kind,
         period_from=standing.start,
         period_to=standing.end,
-        as_of=progress.as_of(access.tenant_id, last_received_at),
+        as_of=as_of,
     )

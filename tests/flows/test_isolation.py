@@ -141,6 +141,8 @@ async def theirs(played_story: Story) -> AsyncGenerator[Theirs, None]:
         "dispute": public_id("dispute", new_id()),
         "payout": public_id("payout", new_id()),
     }
+    held = await owner.post("/api/v1/reservations", {"meter": meter["key"], "amount": "1"})
+    paths["reservation"] = held["id"]
     paths |= await _of_an_account(story, owner)
     dry_run = {"type": "invoice.paid", "dry_run": True}
     paths["replay"] = (await owner.post("/api/v1/webhook-events/replay", dry_run))["id"]
@@ -340,6 +342,9 @@ def naming_acme(theirs: Theirs) -> dict[str, list[tuple[Any, int]]]:
         ],
         "publish_events": [({**event, "tenantid": acme}, 202)],
         "create_meter": [({"tenant_id": acme}, 422)],
+        "hold_amount": [({"meter": theirs.paths["meter"], "amount": "1"}, 404)],
+        "settle_reservation": [({}, 404)],
+        "check_limits": [({"checks": [{"meter": theirs.paths["meter"]}]}, 404)],
         "publish_plan": [({"tenant_id": acme}, 403)],
         "start_resync": [({"tenant_id": acme}, 403), ({"tenant_id": slug}, 403)],
         "request_statement": [

@@ -69,6 +69,7 @@ async def test_hard_and_soft_limits(api: Api, world: World) -> None:
         "allowed": True,
         "meter": "api_calls",
         "used": "9",
+        "reserved": "0",
         "limit": "10",
         "remaining": "1",
         "kind": "hard",

@@ -243,6 +243,7 @@ COMPARED = (
     "closure_usage",
     "plan_version",
     "subscription",
+    "reservation",
     "dead_letter",
 )
 

@@ -1,0 +1,241 @@
+"""`/api/v1/reservations`: hold an amount before it is used, then settle or release."""
+
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, Path, Request
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from libs.clock import utc_now
+from libs.db.pool import Database, Row, Tx
+from libs.db.tenant import Scope
+from libs.directory.local import business_now
+from libs.ids import InvalidIdError, parse_public_id, parse_uuid, public_id
+from libs.web.auth import Access, Requires
+from libs.web.idempotency import answer_once
+from libs.web.problems import Conflict, InvalidFields, NotFound, problem_responses
+from services.metering import limits, meters, reservations
+from services.metering import store_reservations as store
+from services.metering.ingest import Arrival
+from services.metering.measuring import plain
+from services.metering.routes_limits import AMOUNT, LimitCheck, shape
+from services.metering.routes_meters import found_meter
+from services.metering.routes_usage import customers_of
+from services.metering.usage_log import UsageLog
+
+router = APIRouter(tags=["limits"])
+
+HOLD_SECONDS_MAX = 24 * 60 * 60
+
+IdPath = Annotated[str, Path(max_length=100)]
+Writer = Annotated[Access, Depends(Requires("usage:write"))]
+Name = Annotated[str, Field(max_length=128, pattern=r"^[^\x00]*$")]
+Positive = Annotated[str, Field(pattern=AMOUNT, description="A decimal above zero.")]
+
+
+class LimitReached(Conflict):
+    """409: the hard limit does not leave so much; the answer says what it leaves."""
+
+    default_code = "limit_reached"
+    default_title = "Limit reached"
+    default_detail = (
+        "The limit of the plan does not leave so much. Reserve less, or change the plan."
+    )
+
+
+class ReservationRequest(BaseModel):
+    """What to hold, for whom, and for how long."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    meter: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]+$")]
+    amount: Positive
+    customer: Name | None = Field(default=None, description="Without: the tenant itself.")
+    user: Name | None = None
+    expires_in_seconds: Annotated[int, Field(ge=1, le=HOLD_SECONDS_MAX)] = 300
+
+
+class SettleRequest(BaseModel):
+    """What was really used."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    amount: Annotated[str, Field(pattern=AMOUNT)] | None = Field(
+        default=None, description="At most what is held; without: all of it. Zero releases it."
+    )
+    data: dict[str, Any] = Field(
+        default_factory=dict,
+        max_length=100,
+        description="The usage event's `data` but for the value: what groups and filters read.",
+    )
+
+
+class ReservationBody(BaseModel):
+    """An amount that is held, or was."""
+
+    id: str
+    meter_id: str
+    customer: str | None
+    user: str | None
+    amount: str
+    settled_amount: str | None
+    state: Literal["held", "settled", "released", "expired"]
+    created_at: datetime
+    expires_at: datetime
+    ended_at: datetime | None
+
+
+class HeldBody(ReservationBody):
+    """A new reservation, with how the limit stands without it."""
+
+    check: LimitCheck
+
+
+@router.post(
+    "/api/v1/reservations", status_code=201, responses=problem_responses(NotFound, LimitReached)
+)
+async def hold_amount(request: Request, body: ReservationRequest, access: Writer) -> JSONResponse:
+    """Hold an amount of the current period: nobody else can use it up meanwhile."""
+    row = await found_meter(request, access, body.meter)
+    customers = customers_of(access, body.customer or "self")
+    amount = Decimal(body.amount)
+    if amount == 0:
+        raise InvalidFields("`amount` must be above zero.")
+
+    async def work(tx: Tx) -> HeldBody:
+        now = business_now(access.tenant, access.mode)
+        standing = await limits.standing_of(tx, parse_uuid(customers[-1]), now)
+        wish = reservations.Wish(
+            meter=row.meter,
+            customers=customers,
+            subject=body.customer if customers[0] else None,
+            user=body.user,
+            amount=amount,
+            expires_at=utc_now() + timedelta(seconds=body.expires_in_seconds),
+        )
+        try:
+            held, found = await reservations.hold(tx, wish, standing)
+        except reservations.NotReservableError:
+            raise InvalidFields(
+                "Only meters that count or sum can be reserved.", code="not_reservable"
+            ) from None
+        except reservations.AmountError as error:
+            raise InvalidFields(f"`amount`: {error}.", code="invalid_amount") from None
+        except reservations.LimitReachedError as reached:
+            told = shape(row.meter, standing, reached.check, None).model_dump(mode="json")
+            raise LimitReached(extra={"check": told}) from None
+        return HeldBody(**_body(held).model_dump(), check=shape(row.meter, standing, found, None))
+
+    return await answer_once(request, access, request.app.state.database, body, work)
+
+
+@router.get("/api/v1/reservations/{reservation}", responses=problem_responses(NotFound))
+async def get_reservation(
+    request: Request,
+    reservation: IdPath,
+    access: Annotated[Access, Depends(Requires("usage:read"))],
+) -> ReservationBody:
+    """Read one reservation."""
+    database: Database = request.app.state.database
+    async with database.tenant(access.tenant_id, access.mode) as tx:
+        row = await store.find(tx, _id(reservation))
+    if row is None:
+        raise NotFound
+    return _body(row)
+
+
+@router.post(
+    "/api/v1/reservations/{reservation}/settle", responses=problem_responses(NotFound, Conflict)
+)
+async def settle_reservation(
+    request: Request, reservation: IdPath, body: SettleRequest, access: Writer
+) -> ReservationBody:
+    """Tell what was used of it: that becomes usage events, and the rest is free again.
+
+    Settling again with the same amount answers the same and has no second effect.
+    """
+    database: Database = request.app.state.database
+    async with database.tenant(access.tenant_id, access.mode) as tx:
+        row = await _locked(tx, reservation)
+        amount = row["amount"] if body.amount is None else Decimal(body.amount)
+        if row["state"] in ("settling", "settled") and row["settled_amount"] == amount:
+            return _body(row)
+        known = await meters.applying(tx, [access.tenant_id], access.mode)
+        await tx.enter(Scope((access.tenant_id,), access.mode))
+        mine = meters.of_tenant(known, access.tenant_id)
+        meter = next(each for each in mine if each.id == row["meter_id"])
+        offset = access.tenant.snapshot.clock_offset_seconds if access.mode == "test" else 0
+        arrival = Arrival(access.tenant_id, access.mode, utc_now(), offset, mine)
+        try:
+            row = await reservations.settle(tx, row, meter, arrival, amount, body.data)
+        except reservations.EndedError as ended:
+            raise _has_ended(ended) from None
+        except reservations.AmountError as error:
+            raise InvalidFields(f"`amount`: {error}.", code="invalid_amount") from None
+        except reservations.DataError as error:
+            raise InvalidFields(
+                "With these `data` the meter would not count what was used. Send what its groups "
+                "and filters read.",
+                code=error.code,
+            ) from None
+    usage_log: UsageLog = request.app.state.usage_log
+    if row["state"] == "settling":
+        await reservations.publish(database, usage_log, row, row["events"])
+    return _body(row)
+
+
+@router.post(
+    "/api/v1/reservations/{reservation}/release", responses=problem_responses(NotFound, Conflict)
+)
+async def release_reservation(
+    request: Request, reservation: IdPath, access: Writer
+) -> ReservationBody:
+    """Nothing was used: all of it is free again. Releasing twice is fine."""
+    database: Database = request.app.state.database
+    async with database.tenant(access.tenant_id, access.mode) as tx:
+        row = await _locked(tx, reservation)
+        if row["state"] == "released":
+            return _body(row)
+        try:
+            return _body(await reservations.release(tx, row))
+        except reservations.EndedError as ended:
+            raise _has_ended(ended) from None
+
+
+async def _locked(tx: Tx, reference: str) -> Row:
+    row = await store.lock(tx, _id(reference))
+    if row is None:
+        raise NotFound
+    return row
+
+
+def _id(reference: str) -> UUID:
+    try:
+        return parse_public_id("reservation", reference)
+    except InvalidIdError:
+        raise NotFound from None
+
+
+def _has_ended(ended: reservations.EndedError) -> Conflict:
+    return Conflict(
+        f"The reservation is {ended.state}. What was used in spite of that is told as a usage event.",
+        code=f"reservation_{ended.state}",
+    )
+
+
+def _body(row: Row) -> ReservationBody:
+    return ReservationBody(
+        id=public_id("reservation", row["id"]),
+        meter_id=public_id("meter", row["meter_id"]),
+        customer=row["subject"],
+        user=row["user_id"],
+        amount=plain(row["amount"]),
+        settled_amount=None if row["settled_amount"] is None else plain(row["settled_amount"]),
+        state="settled" if row["state"] == "settling" else row["state"],
+        created_at=row["created_at"],
+        expires_at=row["expires_at"],
+        ended_at=row["ended_at"],
+    )
