@@ -15,7 +15,15 @@ from libs.observability.health import Health
 from libs.settings import load
 from libs.web.auth import Gate
 from libs.web.serve import create_app, serve
-from services.stripe_sync import jobs, routes_checkout, routes_healing, routes_money
+from services.stripe_sync import (
+    jobs,
+    routes_checkout,
+    routes_healing,
+    routes_intents,
+    routes_links,
+    routes_money,
+    routes_refunds,
+)
 from services.stripe_sync.checks import Checking
 from services.stripe_sync.connections import ConnectionWatch
 from services.stripe_sync.crew import all_running
@@ -23,6 +31,7 @@ from services.stripe_sync.customers import CustomerLinks
 from services.stripe_sync.handlers import HANDLERS
 from services.stripe_sync.healing import Healing
 from services.stripe_sync.identities import open_identities
+from services.stripe_sync.janitor import RequestWorker
 from services.stripe_sync.settings import Settings
 from services.stripe_sync.statements import StatementWorker
 
@@ -70,14 +79,23 @@ def build() -> FastAPI:
             runtime.add_job("list_statements", statements.run_once, every_seconds=0.5)
             checking = Checking(database, identities)
             runtime.add_job("compare_replays", checking.run_once, every_seconds=0.5)
-            crews = (healing.crew, statements.crew, checking.crew)
+            requests = RequestWorker(database, directory, identities)
+            runtime.add_job("settle_requests", requests.run_once, every_seconds=0.5)
+            crews = (healing.crew, statements.crew, checking.crew, requests.crew)
             async with runtime.running(), refreshing.running(), all_running(crews):
                 yield
 
     return create_app(
         "Stripe sync",
         health=health,
-        routers=[routes_checkout.router, routes_money.router, routes_healing.router],
+        routers=[
+            routes_checkout.router,
+            routes_intents.router,
+            routes_links.router,
+            routes_refunds.router,
+            routes_money.router,
+            routes_healing.router,
+        ],
         lifespan=lifespan,
     )
 

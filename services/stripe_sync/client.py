@@ -137,14 +137,25 @@ class StripeApi:
         return await self._call(operation, "get", path, params or {}, {})
 
     async def post(
-        self, operation: str, path: str, params: Mapping[str, Any], *, idempotency_key: str
+        self,
+        operation: str,
+        path: str,
+        params: Mapping[str, Any],
+        *,
+        idempotency_key: str,
+        network_retries: int | None = None,
     ) -> Json:
         """Write, at most once per idempotency key (which Stripe keeps for at least 24 hours).
+
+        Args:
+            network_retries: 0 where the caller looks what came of it before it tries again.
 
         Raises:
             StripeCallError: see its kinds.
         """
-        options = {"idempotency_key": idempotency_key}
+        options: dict[str, Any] = {"idempotency_key": idempotency_key}
+        if network_retries is not None:
+            options["max_network_retries"] = network_retries
         return await self._call(operation, "post", path, params, options)
 
     async def list_all(

@@ -20,12 +20,17 @@ Look = Callable[[], Awaitable[Json | None]]
 
 @dataclass(frozen=True)
 class Writer:
-    """Writes to one Stripe account on behalf of one tenant."""
+    """Writes to one Stripe account on behalf of one tenant.
+
+    Attributes:
+        network_retries: of one call; None: as often as usual.
+    """
 
     database: Database
     api: StripeApi
     tenant_id: UUID
     mode: Mode
+    network_retries: int | None = None
 
     async def post(
         self, operation: str, path: str, params: Json, *, key: str, look: Look | None = None
@@ -47,7 +52,11 @@ class Writer:
                 return found
         try:
             return await self.api.post(
-                operation, path, params, idempotency_key=f"{key}:{burnt}" if burnt else key
+                operation,
+                path,
+                params,
+                idempotency_key=f"{key}:{burnt}" if burnt else key,
+                network_retries=self.network_retries,
             )
         except StripeTransientError as error:
             if error.status is not None and error.status >= 500:

@@ -1,0 +1,97 @@
+"""What became of payment requests that nobody saw the answer of.
+
+A caller's own try is over after a minute and a half at most; whatever is open then is looked up at
+Stripe, or sent again as it was, until it is done or refused.
+"""
+
+import asyncio
+from datetime import timedelta
+
+import structlog
+
+from libs.clock import utc_now
+from libs.contracts.envelope import Mode
+from libs.db.pool import TRANSIENT_ERRORS, Database, Row
+from libs.directory.local import Directory, business_now
+from services.stripe_sync import store_requests
+from services.stripe_sync.client import StripeCallError
+from services.stripe_sync.concurrency import all_of
+from services.stripe_sync.crew import Crew
+from services.stripe_sync.identities import Identities
+from services.stripe_sync.requests import DeclinedError, Errand, RefusedError
+
+log = structlog.get_logger()
+
+ACCOUNTS_AT_ONCE_MAX = 16
+BATCH_REQUESTS = 32
+AT_ONCE_MAX = 4
+TAKEN_FOR = timedelta(seconds=300)
+"""Longer than a batch takes; a worker that died gives its requests back after it."""
+UNCALLABLE_PAUSE = timedelta(seconds=60)
+
+Account = tuple[str, Mode]
+
+
+class RequestWorker:
+    """Settles open requests, each account's in a task of its own."""
+
+    def __init__(self, database: Database, directory: Directory, identities: Identities) -> None:
+        self.database = database
+        self.directory = directory
+        self.identities = identities
+        self.crew: Crew[Account] = Crew("settle requests", self.settle, most=ACCOUNTS_AT_ONCE_MAX)
+
+    async def run_once(self) -> None:
+        """Take up every account that has something due, as far as there is room."""
+        self.crew.take_up(await self.due())
+
+    async def due(self) -> list[Account]:
+        """The accounts in which a request waits for somebody to look."""
+        async with self.database.maintenance() as tx:
+            return await store_requests.due_accounts(
+                tx, utc_now(), [account for account, _ in self.crew.busy], ACCOUNTS_AT_ONCE_MAX
+            )
+
+    async def settle(self, each: Account) -> int:
+        """Settle what is due in one account; how many requests were looked at."""
+        account, mode = each
+        now = utc_now()
+        async with self.database.maintenance() as tx:
+            rows = await store_requests.take_due(
+                tx, account, mode, now, now + TAKEN_FOR, BATCH_REQUESTS
+            )
+        slots = asyncio.Semaphore(AT_ONCE_MAX)
+
+        async def one(row: Row) -> None:
+            async with slots:
+                await self._settle(row)
+
+        await all_of(map(one, rows))
+        return len(rows)
+
+    async def _settle(self, row: Row) -> None:
+        """One request; what cannot be told now is looked at later, later each time."""
+        identity = await self.identities.of(row["account"], row["mode"])
+        tenant = await self.directory.by_id(row["tenant_id"])
+        callable_ = identity is not None and (
+            identity.is_platform or identity.tenant_id == row["tenant_id"]
+        )
+        if identity is None or tenant is None or not callable_:
+            async with self.database.tenant(row["tenant_id"], row["mode"]) as tx:
+                until = utc_now() + UNCALLABLE_PAUSE
+                await store_requests.postpone(
+                    tx, row["request_id"], until, "nobody speaks for the account now"
+                )
+            return
+        errand = Errand(self.database, identity.api, row, business_now(tenant, row["mode"]))
+        try:
+            await errand.run(looks_first=True)
+        except (DeclinedError, RefusedError, StripeCallError):
+            return
+        except TRANSIENT_ERRORS:
+            raise
+        except Exception as error:  # noqa: BLE001 - one odd request must not hold up the others
+            detail = f"{type(error).__name__}: {error}"
+            log.error("payment_request_odd", request=str(row["request_id"]), error=detail)  # noqa: TRY400
+        else:
+            log.info("payment_outcome_found", request=str(row["request_id"]), kind=row["kind"])

@@ -1,0 +1,338 @@
+"""Calls that move money: frozen in a row first, made outside any transaction, and never left open.
+
+A request is `open` until it is known what came of it. Whoever asked makes the call at once; where no
+answer came, a worker looks for the object at Stripe before anything is sent again, and sends the same
+under the same idempotency key. After a day, when Stripe may have forgotten the key, nothing is sent
+any more: what is not there by then was never made.
+"""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+import structlog
+
+from libs.clock import utc_now
+from libs.contracts.audit import ConfigurationChanged
+from libs.db.pool import Database, Row, Tx
+from libs.directory.local import business_now
+from libs.ids import new_id, public_id
+from libs.messaging.outbox import emit
+from services.stripe_sync import store_marks, store_objects, store_requests
+from services.stripe_sync.client import (
+    Json,
+    StripeAccessError,
+    StripeApi,
+    StripeCallError,
+    StripeRefusedError,
+    StripeStoppedError,
+    StripeTransientError,
+)
+from services.stripe_sync.once import Writer
+from services.stripe_sync.payers import Asker
+from services.stripe_sync.payments import record_intent
+from services.stripe_sync.store_objects import Owner
+
+log = structlog.get_logger()
+
+EXPANDED = {"expand": ["latest_charge.balance_transaction"]}
+CALLER_TRIES_FOR = timedelta(seconds=90)
+"""How long the caller's own try may take; only then the worker looks."""
+PAUSES_SECONDS = (0.2, 0.6)
+PATIENCE_SECONDS = 15.0
+"""How long a caller is kept waiting for one more try."""
+RESENT_FOR = timedelta(hours=23)
+"""Stripe keeps idempotency keys for at least 24 hours."""
+NEVER_REACHED = "never_reached_stripe"
+NOT_CONNECTED = "stripe_not_connected"
+LOOK_PAGES_MAX = 50
+LOOK_BACK = timedelta(minutes=10)
+"""Stripe's clock and ours may differ."""
+
+_OPERATIONS: Mapping[str, str] = {
+    "intent": "payment_intent.create",
+    "confirm": "payment_intent.confirm",
+    "capture": "payment_intent.capture",
+    "cancel": "payment_intent.cancel",
+    "refund": "refund.create",
+}
+_DONE_WHEN: Mapping[str, frozenset[str]] = {
+    "confirm": frozenset({"processing", "succeeded", "requires_capture", "requires_action"}),
+    "capture": frozenset({"succeeded"}),
+    "cancel": frozenset({"canceled"}),
+}
+"""Statuses of an intent that show that a step was taken."""
+
+
+class DeclinedError(Exception):
+    """The payer's bank said no; `code` is Stripe's word."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+class RefusedError(Exception):
+    """Stripe refused for good; `code` is its word."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is to be sent.
+
+    Attributes:
+        told: what the audit log says of it.
+    """
+
+    kind: str
+    payment_id: UUID
+    account: str
+    path: str
+    params: Json
+    told: dict[str, str | int | bool | None]
+
+
+async def enter(tx: Tx, asker: Asker, wish: Wish, request_id: UUID) -> tuple[Row, bool]:
+    """Freeze a request, and have the audit log tell who asked; once under a client's key.
+
+    Returns:
+        The row, and whether it was entered now.
+    """
+    now = utc_now()
+    row, entered = await store_requests.reserve(
+        tx,
+        {
+            "request_id": request_id,
+            "kind": wish.kind,
+            "payment_id": wish.payment_id,
+            "account": wish.account,
+            "actor": asker.actor,
+            "client_key": asker.client_key,
+            "request": {"path": wish.path, "params": wish.params},
+            "next_try_at": now + CALLER_TRIES_FOR,
+            "created_at": now,
+        },
+    )
+    if entered:
+        change = ConfigurationChanged(
+            action=f"payment.{wish.kind}_requested",
+            actor=asker.actor,
+            object_id=public_id("payment", wish.payment_id),
+            after=wish.told,
+        )
+        emit(tx, change, effective_at=business_now(asker.tenant, asker.mode))
+    return row, entered
+
+
+async def enter_step(
+    database: Database, asker: Asker, kind: str, payment: Mapping[str, Any], params: Json
+) -> Row:
+    """Freeze the next step of a payment intent: `confirm`, `capture` or `cancel`."""
+    wish = Wish(
+        kind=kind,
+        payment_id=payment["payment_id"],
+        account=payment["account"],
+        path=f"/v1/payment_intents/{payment['stripe_payment_intent_id']}/{kind}",
+        params=params | EXPANDED,
+        told={name: params[name] for name in ("amount_to_capture",) if name in params},
+    )
+    async with database.tenant(asker.tenant.id, asker.mode) as tx:
+        row, _ = await enter(tx, asker, wish, new_id())
+    return row
+
+
+@dataclass(frozen=True)
+class Errand:
+    """A request on its way.
+
+    Attributes:
+        row: as it was entered.
+        at: the tenant's business time.
+    """
+
+    database: Database
+    api: StripeApi
+    row: Row
+    at: datetime
+
+    async def run(self, *, looks_first: bool = False) -> Json | None:
+        """Make the call and take what came of it; Stripe's object, None where nothing was sent.
+
+        Args:
+            looks_first: an earlier try may have had its effect.
+
+        Raises:
+            DeclinedError: by the payer's bank; the payment says so.
+            RefusedError: by Stripe, now or the first time.
+            StripeStoppedError: nothing of the account can be called.
+            StripeTransientError: nobody knows; the worker will look.
+        """
+        if self.row["state"] == "refused":
+            raise _refusal(self.row["refusal"], self.row["refusal_status"])
+        if self.row["state"] == "done":
+            return None
+        try:
+            answer = await self._send(looks_first=looks_first)
+        except StripeStoppedError as error:
+            if self.row["attempts"]:
+                await self._later(error, LOOK_BACK)
+            else:
+                await self._end_refused(NOT_CONNECTED, 409, None)
+            raise
+        except (StripeRefusedError, StripeAccessError) as error:
+            declined = error.status == 402
+            found = await self._after_decline() if declined else None
+            await self._end_refused(error.code, error.status or 400, found)
+            raise _refusal(error.code, error.status) from None
+        except StripeTransientError as error:
+            await self._later(error, _pause(self.row["attempts"]))
+            raise
+        await self._take(answer)
+        return answer
+
+    async def _send(self, *, looks_first: bool) -> Json:
+        """Try, and look before each further try: nothing here trusts a key alone to prevent a twin."""
+        started = time.monotonic()
+        for pause in (*PAUSES_SECONDS, None):
+            try:
+                found = await self._look() if looks_first else None
+                return found or await self._post()
+            except StripeTransientError:
+                looks_first = True
+                if pause is None or time.monotonic() - started > PATIENCE_SECONDS:
+                    raise
+            await asyncio.sleep(pause)
+        raise AssertionError("the last try returns or raises")
+
+    async def _post(self) -> Json:
+        row, request = self.row, self.row["request"]
+        if utc_now() - row["created_at"] > RESENT_FOR:
+            raise StripeRefusedError(NEVER_REACHED, "it was not made within a day")
+        writer = Writer(self.database, self.api, row["tenant_id"], row["mode"], network_retries=0)
+        return await writer.post(
+            _OPERATIONS[row["kind"]],
+            request["path"],
+            request["params"],
+            key=f"{row['kind']}:{row['request_id']}",
+            look=self._look,
+        )
+
+    async def _look(self) -> Json | None:
+        """What an earlier try has made; None: nothing."""
+        kind, params = self.row["kind"], self.row["request"]["params"]
+        if kind in _DONE_WHEN:
+            path = self.row["request"]["path"].rpartition("/")[0]
+            intent = await self.api.get("payment_intent.retrieve", path, EXPANDED)
+            return intent if intent["status"] in _DONE_WHEN[kind] else None
+        since = int((self.row["created_at"] - LOOK_BACK).timestamp())
+        list_all = partial(self.api.list_all, pages_max=LOOK_PAGES_MAX)
+        if kind == "intent":
+            query = {"customer": params["customer"], "created": {"gte": since}}
+            found = await list_all("payment_intent.list", "/v1/payment_intents", query)
+            mine = _with(found, "payment_id", self.row["payment_id"])
+            if mine is None:
+                return None
+            path = f"/v1/payment_intents/{mine['id']}"
+            return await self.api.get("payment_intent.retrieve", path, EXPANDED)
+        names = ("payment_intent", "charge")
+        query = {name: params[name] for name in names if name in params}
+        found = await list_all("refund.list", "/v1/refunds", query)
+        return _with(found, "refund_id", self.row["request_id"])
+
+    async def _after_decline(self) -> Json | None:
+        """The intent that was declined: the attempt is a fact although the call failed."""
+        try:
+            if self.row["kind"] != "confirm":
+                return await self._look() if self.row["kind"] == "intent" else None
+            path = self.row["request"]["path"].rpartition("/")[0]
+            return await self.api.get("payment_intent.retrieve", path, EXPANDED)
+        except StripeCallError:
+            return None
+
+    async def _take(self, answer: Json) -> None:
+        row = self.row
+        async with self.database.tenant(row["tenant_id"], row["mode"]) as tx:
+            if not await store_requests.end(tx, row["request_id"], "done"):
+                return
+            if row["kind"] == "refund":
+                await self._take_refund(tx, answer)
+            else:
+                await self._take_intent(tx, answer)
+
+    async def _take_intent(self, tx: Tx, intent: Json) -> None:
+        row = self.row
+        payment = await store_requests.lock_payment(tx, row["payment_id"])
+        assert payment is not None, "a request refers to a payment of its tenant"
+        owner = Owner(row["tenant_id"], payment["customer_id"])
+        await store_objects.claim(tx, row["account"], intent["id"], owner.customer_id)
+        await record_intent(
+            tx,
+            row["account"],
+            intent,
+            owner,
+            payment["customer_id"],
+            invoice_id=None,
+            effective_at=self.at,
+        )
+
+    async def _take_refund(self, tx: Tx, refund: Json) -> None:
+        row, params = self.row, self.row["request"]["params"]
+        await store_requests.answer_refund(
+            tx,
+            row["request_id"],
+            status=refund["status"],
+            stripe_refund_id=refund["id"],
+            failure=refund.get("failure_reason"),
+        )
+        subjects = [(kind, params[kind]) for kind in ("payment_intent", "charge") if kind in params]
+        await store_marks.mark(tx, row["account"], [("refund", refund["id"]), *subjects])
+
+    async def _end_refused(self, code: str, status: int, intent: Json | None) -> None:
+        row = self.row
+        async with self.database.tenant(row["tenant_id"], row["mode"]) as tx:
+            ended = await store_requests.end(
+                tx, row["request_id"], "refused", refusal=code, refusal_status=status
+            )
+            if not ended:
+                return
+            if intent is not None:
+                await self._take_intent(tx, intent)
+            if row["kind"] == "intent":
+                await store_requests.fail_payment(tx, row["payment_id"], code)
+            elif row["kind"] == "refund":
+                await store_requests.answer_refund(
+                    tx, row["request_id"], status="failed", stripe_refund_id=None, failure=code
+                )
+
+    async def _later(self, error: Exception, pause: timedelta) -> None:
+        row = self.row
+        log.warning("payment_outcome_unknown", request=str(row["request_id"]), error=str(error))
+        async with self.database.tenant(row["tenant_id"], row["mode"]) as tx:
+            await store_requests.postpone(tx, row["request_id"], utc_now() + pause, str(error))
+
+
+PAUSE_SECONDS_MIN, PAUSE_SECONDS_MAX = 1.0, 600.0
+DOUBLINGS_MAX = 10
+
+
+def _pause(attempts: int) -> timedelta:
+    seconds = min(PAUSE_SECONDS_MIN * 2 ** min(attempts, DOUBLINGS_MAX), PAUSE_SECONDS_MAX)
+    return timedelta(seconds=seconds)
+
+
+def _with(found: list[Json], name: str, value: UUID) -> Json | None:
+    """The object that names this id of ours in its metadata."""
+    return next((each for each in found if each["metadata"].get(name) == str(value)), None)
+
+
+def _refusal(code: str, status: int | None) -> Exception:
+    return DeclinedError(code) if status == 402 else RefusedError(code)
