@@ -14,6 +14,7 @@ import pytest
 import requests
 from hvac.exceptions import VaultError
 from moto.server import ThreadedMotoServer
+from werkzeug.serving import WSGIRequestHandler
 
 from libs.crypto.clients.aws import AwsClient
 from libs.crypto.clients.gcp import GcpClient
@@ -101,6 +102,8 @@ def vault_address() -> Generator[str, None, None]:
 @pytest.fixture(scope="session")
 def aws_endpoint() -> Generator[str, None, None]:
     """moto's server: KMS and Secrets Manager."""
+    # Head and body are two packets; the second does not wait for an acknowledgement of the first.
+    WSGIRequestHandler.disable_nagle_algorithm = True
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()

@@ -25,6 +25,9 @@ def serving(service: Service) -> Generator[str, None, None]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        # Head and body leave together: in two parts the second waits 40 ms for the client's
+        # delayed acknowledgement of the first.
+        wbufsize = -1
 
         def log_message(self, *_: Any) -> None:
             return
