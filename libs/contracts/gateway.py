@@ -11,6 +11,7 @@ class StripeEventReceived(Fact):
     Attributes:
         account: `acct_…` of a connected account, or `platform`.
         stripe_event_id: `evt_…`; unique per account and mode.
+        event_type: Stripe's word, in one form for snapshot and thin events (`invoice.paid`).
         object_type, object_id: what the event is about (`invoice`, `in_…`).
         payload: the event as JSON text, as received; None when it is too large to travel (the
             archive keeps it).

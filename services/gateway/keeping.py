@@ -28,6 +28,9 @@ log = structlog.get_logger()
 PAYLOAD_BYTES_MAX = 240 * 1024
 """What travels in an event: escaped as JSON text it at most doubles, and an event has 512 KiB."""
 
+THIN_PREFIX = "v1."
+"""Thin events write it before the type that a snapshot of the same has; the others know that one."""
+
 UNKNOWN_ACCOUNT = "unknown_account"
 """Why an event waits whose account nobody has connected yet; the others wait for staff."""
 
@@ -173,7 +176,7 @@ def publish(
         StripeEventReceived(
             account=kept.account,
             stripe_event_id=kept.stripe_event_id,
-            event_type=kept.event_type,
+            event_type=kept.event_type.removeprefix(THIN_PREFIX),
             api_version=kept.api_version,
             created_at=kept.event_created_at,
             object_type=kept.object_type,
