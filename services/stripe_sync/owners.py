@@ -7,7 +7,7 @@ from uuid import UUID
 from libs.contracts.tenants import PLATFORM_TENANT_ID
 from libs.db.pool import Database
 from libs.directory.local import Directory
-from services.stripe_sync import store_objects
+from services.stripe_sync import store_customers, store_objects
 from services.stripe_sync.client import Json
 from services.stripe_sync.identities import Identity
 from services.stripe_sync.objects import customer_of, id_of, named
@@ -73,19 +73,21 @@ async def resolve_all(
     """The owners of objects of one account, in their order.
 
     In a tenant's own account it is that tenant, whatever the object says; its customer is one that
-    Sluice itself has linked, for metadata is the tenant's to write. In the platform's account, in this
-    order: the claim made earlier; the customer it names (or its charge or source); our metadata where
-    it names a tenant that exists; the tenant its webhook came under.
+    Sluice itself has linked, else one of the tenant's that our metadata names (a payment link has no
+    customer of Stripe's). In the platform's account, in this order: the claim made earlier; the
+    customer it names (or its charge or source); our metadata where it names a tenant that exists; the
+    tenant its webhook came under.
     """
     signs = sorted({sign for foundling in foundlings for sign in foundling.signs})
     async with database.transaction() as tx:
         known = await store_objects.find_owners(tx, identity.account, identity.mode, signs)
+    own = frozenset() if identity.is_platform else await _own(database, identity, foundlings)
     found: dict[int, Owner | UnknownOwnerError] = {}
     for place, foundling in sorted(enumerate(foundlings), key=lambda pair: pair[1].order):
         if identity.is_platform:
             owner = await _on_the_platform(directory, known, foundling)
         else:
-            owner = _in_account(identity.tenant_id, known, foundling)
+            owner = _in_account(identity.tenant_id, known, own, foundling)
         found[place] = owner
         if isinstance(owner, Owner):
             known.setdefault(foundling.object_id, owner)
@@ -95,12 +97,30 @@ async def resolve_all(
     return [found[place] for place in range(len(foundlings))]
 
 
-def _in_account(tenant_id: UUID, known: Mapping[str, Owner], foundling: Foundling) -> Owner:
+async def _own(
+    database: Database, identity: Identity, foundlings: list[Foundling]
+) -> frozenset[UUID]:
+    """Those of the customers that the objects' metadata names that are the tenant's."""
+    named_customers = {_customer_named(foundling.raw) for foundling in foundlings} - {None}
+    if not named_customers:
+        return frozenset()
+    async with database.tenant(identity.tenant_id, identity.mode) as tx:
+        return await store_customers.known_among(tx, [each for each in named_customers if each])
+
+
+def _customer_named(raw: Json | None) -> UUID | None:
+    return named(raw, "customer_id") if raw else None
+
+
+def _in_account(
+    tenant_id: UUID, known: Mapping[str, Owner], own: frozenset[UUID], foundling: Foundling
+) -> Owner:
     for sign in foundling.signs:
         owner = known.get(sign)
         if owner is not None and owner.customer_id and owner.tenant_id == tenant_id:
             return owner
-    return Owner(tenant_id, None)
+    customer_id = _customer_named(foundling.raw)
+    return Owner(tenant_id, customer_id if customer_id in own else None)
 
 
 async def _on_the_platform(

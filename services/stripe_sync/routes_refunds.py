@@ -61,7 +61,7 @@ class ReceiptRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
-    email: Email
+    email: Email | None = Field(default=None, description="Where it went last by default.")
 
 
 @router.post(
@@ -149,8 +149,11 @@ async def send_receipt(
         raise Conflict(
             "There is no receipt: the payment has not been made.", code="payment_not_paid"
         )
+    email = body.email or found["receipt_email"]
+    if email is None:
+        raise InvalidFields("The receipt has not been sent to anybody yet. Name an `email`.")
     till = await till_at(request, access, found["account"])
     asker = asker_of(request, access, body)
     with user_facing(), telling_refusals("send the receipt", till.account):
-        await receipts.send(database, asker, till, found, body.email)
+        await receipts.send(database, asker, till, found, email)
     return payment_body(await find_own(database, access, found["payment_id"]))

@@ -1,5 +1,6 @@
 """SQL of customers as billing told of them."""
 
+from collections.abc import Sequence
 from uuid import UUID
 
 from libs.db.pool import Row, Tx
@@ -31,3 +32,15 @@ async def find(tx: Tx, customer_id: UUID) -> Row | None:
         tx.mode,
         customer_id,
     )
+
+
+async def known_among(tx: Tx, customer_ids: Sequence[UUID]) -> frozenset[UUID]:
+    """Those of these that are customers of the tenant in scope."""
+    rows = await tx.fetch(
+        "select customer_id from known_customer where tenant_id = $1 and mode = $2 "
+        "and customer_id = any ($3)",
+        tx.tenant_id,
+        tx.mode,
+        list(customer_ids),
+    )
+    return frozenset(row["customer_id"] for row in rows)

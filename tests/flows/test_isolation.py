@@ -116,6 +116,10 @@ async def theirs(played_story: Story) -> AsyncGenerator[Theirs, None]:
         {"key": f"acme_own_{os.getpid()}", "event_type": "acme.own", "aggregation": "count"},
     )
     team = await owner.post("/api/v1/teams", {"name": f"Team {os.getpid()}"})
+    link = await owner.post(
+        "/api/v1/payment-links",
+        {"amount": {"amount_minor": 500, "currency": "EUR"}, "name": "Workshop"},
+    )
     invited = {"email": f"new-{os.getpid()}@{slug}.example"}
     invitation = await owner.post("/api/v1/invitations", invited)
     tenant = await owner.get(f"/api/v1/tenants/{story.tenant_id}")
@@ -127,6 +131,7 @@ async def theirs(played_story: Story) -> AsyncGenerator[Theirs, None]:
         "invoice": invoice["id"],
         "line": invoice["lines"][0]["id"],
         "meter": meter["id"],
+        "link": link["id"],
         "payment": (await _first(owner, "/api/v1/payments"))["id"],
         "plan": story.named("pro"),
         "subscription": (await _first(owner, "/api/v1/subscriptions"))["id"],
@@ -334,12 +339,38 @@ def naming_acme(theirs: Theirs) -> dict[str, list[tuple[Any, int]]]:
         "create_tenant": [(new, 403)],
         "create_tenant_alias": [(new, 403)],
         "advance_clock": [({"advance_to": "2031-01-01T00:00:00Z"}, 403)],
-        "start_checkout": [({"tenant_id": acme}, 403), ({"tenant_id": slug}, 403)],
-        "open_portal": [({"tenant_id": acme}, 403), ({"tenant_id": slug}, 403)],
+        "start_checkout": [
+            ({"tenant_id": acme}, 403),
+            ({"tenant_id": slug}, 403),
+            ({"customer": theirs.paths["customer"]}, 404),
+        ],
+        "open_portal": [
+            ({"tenant_id": acme}, 403),
+            ({"tenant_id": slug}, 403),
+            ({"customer": theirs.paths["customer"]}, 404),
+        ],
         "grant_credit": [
             ({"tenant_id": acme, "amount": amount}, 403),
             ({"customer": theirs.paths["customer"], "amount": amount}, 404),
         ],
+        "create_customer": [({"tenant_id": acme, "name": "x"}, 403)],
+        "create_payment_intent": [
+            ({"tenant_id": acme, "amount": amount}, 403),
+            ({"customer": theirs.paths["customer"], "amount": amount}, 404),
+        ],
+        "confirm_payment_intent": [({}, 404)],
+        "capture_payment_intent": [({}, 404)],
+        "cancel_payment_intent": [({}, 404)],
+        "create_payment_link": [
+            ({"tenant_id": acme, "amount": amount, "name": "x"}, 403),
+            ({"customer": theirs.paths["customer"], "amount": amount, "name": "x"}, 404),
+        ],
+        "deactivate_payment_link": [({}, 404)],
+        "create_refund": [
+            ({"tenant_id": acme, "payment": theirs.paths["payment"]}, 403),
+            ({"payment": theirs.paths["payment"]}, 404),
+        ],
+        "send_receipt": [({}, 404)],
         "publish_events": [({**event, "tenantid": acme}, 202)],
         "create_meter": [({"tenant_id": acme}, 422)],
         "hold_amount": [({"meter": theirs.paths["meter"], "amount": "1"}, 404)],
