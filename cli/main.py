@@ -17,6 +17,7 @@ from cli import audit_commands, kafka_commands
 from cli.doctor import examine
 from cli.program_logs import find_logs, follow, last_lines
 from cli.replay import replay
+from cli.resync import resync
 from cli.rotate_keys import rotate_keys
 from cli.start_display import StartDisplay
 from cli.status import print_status, read_status
@@ -53,6 +54,7 @@ def quiet_libraries() -> None:
 app.command()(kafka_commands.lag)
 app.command()(kafka_commands.topics)
 app.command()(replay)
+app.command()(resync)
 app.command()(rotate_keys)
 app.add_typer(audit_commands.app)
 
