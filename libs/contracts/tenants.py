@@ -174,7 +174,10 @@ class TenantSnapshot(Fact):
         clock_offset_seconds: what business_now adds to the clock, test mode only.
         assertion_keys: on the record of `platform` only.
         sessions_revoked: ids of sessions ended in the last minute or so.
-        members_revoked: members who lost rights in the last minute or so.
+        members_revoked: members who lost rights in the last minute or so, or whose sessions ended
+            while too many others did to name each.
+        assertions_void_before: assertions made for an earlier version are void, whoever's they are:
+            more members lost rights than are named. 0: none.
         live_since: when the tenant went live; None: live mode is not open to it.
     """
 
@@ -194,6 +197,7 @@ class TenantSnapshot(Fact):
     assertion_keys: tuple[AssertionKey, ...] = ()
     sessions_revoked: tuple[UUID, ...] = ()
     members_revoked: tuple[MemberRevocation, ...] = ()
+    assertions_void_before: int = 0
     connections: tuple[ConnectionRecord, ...] = ()
     config: tuple[ConfigRecord, ...] = ()
     tax_region: str | None = None

@@ -7,6 +7,7 @@ time is recorded.
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NoReturn
 from uuid import UUID
 
@@ -16,7 +17,7 @@ from fastapi import Request
 from libs.clock import utc_now
 from libs.contracts.audit import SecurityEventRaised
 from libs.contracts.envelope import Mode
-from libs.contracts.tenants import PLATFORM_TENANT_ID
+from libs.contracts.tenants import PLATFORM_TENANT_ID, ApiKeyRecord
 from libs.crypto import apikeys, tokens
 from libs.db.pool import Database
 from libs.directory.local import Directory, LookupKind, Tenant
@@ -24,6 +25,9 @@ from libs.ids import public_id
 from libs.messaging.key_use import KEY_USES
 from libs.messaging.outbox import emit
 from libs.observability.metrics import SECURITY_EVENTS_TOTAL
+from libs.observability.remote import remote_address
+from libs.web.headers import credential, tenant_header
+from libs.web.key_waits import KeyWaits
 from libs.web.problems import (
     Forbidden,
     InvalidRequest,
@@ -44,6 +48,13 @@ ANYONE_SIGNED_IN = "signed_in"
 
 OWNER = "owner"
 """The permission that only an owner has, as a person: no key carries it."""
+
+EXPIRED = "This assertion has expired: one lasts 60 seconds. Ask `POST /api/v1/session/assertion` for another."
+VOIDED = (
+    "This assertion is void: its session was ended, or rights were taken since it was made. Ask "
+    "`POST /api/v1/session/assertion` for another, or sign in again."
+)
+NOBODYS_HASH = bytes(32)
 
 IMPLIED = {
     "billing:read": frozenset({"billing:manage"}),
@@ -134,6 +145,7 @@ class Gate:
         self.directory = directory
         self._key_pepper = key_pepper
         self._admits_before_live = admits_before_live
+        self._key_waits = KeyWaits()
 
     async def admit(
         self, request: Request, permission: str, *, path_names_tenant: bool = True
@@ -150,7 +162,7 @@ class Gate:
             Unauthorized, TenantForbidden, Forbidden, NotLive, InvalidRequest, Unavailable.
         """
         caller = await self._authenticate_after_writes(request)
-        header = _tenant_header(request)
+        header = tenant_header(request)
         path = request.path_params.get("tenant") if path_names_tenant else None
         if header and path and not await self._same_tenant(header, path):
             raise InvalidRequest("`X-Tenant-ID` and the path name different tenants. Name one.")
@@ -204,27 +216,22 @@ class Gate:
         return caller
 
     async def _authenticate(self, request: Request) -> Caller:
-        presented = _credential(request)
+        presented = credential(request)
         if presented is None:
             raise Unauthorized
         key = apikeys.parse(presented)
-        caller = await self._by_key(presented) if key else await self._by_assertion(presented)
-        if caller is None:
-            SECURITY_EVENTS_TOTAL.labels(kind="unauthenticated", severity="info").inc()
-            raise Unauthorized
-        return caller
+        caller = await self._by_key(key) if key else await self._by_assertion(presented)
+        if isinstance(caller, Caller):
+            return caller
+        SECURITY_EVENTS_TOTAL.labels(kind="unauthenticated", severity="info").inc()
+        raise Unauthorized(caller)
 
-    async def _by_key(self, presented: str) -> Caller | None:
+    async def _by_key(self, key: apikeys.ParsedKey) -> Caller | None:
         """A key from the directory; one that is well formed but unknown may be on its way."""
-        parsed = apikeys.parse(presented)
-        if parsed is None:
+        found = await self._key_waits.find(partial(self._look_up, key), remote_address())
+        if found is None:
             return None
-        tenant = await self.directory.wait_for("key", parsed.prefix)
-        record = tenant.api_key(parsed.prefix) if tenant else None
-        if tenant is None or record is None:
-            return None
-        if not apikeys.verify(presented, self._key_pepper, bytes.fromhex(record.key_hash)):
-            return None
+        tenant, record = found
         if record.revoked_at is not None or (record.expires_at and record.expires_at <= utc_now()):
             return None
         KEY_USES.note(tenant.id, record.mode, "api_key", record.key_id)
@@ -236,23 +243,29 @@ class Gate:
             operator=record.operator and tenant.id == PLATFORM_TENANT_ID,
         )
 
-    async def _by_assertion(self, presented: str) -> Caller | None:
-        """A 60-second assertion of the console, signed by tenants."""
+    async def _look_up(self, key: apikeys.ParsedKey) -> tuple[Tenant, ApiKeyRecord] | None:
+        """The key's tenant and record; None also where the rest of the key is another's."""
+        tenant = await self.directory.find("key", key.prefix)
+        record = tenant.api_key(key.prefix) if tenant else None
+        stored = bytes.fromhex(record.key_hash) if record else NOBODYS_HASH
+        is_known = apikeys.verify(key.key, self._key_pepper, stored)
+        return (tenant, record) if tenant and record and is_known else None
+
+    async def _by_assertion(self, presented: str) -> Caller | str | None:
+        """A 60-second assertion of the console, signed by tenants; or a sentence that says why not."""
         platform = await self.directory.platform()
         if platform is None:
             return None
         keys = {key.key_id: key.public_key for key in platform.snapshot.assertion_keys}
         try:
             claims = tokens.verify(presented, keys, utc_now())
-        except tokens.TokenError:
-            return None
+        except tokens.TokenError as error:
+            return EXPIRED if isinstance(error, tokens.TokenExpiredError) else None
         tenant = await self.directory.by_id(claims.tenant_id)
-        if tenant is None or claims.session_id in tenant.snapshot.sessions_revoked:
+        if tenant is None:
             return None
-        if _lost_rights(tenant, claims.user_id, claims.tenant_version):
-            return None
-        if claims.operator and _lost_rights(platform, claims.user_id, claims.platform_version):
-            return None
+        if _is_void(claims, tenant, platform):
+            return VOIDED
         return Caller(
             public_id("user", claims.user_id),
             claims.tenant_id,
@@ -357,28 +370,18 @@ def in_mode(access: Access, mode: Mode) -> Access:
     return replace(access, mode=mode)
 
 
-def _lost_rights(tenant: Tenant, user_id: UUID, version: int) -> bool:
-    """Whether the user lost rights in the tenant after this version of its record."""
-    return any(
-        lost.user_id == user_id and version < lost.version
-        for lost in tenant.snapshot.members_revoked
+def _is_void(claims: tokens.Claims, tenant: Tenant, platform: Tenant) -> bool:
+    """Whether the session has ended or the person lost rights since the assertion was made."""
+    if claims.session_id in tenant.snapshot.sessions_revoked:
+        return True
+    return _lost_rights(tenant, claims.user_id, claims.tenant_version) or (
+        claims.operator and _lost_rights(platform, claims.user_id, claims.platform_version)
     )
 
 
-def _credential(request: Request) -> str | None:
-    """The key or assertion presented; both headers at once must agree."""
-    scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
-    key = request.headers.get("x-api-key")
-    if scheme.lower() == "bearer" and bearer:
-        if key and key != bearer:
-            raise InvalidRequest("`Authorization` and `X-API-Key` differ. Send one of them.")
-        return bearer.strip()[:4096]
-    return key[:4096] if key else None
-
-
-def _tenant_header(request: Request) -> str | None:
-    one = request.headers.get("x-tenant-id")
-    other = request.headers.get("x-organization-id")
-    if one and other and one != other:
-        raise InvalidRequest("`X-Tenant-ID` and `X-Organization-ID` differ. Send one of them.")
-    return one or other or None
+def _lost_rights(tenant: Tenant, user_id: UUID, version: int) -> bool:
+    """Whether the user lost rights in the tenant after this version of its record."""
+    return version < tenant.snapshot.assertions_void_before or any(
+        lost.user_id == user_id and version < lost.version
+        for lost in tenant.snapshot.members_revoked
+    )

@@ -29,7 +29,7 @@ from libs.ids import new_id
 from libs.observability.health import Health
 from libs.testing.databases import TestDatabase
 from libs.testing.memory_log import MemoryLog
-from libs.web.auth import OPERATOR, OWNER, Access, Gate, Requires
+from libs.web.auth import EXPIRED, OPERATOR, OWNER, VOIDED, Access, Gate, Requires
 from libs.web.serve import create_app
 
 PEPPER = b"p" * 32
@@ -330,3 +330,28 @@ async def test_what_is_an_owners_is_nobody_elses(world: World) -> None:
         assert answer.status_code == status
     staff = await world.add_key(PLATFORM_TENANT_ID, operator=True)
     assert (await world.get("/owner", staff)).status_code == 200
+
+
+async def test_a_stale_assertion_says_so_and_a_forged_one_does_not(world: World) -> None:
+    old = utc_now() - timedelta(minutes=2)
+    expired = world.assertion(issued_at=old, expires_at=old + timedelta(seconds=60))
+    answer = await world.get("/read", expired)
+    assert (answer.status_code, answer.json()["detail"]) == (401, EXPIRED)
+    session_id = new_id()
+    ended = world.assertion(session_id=session_id)
+    assert (await world.get("/read", ended)).status_code == 200
+    await world.publish(ACME, sessions_revoked=(session_id,))
+    await asyncio.sleep(CACHE_SECONDS)
+    answer = await world.get("/read", ended)
+    assert (answer.status_code, answer.json()["detail"]) == (401, VOIDED)
+    forged = expired[:-4] + "AAAA"
+    assert (await world.get("/read", forged)).json()["detail"] not in (EXPIRED, VOIDED)
+
+
+async def test_every_assertion_before_a_version_may_be_void(world: World) -> None:
+    version = world.snapshots[ACME].version
+    before, after = (world.assertion(tenant_version=version + more) for more in (0, 1))
+    await world.publish(ACME, assertions_void_before=version + 1)
+    await asyncio.sleep(CACHE_SECONDS)
+    assert (await world.get("/read", before)).status_code == 401
+    assert (await world.get("/read", after)).status_code == 200
