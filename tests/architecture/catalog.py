@@ -58,6 +58,7 @@ CORE_WAIVERS: Mapping[str, Waiver] = {
     "stream": _waiver("numbers of a tenant's streams hold in both modes", also=IDENTITY),
     "stream_position": _waiver("numbers of a tenant's streams hold in both modes", also=IDENTITY),
     "directory": _waiver("a tenant's public record holds in both modes", also=IDENTITY),
+    "directory_account": _waiver("exact look-ups before a tenant is known", also=IDENTITY),
     "directory_lookup": _waiver("exact look-ups before a tenant is known", also=IDENTITY),
 }
 """Tables that every service's schema has."""

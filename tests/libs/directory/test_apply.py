@@ -1,0 +1,93 @@
+"""Records of tenants arrive in any order; who has a Stripe account follows the last one that named it."""
+
+from datetime import timedelta
+from itertools import permutations
+from uuid import UUID
+
+import pytest
+
+from libs.clock import utc_now
+from libs.contracts.envelope import Envelope, wrap
+from libs.contracts.tenants import ConnectionRecord, ConnectionStatus, TenantSnapshot
+from libs.db.pool import Database
+from libs.db.tenant import Scope
+from libs.directory.apply import apply_snapshot
+from libs.directory.local import Directory
+from libs.ids import new_id
+from libs.testing.databases import TestDatabase
+
+ACCOUNT = "acct_moved"
+BEGAN = utc_now()
+FIRST, SECOND = new_id(), new_id()
+
+
+def record(
+    tenant_id: UUID, version: int, seconds: int, status: ConnectionStatus | None
+) -> Envelope[TenantSnapshot]:
+    """A version of a tenant's record, told so many seconds after the beginning."""
+    connections: tuple[ConnectionRecord, ...] = ()
+    if status is not None:
+        connections = (
+            ConnectionRecord(
+                connection_id=new_id(),
+                mode="test",
+                kind="CONNECT_STANDARD",
+                status=status,
+                account_id=ACCOUNT,
+            ),
+        )
+    snapshot = TenantSnapshot(
+        version=version,
+        slug=f"t-{tenant_id.hex[:20]}{tenant_id.hex[-6:]}",
+        name="A tenant",
+        tenant_type="organization",
+        status="active",
+        currency="EUR",
+        locale="en",
+        self_customer_id=new_id(),
+        connections=connections,
+    )
+    told = wrap(snapshot, tenant_id=tenant_id, mode=None, source="tenants", effective_at=BEGAN)
+    return told.model_copy(update={"occurred_at": BEGAN + timedelta(seconds=seconds)})
+
+
+async def apply(database: Database, event: Envelope[TenantSnapshot]) -> None:
+    async with database.transaction(Scope((event.tenant_id,), None)) as tx:
+        await apply_snapshot(event, tx)
+
+
+MOVE = (
+    record(FIRST, 5, 10, "CONNECTED"),
+    record(FIRST, 6, 20, None),
+    record(SECOND, 9, 30, "CONNECTED"),
+)
+
+
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+async def test_an_account_follows_the_record_that_named_it_last(
+    database: TestDatabase, order: tuple[int, ...]
+) -> None:
+    async with database.open("gateway") as opened:
+        for place in order:
+            await apply(opened, MOVE[place])
+        found = await Directory(opened).find("account", f"test:{ACCOUNT}")
+    assert found is not None
+    assert found.id == SECOND
+
+
+async def test_an_account_that_was_given_up_is_nobodys(database: TestDatabase) -> None:
+    async with database.open("gateway") as opened:
+        await apply(opened, record(FIRST, 1, 1, "CONNECTED"))
+        await apply(opened, record(FIRST, 2, 2, "REVOKED"))
+        assert await Directory(opened).find("account", f"test:{ACCOUNT}") is None
+
+
+async def test_what_stood_there_before_is_still_found(database: TestDatabase) -> None:
+    """Rows of a service that was not restarted since accounts could move."""
+    async with database.open("gateway") as opened:
+        await apply(opened, record(FIRST, 1, 1, "CONNECTED"))
+        async with database.admin() as admin:
+            await admin.execute("delete from gateway.directory_account")
+        found = await Directory(opened).find("account", f"test:{ACCOUNT}")
+    assert found is not None
+    assert found.id == FIRST
