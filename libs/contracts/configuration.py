@@ -17,11 +17,21 @@ from itertools import pairwise
 from typing import Annotated, ClassVar
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
+
+from libs.money import Currency
 
 CUSTOM_NAMESPACE = re.compile(r"custom\.[a-z][a-z0-9_]{0,39}")
 """The names of namespaces without a schema."""
 
+FIXED_FEE_MAX = 1_000_000_000
 URL_LENGTH_MAX = 500
 _HOST_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _PRIVATE_SUFFIXES = frozenset(
@@ -158,6 +168,10 @@ class BillingConfiguration(Configuration):
     invoice_footer: Line | None = Field(
         default=None, description="At the foot of every invoice (invoices)."
     )
+    portal_url: PublicUrl | None = Field(
+        default=None,
+        description="The tenant's own page for its customers, instead of Stripe's (portal links).",
+    )
 
 
 class BrandingConfiguration(Configuration):
@@ -216,6 +230,25 @@ class FeesConfiguration(Configuration):
         le=10_000,
         description="Hundredths of a percent of each payment through Connect (payments).",
     )
+    application_fee_fixed_minor: int = Field(
+        default=0,
+        ge=0,
+        le=FIXED_FEE_MAX,
+        description="Taken besides, in minor units, of each payment in this currency (payments).",
+    )
+    application_fee_currency: Currency | None = Field(
+        default=None, description="Of the fixed fee; set together with it (payments)."
+    )
+
+    @model_validator(mode="after")
+    def _check_fixed(self) -> "FeesConfiguration":
+        # Set one by one, an amount could meet the currency of another layer.
+        fixed = {"application_fee_fixed_minor", "application_fee_currency"}
+        if len(fixed & self.model_fields_set) == 1:
+            raise ValueError("a fixed fee and its currency are set together")
+        if self.application_fee_fixed_minor and self.application_fee_currency is None:
+            raise ValueError("a fixed fee needs its currency")
+        return self
 
 
 NAMESPACES: Mapping[str, type[Configuration]] = {

@@ -24,6 +24,8 @@ def merged(model: type[C], *layers: Mapping[str, Any]) -> C:
         return model.model_validate(values)
     except ValidationError as error:
         wrong = {part["loc"][0] for part in error.errors() if part["loc"]}
+        if not wrong:  # what does not go together counts as not set, all of it
+            return model()
         return model.model_validate({n: v for n, v in values.items() if n not in wrong})
 
 

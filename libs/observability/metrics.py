@@ -103,6 +103,11 @@ HTTP_REQUEST_SECONDS = Histogram(
 SECURITY_EVENTS_TOTAL = Counter(
     "sluice_security_events_total", "Requests refused for who asked, by kind.", ["kind", "severity"]
 )
+KEY_ROTATION_OLDEST_AGE_SECONDS = Gauge(
+    "sluice_key_rotation_oldest_age_seconds",
+    "How long the oldest rotation of sealing keys that is not done has been under way; 0: none is.",
+    ["kind"],
+)
 
 # Webhooks, Stripe
 

@@ -15,7 +15,9 @@ from libs.settings import load
 from libs.web.auth import Gate
 from libs.web.serve import create_app, serve
 from services.tenants import (
+    connect_leftovers,
     connection_jobs,
+    fees,
     jobs,
     personal,
     routes_account,
@@ -79,6 +81,9 @@ def build() -> FastAPI:
         sealer = Sealer(database, settings.sealing)
         runtime.add_job("rotate_keys", partial(jobs.rotate_keys, database, sealer), every_seconds=1)
         runtime.add_job(
+            "measure_rotations", partial(jobs.measure_rotations, database), every_seconds=30
+        )
+        runtime.add_job(
             "destroy_secrets", partial(jobs.destroy_secrets, database, sealer), every_seconds=30
         )
         async with open_stripe(settings) as stripe:
@@ -90,6 +95,10 @@ def build() -> FastAPI:
             )
             runtime.add_job(
                 "finish_secrets", partial(connection_jobs.finish_secrets, means), every_seconds=10
+            )
+            runtime.add_job("copy_fees", partial(fees.run_once, database), every_seconds=1)
+            runtime.add_job(
+                "give_back_access", partial(connect_leftovers.run_once, means), every_seconds=30
             )
             runtime.add_job(
                 "expire_starts", partial(connection_jobs.expire_starts, means), every_seconds=60

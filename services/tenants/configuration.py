@@ -9,10 +9,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from libs.contracts.audit import ConfigurationChanged
-from libs.contracts.configuration import CUSTOM_NAMESPACE, NAMESPACES
+from libs.contracts.configuration import CUSTOM_NAMESPACE, NAMESPACES, FeesConfiguration
 from libs.db.pool import Row, Tx
 from libs.messaging.outbox import emit
-from services.tenants import plain_json, snapshot, store_tenants
+from services.tenants import fees, plain_json, snapshot, store_tenants
 from services.tenants import store_configuration as store
 
 NAMESPACE_BYTES_MAX = 16 * 1024
@@ -125,6 +125,8 @@ async def change(tx: Tx, wanted: Change, at: datetime) -> Row:
         return current
     await _check_total(tx, wanted.namespace, values)
     await store.insert_version(tx, wanted.namespace, version + 1, values, wanted.actor, at)
+    if wanted.namespace == FeesConfiguration.namespace:
+        await fees.copy(tx, at)
     emit(
         tx,
         ConfigurationChanged(

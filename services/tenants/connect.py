@@ -33,6 +33,14 @@ class NotConnectedError(Exception):
     """There is nothing to disconnect."""
 
 
+class ChangedMeanwhileError(Exception):
+    """The connection is another than the one that was to be ended."""
+
+
+class SignInToConnectError(Exception):
+    """A program began: there is no browser whose consent this could be."""
+
+
 class ConnectRefusedError(Exception):
     """Stripe, or we, did not let the account be connected; `code` is stable."""
 
@@ -46,9 +54,12 @@ async def begin(means: Means, tenant_id: UUID, mode: Mode, start: Start) -> str:
     """Where to send the owner of a Standard account.
 
     Raises:
+        SignInToConnectError: no session began it.
         NotConfiguredError: the platform has no key of this mode, or no client id.
         TooManyStartsError.
     """
+    if start.session_id is None:
+        raise SignInToConnectError
     means.stripe.platform(mode)
     back = WayBack.make(tenant_id, mode)
     redirect = f"{means.settings.origin_url}/api/v1/connect/callback"
@@ -75,15 +86,16 @@ async def finish(
         StateRefusedError: nothing was done.
         ConnectRefusedError: nothing is connected that was not before.
     """
-    back, state = await use(means, state_text, "oauth", session_id)
+    agreed = None if denied else code
+    back, state = await use(means, state_text, "oauth", session_id, exchanges=agreed is not None)
     return_to: str = state["return_to"]
-    if denied or code is None:
+    if agreed is None:
         await unpend(means, back, state["actor"])
         raise ConnectRefusedError("connect_denied", return_to)
     try:
-        account_id, live = await means.stripe.exchange_code(back.mode, code)
-        health = await means.stripe.connected_account(back.mode, account_id)
+        account_id, live, health = await _exchange(means, back, agreed)
     except (StripeAwayError, NotConfiguredError):
+        # What Stripe did is not known: `connect_leftovers` sees to it.
         await unpend(means, back, state["actor"])
         raise ConnectRefusedError("stripe_unavailable", return_to) from None
     except StripeError:
@@ -97,12 +109,41 @@ async def finish(
     else:
         async with means.database.tenant(back.tenant_id, back.mode) as tx:
             refusal = await _accept(tx, state, health, utc_now())
+            if refusal is None:
+                await store.settle(tx, back.digest)
     if refusal is not None:
-        if refusal in ("connect_wrong_mode", "stripe_account_differs"):
-            await _give_back(means, back.mode, account_id)
+        unwanted = refusal in ("connect_wrong_mode", "stripe_account_differs")
+        if not unwanted or await _give_back(means, back.mode, account_id):
+            await _settle(means, back)
         await unpend(means, back, state["actor"])
         raise ConnectRefusedError(refusal, return_to)
     return back.tenant_id, return_to
+
+
+async def _exchange(means: Means, back: WayBack, code: str) -> tuple[str, bool, Health]:
+    """The account that a code stands for, whether it is live, and its health.
+
+    The account is kept with the state before anything else: whatever ends this process afterwards,
+    somebody knows of the access that Stripe has given.
+
+    Raises:
+        StripeError, NotConfiguredError: see their kinds.
+    """
+    try:
+        account_id, live = await means.stripe.exchange_code(back.mode, code)
+    except StripeAwayError:
+        raise
+    except (StripeError, NotConfiguredError):
+        await _settle(means, back)
+        raise
+    async with means.database.tenant(back.tenant_id, back.mode) as tx:
+        await store.keep_exchanged(tx, back.digest, account_id)
+    return account_id, live, await means.stripe.connected_account(back.mode, account_id)
+
+
+async def _settle(means: Means, back: WayBack) -> None:
+    async with means.database.tenant(back.tenant_id, back.mode) as tx:
+        await store.settle(tx, back.digest)
 
 
 async def _accept(tx: Tx, state: Row, health: Health, at: datetime) -> str | None:
@@ -150,12 +191,14 @@ async def _accept(tx: Tx, state: Row, health: Health, at: datetime) -> str | Non
     return None
 
 
-async def _give_back(means: Means, mode: Mode, account_id: str) -> None:
-    """Give up an access that was granted and is not taken; best effort."""
+async def _give_back(means: Means, mode: Mode, account_id: str) -> bool:
+    """Give up an access that was granted and is not taken; False: not now, so it is left over."""
     try:
         await means.stripe.deauthorize(mode, account_id)
     except (StripeError, NotConfiguredError) as error:
         log.warning("unwanted_access_not_given_back", account=account_id, error=str(error))
+        return False
+    return True
 
 
 async def disconnect(
@@ -169,6 +212,7 @@ async def disconnect(
     Raises:
         NotConnectedError: there never was one.
         StripeAwayError, NotConfiguredError: nothing was done.
+        ChangedMeanwhileError: it was made anew or given other keys meanwhile, and stays so.
     """
     async with means.database.tenant(tenant_id, mode) as tx:
         row = await store.find_connection(tx)
@@ -180,15 +224,28 @@ async def disconnect(
     async with means.database.tenant(tenant_id, mode) as tx:
         now = utc_now()
         await store_tenants.lock_tenant(tx)
-        row = await store.find_connection(tx)
+        seen, row = row, await store.find_connection(tx)
         assert row is not None, "a connection is never deleted"
-        if row["status"] != "REVOKED":
+        seen_key = key
+        key = await store_secrets.find_current(tx, row["connection_id"], "stripe_secret_key")
+        ended = row["status"] == "REVOKED"
+        if row["account_id"] != seen["account_id"] or (
+            not ended and _identity(row, key) != _identity(seen, seen_key)
+        ):
+            raise ChangedMeanwhileError
+        if not ended:
             await connection_states.revoke(tx, row, actor, now)
         if release_account:
             await store.release_accounts(tx)
             await store.update_connection(tx, now, account_id=None)
             await connection_states.tell(tx, "stripe_connection.released", row, actor, now)
             await snapshot.publish(tx, now)
+
+
+def _identity(row: Row, key: Row | None) -> tuple[Any, ...]:
+    """What makes a connection the one that was seen; its health and its checks may change."""
+    names = ("kind", "status", "connected_at", "pending_since", "webhook_endpoint_id")
+    return (*(row[name] for name in names), key and key["secret_id"])
 
 
 async def _leave(means: Means, row: Row, key: Row | None) -> None:

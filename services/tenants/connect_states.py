@@ -1,7 +1,8 @@
 """The ways back from Stripe's pages, and that a connection is on its way.
 
 A way back carries a state of 256 random bits that is kept as its hash, is good once, and is bound to
-the tenant, the mode and, where a person began, to that person's session.
+the tenant and the mode. One that connects an account (OAuth) is bound to the session of the person who
+began as well, so that nobody can send their own consent through another's browser.
 """
 
 import hashlib
@@ -16,13 +17,15 @@ from libs.contracts.envelope import Mode
 from libs.contracts.tenants import ConnectionKind
 from libs.db.pool import Row, Tx
 from libs.ids import new_id
-from services.tenants import connection_states, snapshot, store_tenants
+from services.tenants import connection_states, fees, snapshot, store_tenants
 from services.tenants import store_connections as store
 from services.tenants.means import Means
 
 OAUTH_LIFE = timedelta(minutes=10)
 LINK_LIFE = timedelta(hours=24)
 """Onboarding takes its time, and its way back does nothing but look at the account again."""
+SETTLE_WITHIN = timedelta(minutes=2)
+"""Longer than every call to Stripe in between may take: an exchange that is not settled then hangs."""
 STATES_MAX = 20
 STATE_LENGTH_MAX = 200
 PAGE = "/settings/stripe"
@@ -45,7 +48,8 @@ class Start:
 
     Attributes:
         return_to: a path of ours to be shown afterwards.
-        session_id: of the person who begins; None for a program with an API key.
+        session_id: of the person who begins; None for a program with an API key, which may begin an
+            account link only.
     """
 
     actor: str
@@ -99,6 +103,7 @@ async def pend(tx: Tx, kind: ConnectionKind, actor: str, at: datetime) -> None:
     row = await store.find_connection(tx)
     if row is None:
         await store.insert_connection(tx, new_id(), kind, "NOT_CONNECTED", actor, at)
+        await fees.copy(tx, at)
         row = await store.find_connection(tx)
     assert row is not None, "it was entered"
     on_its_way = row["status"] == "PENDING" and row["pending_since"] is not None
@@ -131,9 +136,17 @@ async def keep_state(tx: Tx, back: WayBack, purpose: Purpose, start: Start, at: 
 
 
 async def use(
-    means: Means, text: str, purpose: Purpose, session_id: UUID | None
+    means: Means,
+    text: str,
+    purpose: Purpose,
+    session_id: UUID | None,
+    *,
+    exchanges: bool = False,
 ) -> tuple[WayBack, Row]:
     """Use a way back, once, whatever comes of it.
+
+    Args:
+        exchanges: a code is exchanged next; if nothing more is heard, `connect_leftovers` looks.
 
     Raises:
         StateRefusedError: see there.
@@ -144,9 +157,11 @@ async def use(
         state = await store.find_state(tx, back.digest, now)
         if state is None or state["purpose"] != purpose:
             raise StateRefusedError
-        if purpose == "oauth" and state["session_id"] not in (None, session_id):
+        if purpose == "oauth" and (session_id is None or state["session_id"] != session_id):
             raise StateRefusedError
         await store.use_state(tx, back.digest, now)
+        if exchanges:
+            await store.begin_exchange(tx, back.digest, now + SETTLE_WITHIN)
     return back, state
 
 

@@ -37,25 +37,33 @@ async def set_active(tx: Tx, active: bool, actor: str, at: datetime) -> None:
     await snapshot.publish(tx, at)
 
 
+def ended(at: datetime) -> dict[str, Any]:
+    """The columns of a connection that is over: nothing is left that was true of its account."""
+    return {
+        "status": "REVOKED",
+        "revoked_at": at,
+        "key_failure": None,
+        "key_check_due_at": None,
+        "webhook_state": "none",
+        "webhook_failure": None,
+        "webhook_due_at": None,
+        "webhook_endpoint_id": None,
+        "webhook_token_hashes": [],
+        "charges_enabled": False,
+        "payouts_enabled": False,
+        "details_submitted": False,
+        "requirements_due": [],
+        "disabled_reason": None,
+        "pending_since": None,
+    }
+
+
 async def revoke(
     tx: Tx, row: Row, actor: str, at: datetime, *, by_event: str | None = None
 ) -> None:
     """The connection is over: nothing of its account is called any more, its secrets go."""
-    await store.update_connection(
-        tx,
-        at,
-        status="REVOKED",
-        revoked_at=at,
-        revoked_by_event=by_event or row["revoked_by_event"],
-        key_check_due_at=None,
-        webhook_state="none",
-        webhook_due_at=None,
-        webhook_endpoint_id=None,
-        webhook_token_hashes=[],
-        charges_enabled=False,
-        payouts_enabled=False,
-        pending_since=None,
-    )
+    event_id = by_event or row["revoked_by_event"]
+    await store.update_connection(tx, at, **ended(at), revoked_by_event=event_id)
     taken = await store_secrets.archive(
         tx, row["connection_id"], at=at, states=("current", "previous")
     )

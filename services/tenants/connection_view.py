@@ -49,6 +49,7 @@ async def read_health(tx: Tx, mode: Mode, now: datetime) -> ConnectionHealthBody
     used_at = _latest(await key_use.uses_of(tx, "stripe_secret_key", str(connection_id)))
     received_at = _latest(await key_use.uses_of(tx, "stripe_webhook_secret", str(connection_id)))
     by_connect = row["kind"] != "RAW_KEYS"
+    is_over = row["status"] not in ("CONNECTED", "PENDING")
     return ConnectionHealthBody(
         mode=mode,
         connected=row["status"] == "CONNECTED" and row["is_active"] and row["key_valid"],
@@ -60,12 +61,12 @@ async def read_health(tx: Tx, mode: Mode, now: datetime) -> ConnectionHealthBody
         payouts_enabled=row["payouts_enabled"],
         requirements_due=list(row["requirements_due"]),
         disabled_reason=row["disabled_reason"],
-        key_valid=row["key_valid"],
+        key_valid=row["key_valid"] and not is_over,
         key_failure=row["key_failure"],
         key_version=None if key is None else key["version"],
         key_last_used_at=used_at,
         key_checked_at=row["key_checked_at"],
-        webhook="platform" if by_connect else row["webhook_state"],
+        webhook="platform" if by_connect and not is_over else row["webhook_state"],
         last_webhook_at=received_at,
         checked_at=row["health_at"],
         problems=_problems(row, received_at, now),

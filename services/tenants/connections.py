@@ -29,6 +29,8 @@ def _record(row: Row) -> ConnectionRecord:
         credential_version=row["credential_version"] if row["kind"] == "RAW_KEYS" else 0,
         webhook_token_hashes=tuple(row["webhook_token_hashes"]),
         application_fee_basis_points=row["application_fee_basis_points"],
+        application_fee_fixed_minor=row["application_fee_fixed_minor"],
+        application_fee_currency=row["application_fee_currency"],
     )
 
 

@@ -241,7 +241,7 @@ async def accept(tx: Tx, token: str, proof: Proof, at: datetime) -> UUID:
     if found is None:
         raise NotOpenError
     await tx.enter(Scope((found["tenant_id"],), None))
-    tenant = await store_tenants.lock_tenant(tx)
+    tenant = await _lock_tenants(tx, found["invitation_id"])
     row = await store.lock_invitation(tx, found["invitation_id"])
     if row is None or not _is_open(row, at):
         raise NotOpenError
@@ -260,6 +260,15 @@ async def accept(tx: Tx, token: str, proof: Proof, at: datetime) -> UUID:
     _tell(tx, "invitation.accepted", row["invitation_id"], actor, at, after=after)
     await tx.enter(here)
     return user_id
+
+
+async def _lock_tenants(tx: Tx, invitation_id: UUID) -> Row | None:
+    """Lock the tenant in scope, and with it those of the e-mail's user, whose sessions may end."""
+    row = await store.find_invitation(tx, invitation_id)
+    account = None if row is None else await people_store.find_account(tx, row["email"])
+    if account is not None:
+        await sessions.lock_homes(tx, account["user_id"], tx.tenant_id)
+    return await store_tenants.lock_tenant(tx)
 
 
 async def _user(tx: Tx, row: Row, proof: Proof, at: datetime) -> UUID:

@@ -1,10 +1,12 @@
 """Timed work of tenants, each a bounded `run_once`."""
 
 from datetime import timedelta
+from typing import get_args
 
 from libs.clock import utc_now
 from libs.crypto.tokens import LEEWAY_SECONDS, LIFE_SECONDS_MAX
 from libs.db.pool import Database
+from libs.observability.metrics import KEY_ROTATION_OLDEST_AGE_SECONDS
 from services.tenants import (
     audit,
     billing_off,
@@ -14,6 +16,7 @@ from services.tenants import (
     sessions,
     shredding,
     store_people,
+    store_rotation,
 )
 from services.tenants.sealing import Sealer
 from services.tenants.settings import Settings
@@ -68,6 +71,16 @@ async def anchor_audit(database: Database, settings: Settings) -> None:
 async def rotate_keys(database: Database, sealer: Sealer) -> None:
     """Key rotations take their next step."""
     await rotation.run_once(database, sealer, utc_now())
+
+
+async def measure_rotations(database: Database) -> None:
+    """Tell how long the oldest rotation that is not done has been under way."""
+    now = utc_now()
+    async with database.maintenance() as tx:
+        began = await store_rotation.oldest_open(tx)
+    for kind in get_args(rotation.Kind):
+        age = (now - began[kind]).total_seconds() if kind in began else 0.0
+        KEY_ROTATION_OLDEST_AGE_SECONDS.labels(kind=kind).set(age)
 
 
 async def destroy_secrets(database: Database, sealer: Sealer) -> None:

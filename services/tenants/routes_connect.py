@@ -115,7 +115,10 @@ class DisconnectedBody(BaseModel):
 async def start_connecting(
     request: Request, access: Manager, body: StartBody | None = None
 ) -> StartedBody:
-    """Begin to connect a Stripe account; its owner agrees on Stripe's own page."""
+    """Begin to connect a Stripe account; its owner agrees on Stripe's own page.
+
+    `oauth` is begun by a person who is signed in: the way back is good in that browser only.
+    """
     means: Means = request.app.state.means
     body = body or StartBody()
     start = Start(
@@ -139,6 +142,13 @@ async def start_connecting(
         raise RateLimited(
             "Too many starts are open. Finish one, or wait until they have expired.",
             retry_after_seconds=int(connect_states.OAUTH_LIFE.total_seconds()),
+        ) from None
+    except connect.SignInToConnectError:
+        raise Conflict(
+            "Stripe's consent is bound to the browser that began, and an API key has none. Start "
+            "signed in, at /settings/stripe, or begin with `kind: account_link`, or give your keys "
+            "to POST /api/v1/billing/config.",
+            code="sign_in_to_connect",
         ) from None
     except account_links.OtherAccountError:
         raise Conflict(
@@ -236,6 +246,12 @@ async def disconnect_account(
     except connect.NotConnectedError:
         raise Conflict(
             "This tenant has no Stripe account connected in this mode.", code="stripe_not_connected"
+        ) from None
+    except connect.ChangedMeanwhileError:
+        raise Conflict(
+            "The connection was made anew or given other keys while it was being ended, and stays as "
+            "it is now. Look at it, then disconnect again if that is still meant.",
+            code="connection_changed",
         ) from None
     except (StripeAwayError, NotConfiguredError) as error:
         raise _not_now(error) from None

@@ -136,7 +136,11 @@ async def end_one(tx: Tx, user_id: UUID, session_id: UUID, now: datetime) -> Non
 
 
 async def end_all(tx: Tx, user_id: UUID, now: datetime, *, but: UUID | None = None) -> int:
-    """End all sessions of a user, or all but one; how many that were."""
+    """End all sessions of a user, or all but one; how many that were.
+
+    Whoever locks a tenant of the user's before calls `lock_homes` instead: one order of locks.
+    """
+    await lock_homes(tx, user_id)
     rows = await store.list_sessions(tx, user_id)
     ended = [row["session_id"] for row in rows if row["session_id"] != but]
     await _end(tx, user_id, ended, now)
@@ -154,17 +158,32 @@ async def note_use(tx: Tx, session: Session, now: datetime) -> None:
     await store.note_session_use(tx, session.session_id, quarter)
 
 
+async def lock_homes(tx: Tx, user_id: UUID, *besides: UUID) -> tuple[UUID, ...]:
+    """Lock the tenants of a user, and others that the transaction changes, in their one order.
+
+    Two transactions that lock the same tenants then wait for each other and never both at once. A
+    transaction that has locked one of them already has chosen its order: it calls this first.
+    """
+    here = tx.scope
+    homes = {home.tenant_id for home in await people.memberships(tx, user_id)}
+    for tenant_id in sorted(homes | set(besides)):
+        await tx.enter(Scope((tenant_id,), None))
+        await store_tenants.lock_tenant(tx)
+    await tx.enter(here)
+    return tuple(sorted(homes))
+
+
 async def _end(tx: Tx, user_id: UUID, session_ids: Sequence[UUID], now: datetime) -> None:
-    ended = [each for each in session_ids if await store.end_session(tx, each, now)]
+    homes = await lock_homes(tx, user_id)
+    ended = await store.end_sessions(tx, session_ids, now)
     if not ended:
         return
     here = tx.scope
-    homes = await people.memberships(tx, user_id)
-    for tenant_id in sorted(home.tenant_id for home in homes):
+    for tenant_id in homes:
         await tx.enter(Scope((tenant_id,), None))
-        await store_tenants.lock_tenant(tx)
-        for session_id in ended:
-            await store.insert_revocation(tx, session_id, now)
+        tenant = await store_tenants.read_tenant(tx)
+        assert tenant is not None, "it is locked"
+        await store.insert_revocations(tx, ended, user_id, tenant["version"] + 1, now)
         await snapshot.publish(tx, now)
     await tx.enter(here)
 

@@ -18,6 +18,7 @@ from libs.db.pool import Database, Tx
 from libs.db.tenant import Scope
 from libs.messaging.outbox import emit
 from services.tenants import (
+    connection_states,
     secrets,
     snapshot,
     store_connections,
@@ -74,7 +75,7 @@ async def shred(tx: Tx, confirmation: str, actor: str, at: datetime) -> Shredded
         await store_sealed.delete_answers(tx)
         if await store_connections.find_connection(tx) is not None:
             await store_connections.update_connection(
-                tx, at, status="REVOKED", revoked_at=at, webhook_token_hashes=[], key_valid=False
+                tx, at, **connection_states.ended(at), key_valid=False
             )
     await tx.enter(Scope((tenant_id,), None))
     shredded = Shredded(

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from datetime import datetime
 from typing import get_args
+from uuid import UUID
 
 from libs.contracts.envelope import Mode
 from libs.contracts.tenants import (
@@ -41,6 +42,7 @@ async def publish(tx: Tx, at: datetime) -> int:
     here = tx.scope
     await tx.enter(Scope((tx.tenant_id,), None))
     tenant = await store_tenants.raise_version(tx, at)
+    revoked = await _revoked(tx)
     snapshot = TenantSnapshot(
         version=tenant["version"],
         slug=tenant["slug"],
@@ -62,9 +64,9 @@ async def publish(tx: Tx, at: datetime) -> int:
             for row in await store_keys.signing_keys(tx)
         ),
         sessions_revoked=tuple(await store_people.revoked_sessions(tx, REVOKED_SESSIONS_MAX)),
-        members_revoked=tuple(
-            MemberRevocation(user_id=row["user_id"], version=row["version"])
-            for row in await store_members.revoked_members(tx, REVOKED_MEMBERS_MAX)
+        members_revoked=revoked[:REVOKED_MEMBERS_MAX],
+        assertions_void_before=max(
+            (each.version for each in revoked[REVOKED_MEMBERS_MAX:]), default=0
         ),
         tax_region=tenant["tax_region"],
         connections=tuple(await connections.read_connections(tx)),
@@ -78,6 +80,22 @@ async def publish(tx: Tx, at: datetime) -> int:
     emit(tx, snapshot, effective_at=at)
     await tx.enter(here)
     return snapshot.version
+
+
+async def _revoked(tx: Tx) -> tuple[MemberRevocation, ...]:
+    """Whose assertions are void, the latest first.
+
+    Those who lost rights; and those whose sessions ended and are more than the record names one by
+    one. The record tells `REVOKED_MEMBERS_MAX` of them; what is beyond voids every assertion before.
+    """
+    versions: dict[UUID, int] = {}
+    for row in (
+        *await store_members.revoked_members(tx),
+        *await store_people.revoked_beyond(tx, REVOKED_SESSIONS_MAX),
+    ):
+        versions[row["user_id"]] = max(row["version"], versions.get(row["user_id"], 0))
+    latest = sorted(versions.items(), key=lambda item: (-item[1], item[0]))
+    return tuple(MemberRevocation(user_id=user_id, version=version) for user_id, version in latest)
 
 
 def _api_key(row: Row) -> ApiKeyRecord:

@@ -95,6 +95,49 @@ async def update_connection(tx: Tx, at: datetime, **values: Any) -> None:
     )
 
 
+async def set_fees(
+    tx: Tx,
+    at: datetime,
+    *,
+    basis_points: int,
+    fixed_minor: int,
+    currency: str | None,
+    platform_version: int,
+) -> bool:
+    """Copy the platform's share into the connections of the tenant in scope; whether it is another."""
+    changed = await tx.execute(
+        """
+        update stripe_connection set application_fee_basis_points = $2,
+            application_fee_fixed_minor = $3, application_fee_currency = $4,
+            updated_at = greatest(updated_at, $5)
+        where tenant_id = $1 and (application_fee_basis_points, application_fee_fixed_minor,
+            application_fee_currency) is distinct from ($2::integer, $3::bigint, $4::text)
+        """,
+        tx.tenant_id,
+        basis_points or None,
+        fixed_minor or None,
+        currency if fixed_minor else None,
+        at,
+    )
+    await tx.execute(
+        "update stripe_connection set platform_fees_version = $2 "
+        "where tenant_id = $1 and platform_fees_version is distinct from $2",
+        tx.tenant_id,
+        platform_version,
+    )
+    return bool(changed)
+
+
+async def without_fees_of(tx: Tx, platform_version: int, limit: int) -> Sequence[Row]:
+    """Tenants whose connections know no or another platform's share; for the maintenance role."""
+    return await tx.fetch(
+        "select distinct tenant_id from stripe_connection "
+        "where platform_fees_version is distinct from $1 limit $2",
+        platform_version,
+        limit,
+    )
+
+
 async def claim_account(tx: Tx, account_id: str) -> bool:
     """Take a Stripe account for the tenant in scope; False when it is another's."""
     taken = await tx.execute(
@@ -209,8 +252,55 @@ async def use_state(tx: Tx, state_hash: bytes, at: datetime) -> None:
 
 
 async def prune_states(tx: Tx, before: datetime) -> None:
-    """Delete ways back that ended before this; for the maintenance role."""
-    await tx.execute("delete from connect_state where expires_at < $1", before)
+    """Delete ways back that ended before this and are settled; for the maintenance role."""
+    await tx.execute(
+        "delete from connect_state where expires_at < $1 and settle_due_at is null", before
+    )
+
+
+async def begin_exchange(tx: Tx, state_hash: bytes, settle_due_at: datetime) -> None:
+    """Note that the code of a way back is exchanged now: it is settled by then, or looked at."""
+    await tx.execute(
+        "update connect_state set settle_due_at = $4 "
+        "where tenant_id = $1 and mode = $2 and state_hash = $3",
+        tx.tenant_id,
+        tx.mode,
+        state_hash,
+        settle_due_at,
+    )
+
+
+async def keep_exchanged(tx: Tx, state_hash: bytes, account_id: str) -> None:
+    """Keep the account that a code was exchanged for."""
+    await tx.execute(
+        "update connect_state set exchanged_account = $4 "
+        "where tenant_id = $1 and mode = $2 and state_hash = $3",
+        tx.tenant_id,
+        tx.mode,
+        state_hash,
+        account_id,
+    )
+
+
+async def settle(tx: Tx, state_hash: bytes) -> None:
+    """What came of an exchange stands in the connection, or was given back."""
+    await tx.execute(
+        "update connect_state set settle_due_at = null "
+        "where tenant_id = $1 and mode = $2 and state_hash = $3",
+        tx.tenant_id,
+        tx.mode,
+        state_hash,
+    )
+
+
+async def unsettled(tx: Tx, now: datetime, limit: int) -> Sequence[Row]:
+    """Exchanges that nobody has seen to their end; for the maintenance role."""
+    return await tx.fetch(
+        "select tenant_id, mode, state_hash, exchanged_account from connect_state "
+        "where settle_due_at <= $1 order by settle_due_at limit $2",
+        now,
+        limit,
+    )
 
 
 async def stale_starts(tx: Tx, before: datetime, limit: int) -> Sequence[Row]:

@@ -12,6 +12,16 @@ async def find_by_token(tx: Tx, token_hash: bytes) -> Row | None:
     return await tx.fetchrow("select * from find_invitation($1)", token_hash)
 
 
+async def find_invitation(tx: Tx, invitation_id: UUID) -> Row | None:
+    """An invitation of the tenant in scope, not locked."""
+    row = await tx.fetchrow(
+        "select * from invitation where tenant_id = $1 and invitation_id = $2",
+        tx.tenant_id,
+        invitation_id,
+    )
+    return None if row is None else personal.invited(row)
+
+
 async def lock_invitation(tx: Tx, invitation_id: UUID) -> Row | None:
     """An invitation of the tenant in scope, held until commit."""
     row = await tx.fetchrow(

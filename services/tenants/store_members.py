@@ -84,13 +84,12 @@ async def enter_revocation(tx: Tx, user_id: UUID, version: int, at: datetime) ->
     )
 
 
-async def revoked_members(tx: Tx, limit: int) -> list[Row]:
-    """Who lost rights lately, and with which version."""
+async def revoked_members(tx: Tx) -> list[Row]:
+    """Who lost rights in the last minutes, and with which version."""
     return await tx.fetch(
         "select user_id, version from member_revocation where tenant_id = $1 "
-        "order by version desc, user_id limit $2",
+        "order by version desc, user_id",
         tx.tenant_id,
-        limit,
     )
 
 

@@ -153,29 +153,36 @@ async def find_session(tx: Tx, token_hash: bytes) -> Row | None:
     return await tx.fetchrow("select * from find_session($1)", token_hash)
 
 
-async def end_session(tx: Tx, session_id: UUID, at: datetime) -> bool:
-    """End a session; False when it was ended."""
-    ended = await tx.execute(
-        "insert into session_end (session_id, ended_at) values ($1, $2) on conflict do nothing",
-        session_id,
-        at,
-    )
-    return ended == 1
+async def end_sessions(tx: Tx, session_ids: Sequence[UUID], at: datetime) -> list[UUID]:
+    """End sessions; those that were not ended before."""
+    return [
+        session_id
+        for session_id in sorted(session_ids)
+        if await tx.execute(
+            "insert into session_end (session_id, ended_at) values ($1, $2) on conflict do nothing",
+            session_id,
+            at,
+        )
+    ]
 
 
-async def insert_revocation(tx: Tx, session_id: UUID, at: datetime) -> None:
-    """Have the tenant's record tell that a session has ended."""
+async def insert_revocations(
+    tx: Tx, session_ids: Sequence[UUID], user_id: UUID, version: int, at: datetime
+) -> None:
+    """Have the tenant's record tell with its next version that sessions have ended."""
     await tx.execute(
-        "insert into session_revocation (tenant_id, session_id, revoked_at) values ($1, $2, $3) "
-        "on conflict do nothing",
+        "insert into session_revocation (tenant_id, session_id, user_id, version, revoked_at) "
+        "select $1, s, $3, $4, $5 from unnest($2::uuid[]) s on conflict do nothing",
         tx.tenant_id,
-        session_id,
+        list(session_ids),
+        user_id,
+        version,
         at,
     )
 
 
 async def revoked_sessions(tx: Tx, limit: int) -> list[UUID]:
-    """Sessions of the tenant's members that ended lately."""
+    """Sessions of the tenant's members that ended last."""
     rows = await tx.fetch(
         "select session_id from session_revocation where tenant_id = $1 "
         "order by revoked_at desc, session_id limit $2",
@@ -183,6 +190,20 @@ async def revoked_sessions(tx: Tx, limit: int) -> list[UUID]:
         limit,
     )
     return [row["session_id"] for row in rows]
+
+
+async def revoked_beyond(tx: Tx, limit: int) -> list[Row]:
+    """Whose sessions ended before those that `revoked_sessions` names, and with which version."""
+    return await tx.fetch(
+        """
+        select user_id, max(version) as version from (
+            select user_id, version from session_revocation where tenant_id = $1
+            order by revoked_at desc, session_id offset $2) as older
+        where user_id is not null and version is not null group by user_id
+        """,
+        tx.tenant_id,
+        limit,
+    )
 
 
 async def count_attempt(

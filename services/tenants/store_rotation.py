@@ -40,6 +40,15 @@ async def list_rotations(tx: Tx, before: tuple[datetime, UUID] | None, limit: in
     )
 
 
+async def oldest_open(tx: Tx) -> dict[str, datetime]:
+    """When the oldest open rotation of each kind began; for the maintenance role."""
+    rows = await tx.fetch(
+        "select kind, min(started_at) as started_at from key_rotation "
+        "where finished_at is null group by kind"
+    )
+    return {row["kind"]: row["started_at"] for row in rows}
+
+
 async def take_turns(tx: Tx, now: datetime, limit: int) -> list[Row]:
     """Rotations with work to do now, those whose last turn is longest ago; for the maintenance role.
 

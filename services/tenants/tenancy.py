@@ -76,14 +76,6 @@ async def sign_up(tx: Tx, new: NewTenant, at: datetime) -> SignedUp:
     await tx.enter(Scope((tenant_id,), None))
     slug = await _take_slug(tx, new)
     await enter(tx, new, slug, at)
-    invited = None
-    if new.owner_email is not None and owner_id is None:
-        owner_id = await _owner(tx, new.owner_email, at)
-        if not await people.is_settled(tx, new.owner_email):
-            invited = await invitations.make_for_owner(tx, new.owner_email, new.created_by, at)
-    if owner_id is not None:
-        await people_store.insert_member(tx, owner_id, "owner", at)
-    await snapshot.publish(tx, at)
     emit(
         tx,
         ConfigurationChanged(
@@ -94,6 +86,14 @@ async def sign_up(tx: Tx, new: NewTenant, at: datetime) -> SignedUp:
         ),
         effective_at=at,
     )
+    invited = None
+    if new.owner_email is not None and owner_id is None:
+        owner_id = await _owner(tx, new.owner_email, at)
+        if not await people.is_settled(tx, new.owner_email):
+            invited = await invitations.make_for_owner(tx, new.owner_email, new.created_by, at)
+    if owner_id is not None:
+        await people_store.insert_member(tx, owner_id, "owner", at)
+    await snapshot.publish(tx, at)
     await tx.enter(here)
     return SignedUp(tenant_id, None if invited is None else invited.token)
 

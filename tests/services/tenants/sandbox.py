@@ -146,7 +146,21 @@ class StripeWorld:
     async def tenant(self, name: str) -> tuple[str, str]:
         """A tenant's id and a key of its that manages billing."""
         body = await self.world.sign_up(name)
-        return body["id"], await self.world.make_key(body["id"], "billing:manage", "tenants:read")
+        key = await self.world.make_key(body["id"], "billing:manage", "tenants:read")
+        self.world.keys[key] = body["id"]
+        return body["id"], key
+
+    async def start_oauth(self, key: str, **body: Any) -> httpx.Response:
+        """Begin to connect, as an operator in a browser, for the tenant that a key is of."""
+        client, here = self.world.client, {"Origin": self.world.settings.browser_origin}
+        if self.world.settings.cookie_name not in client.cookies:
+            sign_in = {"email": "operator@example.com", "password": "correct horse battery"}
+            answer = await client.post("/api/v1/session", json=sign_in, headers=here)
+            assert answer.status_code == 201, answer.text
+        made = await client.post("/api/v1/session/assertion", json={}, headers=here)
+        headers = {"X-Tenant-ID": self.world.keys[key]}
+        path = "/api/v1/connect/start"
+        return await self.call("POST", path, made.json()["assertion"], json=body, headers=headers)
 
     async def call(self, method: str, path: str, key: str, **parts: Any) -> httpx.Response:
         return await self.world.call(method, path, key=key, **parts)

@@ -329,3 +329,21 @@ async def test_the_database_keeps_every_version(world: World, database: TestData
     await world.log.replay(clear_inboxes=True)
     assert await checksums(database) == before
     assert len(world.log.events(TenantSnapshot)) > 0
+
+
+@pytest.mark.parametrize(
+    ("url", "status"),
+    [
+        ("https://account.acme.example/billing", 200),
+        (None, 200),
+        ("http://account.acme.example", 422),
+        ("https://127.0.0.1/billing", 422),
+        ("https://user@acme.example", 422),
+        ("javascript:alert(1)", 422),
+    ],
+)
+async def test_a_portal_of_the_tenants_own_is_a_public_https_address(
+    world: World, url: str | None, status: int
+) -> None:
+    await world.sign_up("Acme")
+    assert (await put(world, "billing", {"portal_url": url})).status_code == status

@@ -158,7 +158,7 @@ async def test_a_connected_account_that_left_is_seen_by_the_daily_look(
 ) -> None:
     tenant, key = await stripe_world.tenant("Acme")
     account = stripe_world.sandbox.account()
-    answer = await stripe_world.call("POST", "/api/v1/connect/start", key)
+    answer = await stripe_world.start_oauth(key)
     back = stripe_world.sandbox.consent(answer.json()["url"], account.id)
     await stripe_world.world.client.get(back.removeprefix("http://127.0.0.1:8080"))
     await stripe_world.world.settle()
@@ -170,6 +170,28 @@ async def test_a_connected_account_that_left_is_seen_by_the_daily_look(
     body = await health(stripe_world, key)
     assert (body["key_valid"], body["key_failure"]) == (False, "account_invalid")
     assert tenant
+
+
+async def test_what_is_over_shows_no_flag_of_what_was(stripe_world: StripeWorld) -> None:
+    tenant, key = await stripe_world.tenant("Acme")
+    account = stripe_world.sandbox.account()
+    await stripe_world.configure(key, stripe_secret_key=account.secret_key)
+    async with stripe_world.world.database.tenant(UUID(tenant), "test") as tx:
+        await tx.execute(
+            "update stripe_connection set requirements_due = '{external_account}', "
+            "disabled_reason = 'rejected.fraud', key_failure = 'api_key_expired'"
+        )
+    answer = await stripe_world.call("POST", "/api/v1/connect/disconnect", key)
+    assert answer.status_code == 200, answer.text
+    body = await health(stripe_world, key)
+    flags = ("connected", "charges_enabled", "payouts_enabled", "key_valid", "key_failure")
+    assert [body[name] for name in flags] == [False, False, False, False, None]
+    assert (body["requirements_due"], body["disabled_reason"], body["webhook"]) == (
+        [],
+        None,
+        "none",
+    )
+    assert body["stripe_account_id"] == account.id
 
 
 async def test_a_replay_changes_nothing(stripe_world: StripeWorld, database: TestDatabase) -> None:

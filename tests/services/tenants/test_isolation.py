@@ -26,6 +26,7 @@ OF_A_TENANT = (
     "audit_entry",
     "outbox",
     "directory",
+    "directory_account",
     "directory_lookup",
 )
 OF_PEOPLE = ("user_account", "session", "session_end")
@@ -92,11 +93,12 @@ async def test_what_has_no_meaning_any_more_is_deleted(world: World) -> None:
         assert owner is not None
         hashed = sessions.hash_token("cookie")
         await store_people.insert_session(tx, session_id, hashed, owner["user_id"], old, old, None)
-        await store_people.end_session(tx, session_id, old)
+        assert await store_people.end_sessions(tx, [session_id], old) == [session_id]
         token, _ = await sessions.begin(tx, owner["user_id"], now, 1)
         await store_people.count_attempt(tx, "email", b"d" * 32, old, old)
         await tx.enter(Scope((UUID(acme["id"]),), None))
-        await store_people.insert_revocation(tx, session_id, old)
+        user_id = owner["user_id"]
+        await store_people.insert_revocations(tx, [session_id], user_id, 1, old)
     await jobs.prune(world.database)
     async with world.database.transaction() as tx:
         assert await store_people.find_session(tx, sessions.hash_token(token)) is not None

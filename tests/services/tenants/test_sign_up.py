@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from libs.contracts.audit import SecurityEventRaised
+from libs.contracts.audit import ConfigurationChanged, SecurityEventRaised
 from libs.contracts.tenants import TenantCreated
 from services.tenants import slugs
 from tenants.conftest import World
@@ -176,3 +176,14 @@ async def test_another_tenant_is_refused_whether_or_not_it_exists(world: World) 
     assert (answer.status_code, answer.json()["permission"]) == (403, "operator")
     answer = await world.call("GET", "/api/v1/tenants/nobody")
     assert answer.status_code == 404
+
+
+async def test_the_log_begins_with_the_tenant(world: World) -> None:
+    acme = await world.sign_up("Acme", owner_email="owner@acme.example")
+    told = [
+        event.data.action
+        for event in world.log.events(ConfigurationChanged)
+        if str(event.tenant_id) == acme["id"]
+    ]
+    assert told[0] == "tenant.created"
+    assert len(told) > 1
