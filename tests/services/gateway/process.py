@@ -31,12 +31,17 @@ def free_port() -> int:
 
 @dataclass
 class GatewayProcess:
-    """`python -m services.gateway.app` over a database of the test's own."""
+    """`python -m services.gateway.app` over a database of the test's own.
+
+    Attributes:
+        secrets: of the platform's endpoint, the one before, and that for connected accounts.
+    """
 
     database: TestDatabase
     folder: Path
     kafka: str = NO_KAFKA
     log_level: str = "info"
+    secrets: tuple[bytes, bytes, bytes] = (CURRENT, PREVIOUS, CONNECT)
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
 
@@ -52,6 +57,7 @@ class GatewayProcess:
 
     def environment(self) -> dict[str, str]:
         """The variables it gets, and no others."""
+        current, previous, connect = self.secrets
         return {
             "PATH": os.environ["PATH"],
             "SLUICE_GATEWAY_PORT": str(self.port),
@@ -61,9 +67,9 @@ class GatewayProcess:
             "SLUICE_MASTER_KEYS": f"k1:{base64.b64encode(MASTER_KEY).decode()}",
             "SLUICE_LOG_LEVEL": self.log_level,
             "STRIPE_SECRET_KEY": "sk_test_x",
-            "STRIPE_WEBHOOK_SECRET": CURRENT.decode(),
-            "STRIPE_WEBHOOK_SECRET_PREVIOUS": PREVIOUS.decode(),
-            "STRIPE_CONNECT_WEBHOOK_SECRET": CONNECT.decode(),
+            "STRIPE_WEBHOOK_SECRET": current.decode(),
+            "STRIPE_WEBHOOK_SECRET_PREVIOUS": previous.decode(),
+            "STRIPE_CONNECT_WEBHOOK_SECRET": connect.decode(),
         }
 
     def launch(self) -> None:
@@ -78,8 +84,12 @@ class GatewayProcess:
             )
 
     async def start(self) -> None:
-        """Start it and wait until it answers; Kafka may be away."""
+        """Start it and wait until it answers."""
         self.launch()
+        await self.answers()
+
+    async def answers(self) -> None:
+        """Wait until it does; Kafka may be away."""
         async with asyncio.timeout(STARTS_SECONDS), httpx.AsyncClient() as client:
             while True:
                 assert self.process is not None
