@@ -31,6 +31,10 @@ CURSOR_AGE_MAX = timedelta(days=25)
 LISTED_FOR = timedelta(days=29)
 KEPT_FOR = timedelta(days=35)
 
+EVENTS_LOST = "v2.core.health.event_generation_failure"
+"""Told by Stripe, in a thin event, when it could not make some events
+(https://docs.stripe.com/webhooks/handle-irrecoverable-events)."""
+
 UNDELIVERED_FOR = timedelta(days=3)
 """How long Stripe tries to deliver."""
 COUNTED_FROM, COUNTED_TO = timedelta(minutes=70), timedelta(minutes=10)
@@ -62,9 +66,15 @@ UNDELIVERED_TYPES = (
 
 
 async def note_taken(tx: Tx, event: Envelope[StripeEventReceived]) -> None:
-    """Remember an event that came, so that it is not found again."""
+    """Remember an event that came, so that it is not found again.
+
+    Where Stripe tells that it failed to make events, no list has them: all lists of the account are
+    compared with the mirror as soon as can be.
+    """
     fact = event.data
-    await store_events.note_taken(tx, fact.account, fact.stripe_event_id, fact.created_at)
+    is_new = await store_events.note_taken(tx, fact.account, fact.stripe_event_id, fact.created_at)
+    if is_new and fact.event_type.startswith(EVENTS_LOST):
+        await store_walks.hasten(tx, fact.account)
 
 
 async def begin(visit: Visit) -> None:

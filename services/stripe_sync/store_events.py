@@ -6,9 +6,9 @@ from datetime import datetime
 from libs.db.pool import Tx
 
 
-async def note_taken(tx: Tx, account: str, stripe_event_id: str, created_at: datetime) -> None:
-    """Remember that an event came."""
-    await tx.execute(
+async def note_taken(tx: Tx, account: str, stripe_event_id: str, created_at: datetime) -> bool:
+    """Remember that an event came; False where it came before."""
+    inserted = await tx.execute(
         """
         insert into taken_event (account, mode, stripe_event_id, created_at)
         values ($1, $2, $3, $4) on conflict do nothing
@@ -18,6 +18,7 @@ async def note_taken(tx: Tx, account: str, stripe_event_id: str, created_at: dat
         stripe_event_id,
         created_at,
     )
+    return inserted == 1
 
 
 async def not_taken(tx: Tx, account: str, mode: str, stripe_event_ids: Sequence[str]) -> set[str]:

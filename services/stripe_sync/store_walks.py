@@ -229,6 +229,16 @@ async def rest(tx: Tx, account: str, mode: str, until: datetime, error: str) -> 
     )
 
 
+async def hasten(tx: Tx, account: str) -> None:
+    """All timed walks of an account are due."""
+    await tx.execute(
+        "update walk set next_at = '-infinity' "
+        "where account = $1 and mode = $2 and next_at < 'infinity'",
+        account,
+        tx.mode,
+    )
+
+
 async def wait(tx: Tx, walk: Walk, until: datetime) -> None:
     """Leave a walk for a moment: what it found so far is to be fetched first."""
     await tx.execute(

@@ -1,5 +1,6 @@
 """What never reached us is found: events, objects, balance transactions, whole accounts."""
 
+import asyncio
 import json
 import random
 from dataclasses import replace
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from libs.clock import utc_now
+from libs.contracts.gateway import StripeEventReceived
 from libs.contracts.stripe_sync import (
     BalanceTransactionRecorded,
     PaymentSucceeded,
@@ -16,15 +18,25 @@ from libs.contracts.stripe_sync import (
     StripeInvoiceChanged,
     StripeSubscriptionChanged,
 )
+from libs.directory.local import Directory
 from libs.observability.metrics import STRIPE_UNDELIVERED_EVENTS
 from libs.testing.databases import clone
 from libs.testing.memory_log import MemoryLog
+from services.gateway.handlers import HANDLERS as GATEWAY_HANDLERS
 from services.ledger.handlers import HANDLERS as LEDGER_HANDLERS
 from services.stripe_sync import client, finding, healing, store_walks
-from services.stripe_sync.walk_steps import STEPS
+from services.stripe_sync.healing import Healing
+from services.stripe_sync.walk_steps import STEPS, timed_steps
 from tests.services.stripe_sync.accounts import own_account
 from tests.services.stripe_sync.conftest import Sandbox, World, make_world
-from tests.services.stripe_sync.healers import enrol, heal, make_due, run, take_found
+from tests.services.stripe_sync.healers import (
+    enrol,
+    heal,
+    make_due,
+    patient,
+    run,
+    take_found,
+)
 from tests.services.stripe_sync.test_orders import mirror, said
 
 Events = list[dict[str, Any]]
@@ -46,6 +58,14 @@ async def walk(world: World, step: str, account: str = "platform") -> dict[str, 
     )
 
 
+async def due_steps(world: World) -> set[str]:
+    """The walks whose turn it is."""
+    async with world.database.transaction() as tx:
+        return {
+            row["step"] for row in await tx.fetch("select step from walk where next_at < now()")
+        }
+
+
 @pytest.mark.parametrize("seed", range(5))
 async def test_whatever_webhooks_are_lost_gap_fill_leads_to_the_same_state(
     template: str, world: World, bought: Events, sandbox: Sandbox, seed: int
@@ -60,8 +80,10 @@ async def test_whatever_webhooks_are_lost_gap_fill_leads_to_the_same_state(
             clone(template) as fresh,
             make_world(fresh, log, sandbox) as other,
             fresh.open("ledger") as ledger,
+            fresh.open("gateway") as gateway,
         ):
             log.add(ledger, LEDGER_HANDLERS)
+            log.add(gateway, GATEWAY_HANDLERS)
             await other.enrol("platform", like=world.tenants["platform"])
             await other.enrol("acme", like=world.tenants["acme"])
             arriving = [event for at, event in enumerate(bought) if at not in dropped]
@@ -70,8 +92,9 @@ async def test_whatever_webhooks_are_lost_gap_fill_leads_to_the_same_state(
             await other.log.settle()
             await other.work()
             await heal(other, "events", settles=False)
-            found = await take_found(other)
-            assert found == len(dropped)
+            await other.settle()
+            assert len(log.events(StripeEventFound)) == len(dropped)
+            assert len(log.events(StripeEventReceived)) == len(bought), "by the gateway's door"
             async with fresh.admin() as admin:
                 entries = await admin.fetch(
                     "select tenant_id, book, source_key, content_hash from ledger.journal_entry"
@@ -84,7 +107,7 @@ async def test_whatever_webhooks_are_lost_gap_fill_leads_to_the_same_state(
             endings.append((await mirror(other), said(log), payments, booked))
             # Another look finds nothing more.
             await heal(other, "events")
-            assert await take_found(other, found) == found
+            assert len(log.events(StripeEventFound)) == len(dropped)
     assert endings[0] == endings[1]
     assert endings[0][3], "the ledger has booked"
 
@@ -348,9 +371,58 @@ async def test_an_open_object_that_stripe_lists_no_more_is_fetched(world: World)
     assert created.status_code == 200, created.text
     await heal(world, "sweep:invoice:draft", account=own.account)
     kept = [row for row in await world.rows("stripe_object") if row["object_type"] == "invoice"]
-    assert [row["raw"]["status"] for row in kept] == ["draft"]
+    assert [json.loads(row["raw"])["status"] for row in kept] == ["draft"]
     post(f"/v1/invoices/{created.json()['id']}/finalize", headers=headers)
     await heal(world, "sweep:invoice:draft", account=own.account)
     assert (await walk(world, "sweep:invoice:draft", own.account))["counted_before"] == 1
     await heal(world, "sweep:invoice:draft", account=own.account)
     assert (await walk(world, "sweep:invoice:draft", own.account))["counted_before"] == 0
+
+
+async def test_where_stripe_failed_to_make_events_the_lists_are_compared_at_once(
+    world: World,
+) -> None:
+    await enrol(world)
+    await make_due(world)
+    lost = {
+        "id": "evt_lost",
+        "type": "v2.core.health.event_generation_failure.resolved",
+        "api_version": None,
+        "created": int(utc_now().timestamp()),
+        "data": {"object": {"object": "unknown"}},
+    }
+    world.deliver([lost])
+    await world.log.settle()
+    assert await due_steps(world) == set(timed_steps("test"))
+    await make_due(world)
+    world.deliver([lost])
+    await world.log.settle()
+    assert await due_steps(world) == set(), "the same event again changes nothing"
+
+
+async def test_a_slow_account_holds_up_no_other(world: World) -> None:
+    slow, well = await own_account(world, "acme"), await own_account(world, "globex")
+    await world.settle()
+    await slow.create_customer(name="Lost")
+    await well.create_customer(name="Lost")
+    healing_all = Healing(
+        world.database, Directory(world.database), world.identities, patient(world)
+    )
+    await healing_all.enrol()
+    await make_due(world, "events")
+    world.sandbox.fault(
+        kind="delay", seconds=30, method="GET", path="/v1/events", account=slow.account
+    )
+    async with healing_all.crew.running():
+        await healing_all.run_once()
+        assert len(healing_all.crew.busy) == 3
+        async with asyncio.timeout(10):
+            while len(healing_all.crew.busy) > 1:
+                await asyncio.sleep(0.05)
+        assert healing_all.crew.busy == [(slow.account, "test")]
+        await healing_all.run_once()
+        assert healing_all.crew.busy == [(slow.account, "test")]
+        await world.log.settle()
+        found = {event.data.account for event in world.log.events(StripeEventFound)}
+        assert found == {well.account}
+    assert healing_all.crew.busy == []
