@@ -60,7 +60,7 @@ class Wish:
 async def count(database: Database, tenant_id: UUID, mode: Mode, selection: Selection) -> int:
     """How many events a replay would send."""
     async with _reading(database, tenant_id, mode, every_tenant=selection.every_tenant) as tx:
-        return await store_replays.count_selected(tx, tenant_id, mode, selection)
+        return await store_replays.count_selected(tx, tenant_id, mode, selection, utc_now())
 
 
 async def begin(tx: Tx, wish: Wish) -> Row:

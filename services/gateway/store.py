@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -75,6 +75,11 @@ class Wanted:
             self.received_to,
         ]
 
+
+FIRST = (datetime(2000, 1, 1, tzinfo=UTC), UUID(int=0))
+LAST = (datetime(9999, 12, 31, tzinfo=UTC), UUID(int=2**128 - 1))
+"""Places in the archive before and after every event. A place is always given: so a plan that was
+made for any place still reads an index from there."""
 
 _WANTED = """
     mode = $1 and ($2::uuid[] is null or id = any($2)) and ($3::text is null or event_type = $3)
@@ -164,11 +169,11 @@ async def list_events(
     tx: Tx, wanted: Wanted, after: tuple[datetime, UUID] | None, limit: int
 ) -> list[Row]:
     """Events without their bodies, newest first."""
-    at, event_id = after or (None, None)
+    at, event_id = after or LAST
     return await tx.fetch(
         f"""
         select {EVENT_COLUMNS} from webhook_event where {_WANTED}
-          and ($10::timestamptz is null or (received_at, id) < ($10, $11::uuid))
+          and (received_at, id) < ($10, $11::uuid)
         order by received_at desc, id desc limit $12
         """,  # noqa: S608 - constants only
         *wanted.arguments(),
@@ -250,10 +255,10 @@ async def read_naming(
     tx: Tx, text: str, after: tuple[datetime, UUID] | None, limit: int
 ) -> list[Row]:
     """Events of the tenant in scope whose body contains a text, oldest first."""
-    at, event_id = after or (None, None)
+    at, event_id = after or FIRST
     return await tx.fetch(
         "select id, received_at, payload from webhook_event where tenant_id = $1 and mode = $2 "
-        "and ($4::timestamptz is null or (received_at, id) > ($4, $5::uuid)) "
+        "and (received_at, id) > ($4, $5::uuid) "
         "and position($3::bytea in payload) > 0 order by received_at, id limit $6",
         tx.tenant_id,
         tx.mode,

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from libs.db.pool import Row, Tx
-from services.gateway.store import EVENT_COLUMNS
+from services.gateway.store import EVENT_COLUMNS, FIRST
 
 
 @dataclass(frozen=True)
@@ -25,35 +25,48 @@ class Selection:
     received_to: datetime | None = None
 
 
+EARLIEST_AT, EARLIEST_ID = FIRST
+
 _COLUMNS = """
     tenant_id, mode, id, every_tenant, event_ids, event_type, object_id, received_from, received_to,
     dry_run, actor, state, matched, replayed, reached_at, reached_id, started_at, finished_at
 """
 
 _WITHIN = """
-    mode = $2 and ($3 or tenant_id = $1) and ($4::uuid[] is null or id = any($4))
-    and ($5::timestamptz is null or received_at >= $5)
-    and ($6::timestamptz is null or received_at < $6)
+    mode = $2 and ($3 or tenant_id = $1) and received_at >= $4 and received_at < $5
 """
 _CHOSEN = """
-    quarantine_reason is null and ($7::text is null or event_type = $7)
-    and ($8::text is null or object_id = $8)
+    quarantine_reason is null and ($6::text is null or event_type = $6)
+    and ($7::text is null or object_id = $7)
 """
 
 
-async def count_selected(tx: Tx, tenant_id: UUID, mode: str, wanted: Selection) -> int:
+async def count_selected(
+    tx: Tx, tenant_id: UUID, mode: str, wanted: Selection, now: datetime
+) -> int:
     """How many events a replay would send; what is in quarantine is not replayed."""
+    arguments = (
+        tenant_id,
+        mode,
+        wanted.every_tenant,
+        wanted.received_from or EARLIEST_AT,
+        wanted.received_to or now,
+        wanted.event_type,
+        wanted.object_id,
+    )
+    if wanted.event_ids is None:
+        return int(
+            await tx.fetchval(
+                f"select count(*) from webhook_event where {_WITHIN} and {_CHOSEN}",  # noqa: S608 - constants only
+                *arguments,
+            )
+        )
     return int(
         await tx.fetchval(
-            f"select count(*) from webhook_event where {_WITHIN} and {_CHOSEN}",  # noqa: S608 - constants only
-            tenant_id,
-            mode,
-            wanted.every_tenant,
+            f"select count(*) from webhook_event where {_WITHIN} and {_CHOSEN} "  # noqa: S608 - likewise
+            "and id = any($8::uuid[])",
+            *arguments,
             wanted.event_ids,
-            wanted.received_from,
-            wanted.received_to,
-            wanted.event_type,
-            wanted.object_id,
         )
     )
 
@@ -148,32 +161,44 @@ async def lock_running(tx: Tx, tenant_id: UUID, mode: str, replay_id: UUID) -> R
     )
 
 
+_NEXT = """
+    (received_at, id) > ($8, $9::uuid) and received_at <= $10
+"""
+_READ = f"""
+    {EVENT_COLUMNS}, headers, {_CHOSEN} as chosen, case when {_CHOSEN} then payload end as payload
+"""
+
+
 async def read_on(tx: Tx, replay: Row, limit: int) -> list[Row]:
     """The next events of the archive after the place reached, `chosen` or passed over.
 
     What came after the replay began is not its own: it has just been sent.
     """
-    return await tx.fetch(
-        f"""
-        select {EVENT_COLUMNS}, headers, chosen, case when chosen then payload end as payload
-        from (select *, {_CHOSEN} as chosen from webhook_event
-            where {_WITHIN} and received_at <= $9
-                and ($10::timestamptz is null or (received_at, id) > ($10, $11::uuid))
-            order by received_at, id limit $12) as next
-        order by received_at, id
-        """,  # noqa: S608 - constants only
+    since = replay["received_from"] or EARLIEST_AT
+    arguments = (
         replay["tenant_id"],
         replay["mode"],
         replay["every_tenant"],
-        replay["event_ids"],
-        replay["received_from"],
-        replay["received_to"],
+        since,
+        replay["received_to"] or replay["started_at"] + timedelta(seconds=1),
         replay["event_type"],
         replay["object_id"],
+        replay["reached_at"] or since,
+        replay["reached_id"] or EARLIEST_ID,
         replay["started_at"],
-        replay["reached_at"],
-        replay["reached_id"],
         limit,
+    )
+    if replay["event_ids"] is None:
+        return await tx.fetch(
+            f"select {_READ} from webhook_event where {_WITHIN} and {_NEXT} "  # noqa: S608 - constants only
+            "order by received_at, id limit $11",
+            *arguments,
+        )
+    return await tx.fetch(
+        f"select {_READ} from webhook_event where {_WITHIN} and {_NEXT} "  # noqa: S608 - likewise
+        "and id = any($12::uuid[]) order by received_at, id limit $11",
+        *arguments,
+        replay["event_ids"],
     )
 
 
