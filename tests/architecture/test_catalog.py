@@ -1,6 +1,7 @@
 """Tenancy as Postgres's catalogue tells it, and the checks themselves tried on planted faults."""
 
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
 
 import asyncpg
 import pytest
@@ -167,16 +168,28 @@ PLANTED = {
 }
 
 
-async def plant(admin: asyncpg.Connection, sql: str, *, schema: str = "billing") -> None:
-    """Run SQL as the owner of the tables, as a migration would."""
-    await admin.execute(f"set role sluice_owner; set search_path = {schema}; {sql}")
-    await admin.execute("reset role; reset search_path")
+@asynccontextmanager
+async def planted(
+    database: TestDatabase, sql: str, *, schema: str = "billing"
+) -> AsyncGenerator[asyncpg.Connection, None]:
+    """What there is after SQL was run as the owner of the tables, as by a migration.
+
+    It is rolled back, so that the next test finds the database as it was.
+    """
+    async with database.admin() as admin:
+        change = admin.transaction()
+        await change.start()
+        try:
+            await admin.execute(f"set role sluice_owner; set search_path = {schema}; {sql}")
+            await admin.execute("reset role; reset search_path")
+            yield admin
+        finally:
+            await change.rollback()
 
 
 @pytest.mark.parametrize(("sql", "fault"), PLANTED.items(), ids=range(len(PLANTED)))
 async def test_a_bad_table_is_found(database: TestDatabase, sql: str, fault: str) -> None:
-    async with database.admin() as admin:
-        await plant(admin, sql)
+    async with planted(database, sql) as admin:
         found = await catalog.tables(admin, SCHEMAS)
     faults = catalog.table_faults(found, WAIVERS)
     assert f"billing.planted: {fault}" in faults
@@ -184,12 +197,11 @@ async def test_a_bad_table_is_found(database: TestDatabase, sql: str, fault: str
 
 
 async def test_a_good_table_is_good(database: TestDatabase) -> None:
-    async with database.admin() as admin:
-        await plant(
-            admin,
-            f"create table planted ({GOOD}, primary key (tenant_id, mode, id));"
-            "select isolate('planted'); select open_to_maintenance('planted')",
-        )
+    good = (
+        f"create table planted ({GOOD}, primary key (tenant_id, mode, id));"
+        "select isolate('planted'); select open_to_maintenance('planted')"
+    )
+    async with planted(database, good) as admin:
         assert catalog.table_faults(await catalog.tables(admin, SCHEMAS), WAIVERS) == []
 
 
@@ -228,8 +240,7 @@ async def test_a_waiver_that_nothing_needs_is_found(database: TestDatabase) -> N
 async def test_a_way_into_another_schema_is_found(
     database: TestDatabase, sql: str, fault: str
 ) -> None:
-    async with database.admin() as admin:
-        await plant(admin, sql)
+    async with planted(database, sql) as admin:
         assert fault in await catalog.role_faults(admin, SCHEMAS)
 
 
@@ -284,8 +295,7 @@ async def test_a_strong_role_is_found(database: TestDatabase) -> None:
 async def test_a_way_past_the_policies_is_found(
     database: TestDatabase, sql: str, fault: str
 ) -> None:
-    async with database.admin() as admin:
-        await plant(admin, sql)
+    async with planted(database, sql) as admin:
         assert fault in await catalog.object_faults(admin, SCHEMAS, OWNERS_FUNCTIONS)
 
 
