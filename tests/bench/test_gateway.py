@@ -27,8 +27,8 @@ from tests.bench.load import Measured, as_fast_as_it_goes, at_a_rate
 from tests.services.gateway.conftest import CURRENT, URL, enrol, enrol_parties, snapshot_event
 from tests.services.gateway.process import GatewayProcess
 
-LINES = 16
-"""Connections of the sender, and of the raw inserts: the gateway's pool has as many."""
+LINES, RAW_LINES = 64, 16
+"""Connections of the sender; and of the raw inserts, as many as the pool of the gateway has."""
 RAW_SECONDS, WARM_SECONDS, LOAD_SECONDS = 4.0, 3.0, 10.0
 TENANTS = 200
 SHARE_MIN = 0.25
@@ -90,7 +90,7 @@ def webhooks(port: int) -> Iterator[bytes]:
 async def raw_inserts(dsn: str) -> float:
     """Durable inserts per second, one per request."""
     body = json.dumps(invoice_event(0)).encode()
-    connections = [await asyncpg.connect(dsn) for _ in range(LINES)]
+    connections = [await asyncpg.connect(dsn) for _ in range(RAW_LINES)]
     await connections[0].execute("create table if not exists raw (id uuid primary key, body bytea)")
     done = 0
     started = time.perf_counter()
@@ -133,7 +133,7 @@ async def test_acknowledgements_against_the_raw_limit(
             requests,
             process.port,
             per_second=full.per_second / 2,
-            lines=LINES * 4,
+            lines=LINES,
             seconds=LOAD_SECONDS,
         )
         await everything_sent(database)
