@@ -9,10 +9,11 @@ from fastapi import Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
+from libs.contracts.stripe_sync import PLATFORM_ACCOUNT
 from libs.db.pool import Database, Row
 from libs.directory.local import business_now
 from libs.ids import InvalidIdError, parse_public_id, public_id
-from libs.web.auth import Access
+from libs.web.auth import OPERATOR, Access
 from libs.web.idempotency import idempotency_key, remember, request_hash, reserve
 from libs.web.problems import (
     Conflict,
@@ -21,7 +22,7 @@ from libs.web.problems import (
     Problem,
     problem_responses,
 )
-from services.stripe_sync import intents, requests, store_payments
+from services.stripe_sync import intents, requests, store_links, store_payments
 from services.stripe_sync.answers import cut_off, till_at
 from services.stripe_sync.bodies_money import payment_body
 from services.stripe_sync.budget import user_facing
@@ -147,6 +148,25 @@ def payment_id_or_404(text: str) -> UUID:
         return parse_public_id("payment", text)
     except InvalidIdError:
         raise NotFound from None
+
+
+async def require_payee(request: Request, access: Access, payment: Row) -> None:
+    """Let only whoever was paid dispose of the money: of what the platform was paid, its staff.
+
+    Raises:
+        Forbidden: the tenant is the payer.
+    """
+    itself = access.tenant.snapshot.self_customer_id
+    paid_to_platform = payment["account"] == PLATFORM_ACCOUNT and payment["customer_id"] == itself
+    if access.caller.operator or not paid_to_platform:
+        return
+    if payment["stripe_payment_link_id"] is not None:
+        database: Database = request.app.state.database
+        async with database.tenant(access.tenant_id, access.mode) as tx:
+            if await store_links.sells_for_tenant(tx, payment["stripe_payment_link_id"], itself):
+                return
+    sentence = "This was paid to the platform: only the platform's staff disposes of it."
+    await request.app.state.gate.refuse(request, access, OPERATOR, sentence)
 
 
 async def find_own(database: Database, access: Access, payment_id: UUID) -> Row:

@@ -41,6 +41,7 @@ from services.stripe_sync.answers_payments import (
     find_own,
     may_answer_later,
     payment_id_or_404,
+    require_payee,
 )
 from services.stripe_sync.bodies_money import PaymentBody, payment_body
 from services.stripe_sync.client import Json
@@ -267,6 +268,8 @@ async def _step(
                 "Stripe has not answered yet, or the payment has no intent. Read the payment again.",
                 code="payment_not_ready",
             )
+        if kind == "capture" or (kind == "cancel" and found["status"] == "AUTHORIZED"):
+            await require_payee(request, access, found)
         if amount is not None:
             _check_capture(amount.money, found)
             params["amount_to_capture"] = to_stripe(amount.money)

@@ -33,6 +33,7 @@ from services.stripe_sync.answers_payments import (
     find_own,
     may_answer_later,
     payment_id_or_404,
+    require_payee,
     run,
 )
 from services.stripe_sync.bodies_money import PaymentBody, RefundBody, payment_body, refund_body
@@ -102,6 +103,7 @@ async def create_refund(request: Request, body: RefundRequest, access: Manager) 
 async def _enter(request: Request, access: Access, body: RefundRequest) -> Row:
     database: Database = request.app.state.database
     payment = await find_own(database, access, payment_id_or_404(body.payment))
+    await require_payee(request, access, payment)
     if body.amount is not None and body.amount.currency != payment["currency"]:
         raise InvalidFields("`amount` must be in the payment's currency.")
     till = await till_at(request, access, payment["account"])

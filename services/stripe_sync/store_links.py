@@ -100,3 +100,21 @@ async def find(tx: Tx, mode: str, link_id: UUID) -> Row | None:
         mode,
         link_id,
     )
+
+
+async def sells_for_tenant(tx: Tx, stripe_payment_link_id: str, itself: UUID) -> bool:
+    """Whether a link was made for others to pay the tenant, not for the tenant to pay.
+
+    Args:
+        itself: the customer that is the tenant.
+    """
+    return bool(
+        await tx.fetchval(
+            "select exists (select from payment_link where tenant_id = $1 and mode = $2 "
+            "and stripe_payment_link_id = $3 and customer_id is distinct from $4)",
+            tx.tenant_id,
+            tx.mode,
+            stripe_payment_link_id,
+            itself,
+        )
+    )

@@ -154,6 +154,23 @@ async def test_the_platforms_share_goes_back_in_proportion(world: World) -> None
     assert fee["amount_refunded"] == 280
 
 
+async def test_what_the_platform_was_paid_its_staff_gives_back(world: World) -> None:
+    shop = await open_shop(world, "RAW_KEYS")
+    staff = world.tenants["platform"]
+    owed = await shop.pay(customer=None)
+    assert (owed.status_code, owed.json()["stripe_account"]) == (201, "platform")
+    body = {"payment": owed.json()["id"]}
+    refused = await shop.post("refunds", body)
+    assert (refused.status_code, refused.json()["permission"]) == (403, "operator")
+    held = (await shop.pay(customer=None, capture="manual")).json()["id"]
+    for step in ("capture", "cancel"):
+        assert (await shop.post(f"payment-intents/{held}/{step}")).status_code == 403
+    assert world.sandbox.get("/v1/refunds", world.key)["data"] == []
+    shop.tenant = staff
+    given = await shop.post("refunds", body | {"tenant_id": "acme"})
+    assert given.status_code == 201, given.text
+
+
 @pytest.mark.parametrize(
     ("fee", "amount", "expected"),
     [
