@@ -133,8 +133,18 @@ def vault_provider(vault_address: str) -> Provider:
     return Provider("vault", keys(vault_address), rotate, keys(NOWHERE))
 
 
-@pytest.fixture
-def aws_provider(aws_endpoint: str) -> Provider:
+@dataclass(frozen=True)
+class Aws:
+    """Clients of AWS: making one reads megabytes of its API's description, so the run shares them."""
+
+    kms: Any
+    here: dict[str, AwsClient]
+    nowhere: dict[str, AwsClient]
+
+
+@pytest.fixture(scope="session")
+def aws(aws_endpoint: str) -> Aws:
+    """An administrator's client, and ours where something answers and where nothing does."""
     kms: Any = boto3.client(
         "kms",
         region_name=REGION,
@@ -142,15 +152,29 @@ def aws_provider(aws_endpoint: str) -> Provider:
         aws_access_key_id="testing",
         aws_secret_access_key="testing",
     )
+    here, nowhere = (
+        {
+            service: AwsClient(service, region=REGION, endpoint=endpoint)
+            for service in ("kms", "secretsmanager")
+        }
+        for endpoint in (aws_endpoint, NOWHERE)
+    )
+    return Aws(kms, here, nowhere)
 
-    def keys(endpoint: str, key: str) -> AwsMasterKeys:
-        return AwsMasterKeys(AwsClient("kms", region=REGION, endpoint=endpoint), key=key)
 
-    def rotate() -> MasterKeys:
-        return keys(aws_endpoint, kms.create_key()["KeyMetadata"]["Arn"])
+@pytest.fixture
+def aws_provider(aws: Aws) -> Provider:
+    def made() -> str:
+        arn: str = aws.kms.create_key()["KeyMetadata"]["Arn"]
+        return arn
 
-    first = kms.create_key()["KeyMetadata"]["Arn"]
-    return Provider("aws", keys(aws_endpoint, first), rotate, keys(NOWHERE, first))
+    first = made()
+    return Provider(
+        "aws",
+        AwsMasterKeys(aws.here["kms"], key=first),
+        lambda: AwsMasterKeys(aws.here["kms"], key=made()),
+        AwsMasterKeys(aws.nowhere["kms"], key=first),
+    )
 
 
 @pytest.fixture
@@ -189,14 +213,12 @@ def store(request: pytest.FixtureRequest) -> Generator[Store, None, None]:
                 ),
             )
         case "aws":
-            endpoint = request.getfixturevalue("aws_endpoint")
+            aws: Aws = request.getfixturevalue("aws")
             yield Store(
                 "aws",
                 *(
-                    AwsSecrets(
-                        AwsClient("secretsmanager", region=REGION, endpoint=base), prefix="sluice"
-                    )
-                    for base in (endpoint, NOWHERE)
+                    AwsSecrets(clients["secretsmanager"], prefix="sluice")
+                    for clients in (aws.here, aws.nowhere)
                 ),
             )
         case _:
