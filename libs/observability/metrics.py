@@ -150,6 +150,10 @@ STRIPE_UNDELIVERED_EVENTS = Gauge(
     "sluice_stripe_undelivered_events",
     "Recent events that Stripe could not deliver here, over all accounts, as of the last look.",
 )
+PAYMENT_REQUESTS_OLDEST_AGE_SECONDS = Gauge(
+    "sluice_payment_requests_oldest_age_seconds",
+    "How long the oldest request that moves money has waited for its outcome; 0: none does.",
+)
 STRIPE_MIRROR_DIFFERENCES_TOTAL = Counter(
     "sluice_stripe_mirror_differences_total",
     "Objects that a sweep found to differ from the mirror and had fetched again.",

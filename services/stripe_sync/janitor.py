@@ -13,6 +13,7 @@ from libs.clock import utc_now
 from libs.contracts.envelope import Mode
 from libs.db.pool import TRANSIENT_ERRORS, Database, Row
 from libs.directory.local import Directory, business_now
+from libs.observability.metrics import PAYMENT_REQUESTS_OLDEST_AGE_SECONDS
 from services.stripe_sync import store_requests
 from services.stripe_sync.client import StripeCallError
 from services.stripe_sync.concurrency import all_of
@@ -47,9 +48,14 @@ class RequestWorker:
 
     async def due(self) -> list[Account]:
         """The accounts in which a request waits for somebody to look."""
+        now = utc_now()
         async with self.database.maintenance() as tx:
+            oldest = await store_requests.oldest_open(tx)
+            PAYMENT_REQUESTS_OLDEST_AGE_SECONDS.set(
+                (now - oldest).total_seconds() if oldest is not None else 0
+            )
             return await store_requests.due_accounts(
-                tx, utc_now(), [account for account, _ in self.crew.busy], ACCOUNTS_AT_ONCE_MAX
+                tx, now, [account for account, _ in self.crew.busy], ACCOUNTS_AT_ONCE_MAX
             )
 
     async def settle(self, each: Account) -> int:

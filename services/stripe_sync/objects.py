@@ -76,10 +76,11 @@ _SILENT_FIELDS: Mapping[str, tuple[str, ...]] = {
 _SECRET_FIELDS: Mapping[str, tuple[str, ...]] = {
     "dispute": ("evidence",),
     "invoice": ("confirmation_secret",),
-    "payment_intent": ("client_secret", "last_payment_error"),
+    "charge": ("description",),
+    "payment_intent": ("client_secret", "description", "last_payment_error"),
     "refund": ("next_action",),
 }
-"""Fields that let a payer's browser act, and what a dispute or a decline tells of people."""
+"""Fields that let a payer's browser act, free words, and what a dispute or a decline tells of people."""
 
 _EXPANDED_FIELDS: Mapping[str, tuple[str, ...]] = {
     "charge": ("balance_transaction",),

@@ -100,6 +100,14 @@ async def postpone(tx: Tx, request_id: UUID, until: datetime, error: str) -> Non
     )
 
 
+async def oldest_open(tx: Tx) -> datetime | None:
+    """When the oldest request without an answer was entered."""
+    found: datetime | None = await tx.fetchval(
+        "select min(created_at) from payment_request where state = 'open'"
+    )
+    return found
+
+
 async def due_accounts(
     tx: Tx, now: datetime, busy: Sequence[str], limit: int
 ) -> list[tuple[str, Mode]]:

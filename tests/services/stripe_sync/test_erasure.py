@@ -2,6 +2,7 @@
 
 from libs.contracts.billing import CustomerErased
 from tests.services.stripe_sync.conftest import World
+from tests.services.stripe_sync.paying import open_shop
 
 
 async def test_a_payer_is_forgotten_and_stays_so(world: World) -> None:
@@ -27,3 +28,24 @@ async def test_a_payer_is_forgotten_and_stays_so(world: World) -> None:
     async with world.test_database.admin() as admin:
         await admin.execute("update stripe_sync.payment set receipt_email = 'ada@people.example'")
     assert [row["receipt_email"] for row in await world.rows("payment")] == [None]
+
+
+async def test_a_customer_of_a_tenants_is_forgotten_whenever_its_name_is_told(world: World) -> None:
+    shop = await open_shop(world, "RAW_KEYS")
+    assert (
+        await shop.pay(description="For Ada", receipt_email="ada@people.example")
+    ).status_code == 201
+    await world.publish(CustomerErased(customer_id=shop.customer_id), shop.tenant.id)
+    await shop.take_webhooks()
+    for table in ("known_customer", "customer_link", "payment", "payment_request", "stripe_object"):
+        kept = str(await world.rows(table))
+        assert "Ada" not in kept, table
+        assert "ada@" not in kept, table
+    before = await world.checksum()
+    for clear in (False, True):
+        await world.log.replay(clear_inboxes=clear)
+        await world.settle()
+        assert await world.checksum() == before
+    async with world.database.tenant(world.tenants["globex"].id, "test") as tx:
+        for table in ("known_customer", "payment_request", "payment_link"):
+            assert await tx.fetchval(f"select count(*) from {table}") == 0
