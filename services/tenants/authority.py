@@ -69,14 +69,24 @@ async def find(tx: Tx, actor: str, now: datetime) -> Authority | None:
 async def find_giver(tx: Tx, actor: str, mode: str, now: datetime) -> Authority | None:
     """The authority that an actor gives keys of this mode from; None where it has none any more.
 
-    A key gives keys of its own mode, also where it has no say among people.
+    An operator gives keys of every tenant, the platform's own too. A key gives keys of its own mode,
+    also where it has no say among people.
     """
     if not actor.startswith("key_"):
-        return await find(tx, actor, now)
+        return await find_giving_user(tx, parse_public_id("user", actor))
     row = await _valid_key(tx, parse_public_id("api_key", actor), now)
     if row is None or row["operator"]:
         return None if row is None else OWNERS
     return Authority("admin", frozenset(row["scopes"])) if row["mode"] == mode else None
+
+
+async def find_giving_user(tx: Tx, user_id: UUID) -> Authority | None:
+    """The authority that a person gives keys from; None where it has none any more."""
+    places = {each.tenant_id: each for each in await people.memberships(tx, user_id)}
+    if PLATFORM_TENANT_ID in places:
+        return OWNERS
+    here = places.get(tx.tenant_id)
+    return None if here is None else Authority(here.role, here.all_permissions)
 
 
 async def require(

@@ -51,7 +51,7 @@ async def revoke_beyond(tx: Tx, maker: UUID, actor: str, now: datetime) -> None:
         maker: the person who lost something.
         actor: who took it.
     """
-    left = await authority.find(tx, public_id("user", maker), now)
+    left = await authority.find_giving_user(tx, maker)
     for key in await store_keys.keys_made_by(tx, public_id("user", maker), now):
         if not _is_within(key, left):
             await _revoke(tx, key, actor, now)

@@ -2,9 +2,11 @@
 
 import asyncio
 import base64
+import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from statistics import median
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -30,6 +32,7 @@ from libs.observability.health import Health
 from libs.testing.databases import TestDatabase
 from libs.testing.memory_log import MemoryLog
 from libs.web.auth import EXPIRED, OPERATOR, OWNER, VOIDED, Access, Gate, Requires
+from libs.web.key_waits import KeyWaits
 from libs.web.serve import create_app
 
 PEPPER = b"p" * 32
@@ -82,6 +85,7 @@ class World:
     database: Database
     snapshots: dict[UUID, TenantSnapshot]
     signing_key: bytes
+    gate: Gate
 
     async def publish(self, tenant_id: UUID, **changes: Any) -> None:
         """A new version of a tenant's record arrives."""
@@ -157,7 +161,7 @@ async def world(database: TestDatabase, log: MemoryLog) -> AsyncGenerator[World,
         app.state.gate = Gate(opened, Directory(opened), PEPPER)
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://trial") as http:
-            world = World(log, http, opened, {}, signing_key)
+            world = World(log, http, opened, {}, signing_key, app.state.gate)
             world.snapshots = {
                 PLATFORM_TENANT_ID: snapshot("platform", assertion_keys=(asserted,)),
                 ACME: snapshot("acme"),
@@ -355,3 +359,25 @@ async def test_every_assertion_before_a_version_may_be_void(world: World) -> Non
     await asyncio.sleep(CACHE_SECONDS)
     assert (await world.get("/read", before)).status_code == 401
     assert (await world.get("/read", after)).status_code == 200
+
+
+@pytest.mark.parametrize("places", [0, 2])
+async def test_the_time_does_not_tell_which_keys_exist(world: World, places: int) -> None:
+    """Attack A22: a key whose look-up part is known against one that nobody has."""
+    known = await world.add_key(ACME, "billing:read")
+    body = known[: known.rindex("_") + 1] + "0" * apikeys.SECRET_LENGTH
+    forged = body + apikeys._checksum(body)
+    invented = apikeys.generate("test").key
+    parsed = apikeys.parse(forged)
+    assert parsed is not None
+    assert parsed.prefix == known.split("_")[2]
+    world.gate._key_waits = KeyWaits(places=places)
+    samples: dict[str, list[float]] = {forged: [], invented: []}
+    for _ in range(3 if places else 30):
+        for key, seconds in samples.items():
+            began = time.perf_counter()
+            assert (await world.get("/read", key)).status_code == 401
+            seconds.append(time.perf_counter() - began)
+    one, other = (median(seconds) for seconds in samples.values())
+    assert abs(one - other) < 0.25 * max(one, other), (one, other)
+    assert (await world.get("/read", known)).status_code == 200

@@ -137,5 +137,24 @@ async def test_a_key_rotates_itself_at_once(world: World) -> None:
     assert answer.status_code == 201, answer.text
 
 
+async def test_a_key_of_the_staff_ends_with_the_last_who_rotated_it(world: World) -> None:
+    (shown,) = (await world.call("GET", KEYS)).json()["items"]
+    async with signed_in(world, "staff@example.com", platform="member") as staff:
+        answer = await staff.call(
+            "POST", f"{KEYS}/{shown['id']}/rotate", "platform", json={"overlap_seconds": 3600}
+        )
+        assert answer.status_code == 201, answer.text
+        rotated = answer.json()
+        assert (await world.call("GET", KEYS, key=rotated["key"])).status_code == 200
+        path = member_path(await staff.user_id())
+        # Whatever its role, whoever belongs to the platform is an operator.
+        await world.call("PATCH", path, json={"permissions": ["usage:write"]})
+        await world.call("PATCH", path, json={"permissions": []})
+        assert (await world.call("GET", KEYS, key=rotated["key"])).status_code == 200
+        assert (await world.call("DELETE", path)).status_code == 204
+    assert (await world.call("GET", KEYS, key=rotated["key"])).status_code == 401
+    assert (await world.call("GET", KEYS)).status_code == 200
+
+
 def test_larger_permissions_contain_what_the_gate_says() -> None:
     assert authority.INCLUDES == IMPLIED
