@@ -80,7 +80,7 @@ chaos: $(STAMP) ## Kill programs at random moments of the story, then prove that
 	@$(WITHOUT_STACK) SLUICE_CHAOS=long $(PYTHON) -m pytest tests/chaos
 
 bench: $(STAMP) ## Measure throughput, latency and footprint
-	@$(WITHOUT_STACK) $(PYTHON) -m pytest tests/bench
+	@$(WITHOUT_STACK) $(PYTHON) -m pytest -rP tests/bench
 
 test-containers: $(STAMP) ## Run the tests that need a container engine (skipped with a reason without one)
 	@$(WITHOUT_STACK) SLUICE_TEST_CONTAINERS=1 $(PYTHON) -m pytest -m containers
