@@ -35,6 +35,8 @@ log = structlog.get_logger()
 Json = dict[str, Any]
 
 RATE_LIMITED_TRIES = 4
+LOGIN_SECONDS = 1.0
+"""After a longer wait the login is looked up again: it may have been replaced or ended meanwhile."""
 PAUSE_SECONDS_MAX = 30.0
 ASKED_PAUSE_SECONDS_MAX = 300.0
 """Where Stripe itself says how long."""
@@ -193,8 +195,11 @@ class StripeApi:
         self._breaker.check()
         login, other = await self._logins.current(), None
         for _ in range(RATE_LIMITED_TRIES):
+            asked_at = time.monotonic()
             lane = await self._turn(method)
             try:
+                if time.monotonic() - asked_at > LOGIN_SECONDS:
+                    login = await self._logins.current()
                 response = await self._request(login, operation, method, path, params, options)
             except stripe.StripeError as error:
                 outcome = _classify(error)

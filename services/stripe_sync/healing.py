@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 import structlog
 
 from libs.clock import utc_now
-from libs.db.pool import Database
+from libs.db.pool import TRANSIENT_ERRORS, Database
 from libs.db.tenant import Mode
 from libs.directory.local import Directory
 from libs.observability.metrics import STRIPE_UNDELIVERED_EVENTS
@@ -43,6 +43,7 @@ PAUSE_SECONDS_MIN, PAUSE_SECONDS_MAX = 5.0, 900.0
 DOUBLINGS_MAX = 8
 STOPPED_PAUSE = timedelta(minutes=5)
 REFUSED_PAUSE = timedelta(hours=1)
+ODD_PAUSE = timedelta(minutes=10)
 DIRTY_MAX = 500
 """Objects of an account that may wait to be fetched before its lists are left alone for a moment."""
 DIRTY_PAUSE = timedelta(seconds=5)
@@ -99,6 +100,12 @@ class AccountHealer:
             pause = timedelta(seconds=min(doubled, PAUSE_SECONDS_MAX))
             await self._postpone(walk, pause, str(error))
             return isinstance(error, UnknownOwnerError)
+        except TRANSIENT_ERRORS:
+            raise
+        except Exception as error:  # noqa: BLE001 - one odd list must not hold up the others
+            detail = f"{type(error).__name__}: {error}"
+            log.error("stripe_list_odd", account=walk.account, step=walk.step, error=detail)  # noqa: TRY400
+            await self._postpone(walk, ODD_PAUSE, detail)
         return True
 
     async def _read(self, walk: Walk, step: Step) -> None:

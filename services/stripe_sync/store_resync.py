@@ -31,7 +31,9 @@ async def begin_walks(tx: Tx, account: str, steps: Sequence[str], now: datetime)
     await tx.execute(
         """
         insert into walk (account, mode, step, enrolled_at, next_at)
-        select $1, $2, step, $4, $4 from unnest($3::text[]) as u(step)
+        select $1, $2, step, coalesce((select min(enrolled_at) from walk
+            where account = $1 and mode = $2), $4), $4
+        from unnest($3::text[]) as u(step)
         on conflict (account, mode, step) do update set next_at = excluded.next_at,
             started_at = null, after_id = null, listed = 0, counted = 0, counted_before = 0,
             attempts = 0, last_error = null

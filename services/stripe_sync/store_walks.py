@@ -75,7 +75,9 @@ async def enrol(
     """Enter steps of an account, each with the time of its first run; known ones stay as they are."""
     await tx.executemany(
         """
-        insert into walk (account, mode, step, enrolled_at, next_at) values ($1, $2, $3, $4, $5)
+        insert into walk (account, mode, step, enrolled_at, next_at)
+        select $1, $2, $3, coalesce((select min(enrolled_at) from walk
+            where account = $1 and mode = $2), $4), $5
         on conflict do nothing
         """,
         [(account, mode, step, now, next_at) for step, next_at in steps.items()],

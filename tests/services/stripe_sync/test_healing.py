@@ -24,7 +24,7 @@ from libs.testing.databases import clone
 from libs.testing.memory_log import MemoryLog
 from services.gateway.handlers import HANDLERS as GATEWAY_HANDLERS
 from services.ledger.handlers import HANDLERS as LEDGER_HANDLERS
-from services.stripe_sync import client, finding, healing, store_walks
+from services.stripe_sync import client, finding, healing, resync, store_walks
 from services.stripe_sync.healing import Healing
 from services.stripe_sync.walk_steps import STEPS, timed_steps
 from tests.services.stripe_sync.accounts import own_account
@@ -190,8 +190,8 @@ async def test_a_cursor_that_is_too_old_has_the_whole_account_listed(
     await make_due(world, "events")
     await run(world)
     await world.settle()
-    (resync,) = await world.rows("resync")
-    assert (resync["requested_by"], resync["state"]) == ("gap_fill", "done")
+    (run_of_all,) = await world.rows("resync")
+    assert (run_of_all["requested_by"], run_of_all["state"]) == ("gap_fill", "done")
     assert world.log.events(StripeSubscriptionChanged)[-1].data.status == "active"
     assert len(world.log.events(StripeEventFound)) == len(bought)
 
@@ -319,6 +319,29 @@ async def test_tenants_balance_transactions_are_looked_for_too(world: World) -> 
     assert (moved.tenant_id, moved.data.collected_by) == (own.tenant.id, "tenant")
     await heal(world, "sweep:balance_transaction", account=own.account)
     assert len(world.log.events(BalanceTransactionRecorded)) == 1
+    # A resync later lists what moved since the account was connected, not since it was asked for.
+    first = (await walk(world, "events", own.account))["enrolled_at"]
+    async with world.database.tenant(own.tenant.id, "test") as tx:
+        await resync.start(tx, own.account, requested_by="test", now=utc_now())
+    assert (await walk(world, "whole:balance_transaction", own.account))["enrolled_at"] == first
+
+
+async def test_an_odd_list_is_put_off_and_holds_up_no_other(
+    world: World, bought: Events, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert bought
+
+    async def broken(_visit: Any, _page: Any) -> int:
+        raise KeyError("created")
+
+    monkeypatch.setattr(
+        healing, "STEPS", {**STEPS, "undelivered": replace(STEPS["events"], take_page=broken)}
+    )
+    await heal(world, "undelivered", "events", settles=False)
+    odd, well = await walk(world, "undelivered"), await walk(world, "events")
+    assert odd["last_error"] == "KeyError: 'created'"
+    assert odd["next_at"] > utc_now()
+    assert well["done_to"] is not None
 
 
 async def test_what_stripe_could_not_deliver_is_counted_and_found(
