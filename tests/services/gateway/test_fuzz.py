@@ -96,7 +96,7 @@ NAMES = st.text(max_size=8) | st.sampled_from(
 JSON = st.recursive(
     SCALARS,
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(NAMES, inner, max_size=5),
-    max_leaves=20,
+    max_leaves=12,
 )
 SUBJECTS = st.fixed_dictionaries(
     {},

@@ -99,7 +99,9 @@ async def until(condition: Callable[[], Any], seconds: float = 60) -> Any:
 
 
 @asynccontextmanager
-async def running(database: TestDatabase, kafka: RunningKafka) -> AsyncGenerator[Stack, None]:
+async def running(
+    database: TestDatabase, kafka: RunningKafka, **more: str
+) -> AsyncGenerator[Stack, None]:
     ports = {name: free_port() for name in ("gateway", "stripe_sync", "stripe_sim")}
     secret = f"whsec_{secrets.token_hex(8)}"
     environment = {
@@ -114,6 +116,7 @@ async def running(database: TestDatabase, kafka: RunningKafka) -> AsyncGenerator
         "SLUICE_STRIPE_SYNC_TEST_CALLS_PER_SECOND": "0",
         "STRIPE_SIM_WEBHOOK_URL": f"http://127.0.0.1:{ports['gateway']}/api/webhooks/stripe",
         "SLUICE_STRIPE_SYNC_TRANSACTIONS_EVERY_SECONDS": "2",
+        **more,
     }
     for name, port in ports.items():
         environment[f"SLUICE_{name.upper()}_PORT"] = str(port)
@@ -192,7 +195,7 @@ async def sent_facts(database: TestDatabase) -> dict[str, int] | None:
     return found if set(found) >= WANTED else None
 
 
-def snapshot(tenant_id: Any, key: apikeys.ApiKey) -> Envelope[TenantSnapshot]:
+def snapshot(tenant_id: Any, key: apikeys.ApiKey, slug: str = "acme") -> Envelope[TenantSnapshot]:
     record = ApiKeyRecord(
         key_id=new_id(),
         prefix=key.prefix,
@@ -202,8 +205,8 @@ def snapshot(tenant_id: Any, key: apikeys.ApiKey) -> Envelope[TenantSnapshot]:
     )
     data = TenantSnapshot(
         version=1,
-        slug="acme",
-        name="Acme",
+        slug=slug,
+        name=slug.capitalize(),
         tenant_type="organization",
         status="active",
         currency="EUR",
