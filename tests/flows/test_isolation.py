@@ -85,13 +85,48 @@ async def _compared(owner: Api, replay: str) -> bool:
     return await owner.status_of("GET", f"/api/v1/webhook-replays/{replay}/differences") == 200
 
 
+async def _own_link(owner: Api, account: str) -> dict[str, Any] | None:
+    """A payment link of acme's own account; None while the connection is on its way."""
+    body = {"amount": {"amount_minor": 500, "currency": "EUR"}, "name": "Workshop"}
+    link: dict[str, Any] = await owner.post("/api/v1/payment-links", body)
+    return link if link["stripe_account"] == account else None
+
+
+async def _listed(owner: Api, path: str) -> dict[str, Any] | None:
+    items = (await owner.get(path))["items"]
+    return items[0] if items else None
+
+
+async def _money(owner: Api, sandbox: httpx.AsyncClient, account: str) -> dict[str, str]:
+    """A link, a refund, a dispute and a payout of acme's own account; a resync tells of them."""
+    link = await eventually("acme's own link", partial(_own_link, owner, account))
+    buyer = (await owner.post("/api/v1/customers", {"name": "Buyer"}))["id"]
+    wish = {"amount": {"amount_minor": 2000, "currency": "EUR"}, "customer": buyer, "confirm": True}
+    pay = partial(owner.post, "/api/v1/payment-intents")
+    paid = await pay(wish | {"payment_method": "pm_card_bypassPending"})
+    refund = await owner.post(
+        "/api/v1/refunds",
+        {"payment": paid["id"], "amount": {"amount_minor": 100, "currency": "EUR"}},
+    )
+    await pay(wish | {"payment_method": "pm_card_createDispute"})
+    await sandbox.post(f"/_sim/accounts/{account}/release", json={})
+    await sandbox.post(f"/_sim/accounts/{account}/payout", json={"currency": "eur"})
+    resync = await owner.post("/api/v1/stripe/resync", {})
+    found = {"link": link["id"], "refund": refund["id"], "resync": resync["id"]}
+    for noun in ("dispute", "payout"):
+        item = await eventually(f"a {noun}", partial(_listed, owner, f"/api/v1/{noun}s"))
+        found[noun] = item["id"]
+    return found
+
+
 async def _of_an_account(story: Story, owner: Api) -> dict[str, str]:
-    """A resync and a statement of an account of acme's own, which it has for a moment only."""
+    """What there is of an account of acme's own, which it has for a moment only."""
     async with httpx.AsyncClient(base_url=story.environment["STRIPE_SIM_URL"]) as sandbox:
         account = (await sandbox.post("/_sim/accounts", json={"name": "acme"})).json()
     keys = {"stripe_secret_key": account["secret_key"], "webhook_secret": f"whsec_{'a' * 32}"}
     await owner.post("/api/v1/billing/config", keys)
-    resync = await owner.post("/api/v1/stripe/resync", {}, on_its_way="stripe_not_connected")
+    async with httpx.AsyncClient(base_url=story.environment["STRIPE_SIM_URL"]) as sandbox:
+        found = await _money(owner, sandbox, account["id"])
     wanted = {
         "account": account["id"],
         "from": "2026-01-01T00:00:00Z",
@@ -99,7 +134,7 @@ async def _of_an_account(story: Story, owner: Api) -> dict[str, str]:
     }
     statement = await owner.post("/api/v1/ledger/statements", wanted, on_its_way="not_found")
     await owner.post("/api/v1/connect/disconnect", {"release_account": True})
-    return {"resync": resync["id"], "statement": statement["id"]}
+    return found | {"statement": statement["id"]}
 
 
 @pytest.fixture(scope="module")
@@ -116,10 +151,6 @@ async def theirs(played_story: Story) -> AsyncGenerator[Theirs, None]:
         {"key": f"acme_own_{os.getpid()}", "event_type": "acme.own", "aggregation": "count"},
     )
     team = await owner.post("/api/v1/teams", {"name": f"Team {os.getpid()}"})
-    link = await owner.post(
-        "/api/v1/payment-links",
-        {"amount": {"amount_minor": 500, "currency": "EUR"}, "name": "Workshop"},
-    )
     invited = {"email": f"new-{os.getpid()}@{slug}.example"}
     invitation = await owner.post("/api/v1/invitations", invited)
     tenant = await owner.get(f"/api/v1/tenants/{story.tenant_id}")
@@ -131,7 +162,6 @@ async def theirs(played_story: Story) -> AsyncGenerator[Theirs, None]:
         "invoice": invoice["id"],
         "line": invoice["lines"][0]["id"],
         "meter": meter["id"],
-        "link": link["id"],
         "payment": (await _first(owner, "/api/v1/payments"))["id"],
         "plan": story.named("pro"),
         "subscription": (await _first(owner, "/api/v1/subscriptions"))["id"],
@@ -142,9 +172,6 @@ async def theirs(played_story: Story) -> AsyncGenerator[Theirs, None]:
         "session": public_id("session", new_id()),
         "namespace": "billing",
         "rotation": public_id("key_rotation", new_id()),
-        "refund": public_id("refund", new_id()),
-        "dispute": public_id("dispute", new_id()),
-        "payout": public_id("payout", new_id()),
     }
     held = await owner.post("/api/v1/reservations", {"meter": meter["key"], "amount": "1"})
     paths["reservation"] = held["id"]
