@@ -73,5 +73,7 @@ select open_to_maintenance('resync');
 -- Comparing with the mirror reads over all tenants of an account, and writes nothing.
 grant select on walk, walked_object, stripe_object to sluice_stripe_sync_maintenance;
 create policy comparing on stripe_object for select to sluice_stripe_sync_maintenance using (true);
+-- squawk-ignore require-concurrent-index-creation
 create index stripe_object_account on stripe_object (account, mode, object_type, object_id);
+-- squawk-ignore require-concurrent-index-creation
 create index seen_connection_account on seen_connection (mode, (state ->> 'account_id'));
