@@ -8,13 +8,22 @@ from services.gateway.store import EVENT_COLUMNS, KeptEvent, kept_event
 
 
 async def known_waiting_accounts(tx: Tx, limit: int) -> list[Row]:
-    """(account, mode, tenant_id) of waiting events whose account the directory knows by now."""
+    """(account, mode, tenant_id) of waiting events whose account the directory knows by now.
+
+    An account that moved is the tenant's whose record named it last, as `find_tenant` has it.
+    """
     return await tx.fetch(
         """
-        select e.account, e.mode, l.tenant_id
-        from (select distinct account, mode from webhook_event
-            where quarantine_reason = 'unknown_account') as e
-        join directory_lookup l on l.kind = 'account' and l.value = e.mode || ':' || e.account
+        select account, mode, tenant_id from (
+            select e.account, e.mode, coalesce(
+                (select a.tenant_id from directory_account a
+                 where a.value = e.mode || ':' || e.account
+                 order by a.claimed_at desc, a.tenant_id limit 1),
+                (select l.tenant_id from directory_lookup l
+                 where l.kind = 'account' and l.value = e.mode || ':' || e.account)) as tenant_id
+            from (select distinct account, mode from webhook_event
+                where quarantine_reason = 'unknown_account') as e) as waiting
+        where tenant_id is not null
         limit $1
         """,
         limit,
