@@ -5,13 +5,17 @@ import shutil
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
+from uuid import uuid4
 
+import httpx
 import pytest
 from playwright.async_api import Browser, ConsoleMessage, Page, Request, async_playwright
 
+from cli.api import Api
 from cli.story import Story
 
 CHROMIUM = os.environ.get("SLUICE_TEST_CHROMIUM") or "/usr/bin/chromium"
+PASSWORD = "a password of the owner's"
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 FLAGS = [
     "--headless",
@@ -97,3 +101,53 @@ async def operator(stranger: Watched, played_story: Story) -> Watched:
     await stranger.page.get_by_role("button", name="Sign in").click()
     await stranger.page.wait_for_url("**/tenants")
     return stranger
+
+
+@dataclass
+class Owner:
+    """The owner of a new tenant, in a browser of its own."""
+
+    watched: Watched
+    slug: str
+    email: str
+    environment: dict[str, str] = field(repr=False)
+
+    @property
+    def page(self) -> Page:
+        """The browser's page."""
+        return self.watched.page
+
+    async def see(self, path: str) -> str:
+        """Go to a page; its text."""
+        return await self.watched.see(path)
+
+    async def sandbox_account(self, name: str) -> dict[str, str]:
+        """A company at the sandbox, with keys of its own."""
+        async with httpx.AsyncClient(base_url=self.environment["STRIPE_SIM_URL"]) as sandbox:
+            answer = await sandbox.post("/_sim/accounts", json={"name": name})
+            answer.raise_for_status()
+            made: dict[str, str] = answer.json()
+            return made
+
+
+@pytest.fixture
+async def owner(stranger: Watched, played_story: Story) -> Owner:
+    """Whoever an operator named, signed in by the link that the operator was given."""
+    slug = f"e2e-{uuid4().hex[:12]}"
+    email = f"owner@{slug}.example"
+    operator = Api(played_story.origin, played_story.environment["SLUICE_OPERATOR_KEY"])
+    made = await operator.post(
+        "/api/v1/tenants", {"name": slug.title(), "slug": slug, "owner_email": email}
+    )
+    await operator.close()
+    await accept(stranger, made["owner_invitation_url"], PASSWORD)
+    return Owner(stranger, slug, email, dict(played_story.environment))
+
+
+async def accept(watched: Watched, link: str, password: str) -> None:
+    page = watched.page
+    await page.goto(link)
+    await page.get_by_label("Your name").fill("Ada")
+    await page.get_by_label("Password").fill(password)
+    await page.get_by_role("button", name="Accept and sign in").click()
+    await page.wait_for_url("**/tenants")

@@ -1,20 +1,16 @@
 """The pages behind Settings in a real browser, on a running stack with the sandbox as Stripe."""
 
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass, field
-from uuid import uuid4
 
 import httpx
 import pytest
-from playwright.async_api import Browser, Page
+from playwright.async_api import Browser
 
-from cli.api import Api
 from cli.story import Story
-from tests.e2e.conftest import Watched
+from tests.e2e.conftest import PASSWORD, Owner, Watched, accept
 
 pytestmark = [pytest.mark.browser, pytest.mark.flow]
 
-PASSWORD = "a password of the owner's"
 PAGES = (
     "/settings",
     "/settings/stripe",
@@ -29,47 +25,6 @@ PAGES = (
 )
 
 
-@dataclass
-class Owner:
-    """The owner of a new tenant, in a browser of its own."""
-
-    watched: Watched
-    slug: str
-    email: str
-    environment: dict[str, str] = field(repr=False)
-
-    @property
-    def page(self) -> Page:
-        """The browser's page."""
-        return self.watched.page
-
-    async def see(self, path: str) -> str:
-        """Go to a page; its text."""
-        return await self.watched.see(path)
-
-    async def sandbox_account(self, name: str) -> dict[str, str]:
-        """A company at the sandbox, with keys of its own."""
-        async with httpx.AsyncClient(base_url=self.environment["STRIPE_SIM_URL"]) as sandbox:
-            answer = await sandbox.post("/_sim/accounts", json={"name": name})
-            answer.raise_for_status()
-            made: dict[str, str] = answer.json()
-            return made
-
-
-@pytest.fixture
-async def owner(stranger: Watched, played_story: Story) -> Owner:
-    """Whoever an operator named, signed in by the link that the operator was given."""
-    slug = f"e2e-{uuid4().hex[:12]}"
-    email = f"owner@{slug}.example"
-    operator = Api(played_story.origin, played_story.environment["SLUICE_OPERATOR_KEY"])
-    made = await operator.post(
-        "/api/v1/tenants", {"name": slug.title(), "slug": slug, "owner_email": email}
-    )
-    await operator.close()
-    await accept(stranger, made["owner_invitation_url"], PASSWORD)
-    return Owner(stranger, slug, email, dict(played_story.environment))
-
-
 @pytest.fixture
 async def second(chromium: Browser, played_story: Story) -> AsyncGenerator[Watched, None]:
     """Another browser that is not signed in."""
@@ -81,15 +36,6 @@ async def second(chromium: Browser, played_story: Story) -> AsyncGenerator[Watch
         yield watched
         assert watched.errors == []
         assert watched.foreign == []
-
-
-async def accept(watched: Watched, link: str, password: str) -> None:
-    page = watched.page
-    await page.goto(link)
-    await page.get_by_label("Your name").fill("Ada")
-    await page.get_by_label("Password").fill(password)
-    await page.get_by_role("button", name="Accept and sign in").click()
-    await page.wait_for_url("**/tenants")
 
 
 async def test_keys_of_one_s_own_account_are_proved_kept_and_rotated(owner: Owner):
