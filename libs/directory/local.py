@@ -5,9 +5,10 @@ Found tenants are remembered for a second, so a revocation holds everywhere with
 
 import asyncio
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Literal
+from typing import Any, Literal
 from uuid import UUID
 
 from libs.clock import utc_now
@@ -81,6 +82,9 @@ class Directory:
             return cached[1]
         async with self._database.transaction() as tx:
             found = await tx.fetchval("select find_tenant($1, $2)", kind, value)
+        return self._remember(kind, value, found)
+
+    def _remember(self, kind: LookupKind, value: str, found: Any) -> Tenant | None:
         if found is None:
             self._cache.pop((kind, value), None)
             return None
@@ -101,6 +105,26 @@ class Directory:
     async def by_id(self, tenant_id: UUID) -> Tenant | None:
         """A tenant by its id."""
         return await self.find("id", str(tenant_id))
+
+    async def by_ids(self, tenant_ids: Iterable[UUID]) -> dict[UUID, Tenant]:
+        """Tenants by their ids, in one look for all that are not remembered; unknown ones are absent."""
+        wanted = set(tenant_ids)
+        fresh = time.monotonic() - CACHE_SECONDS
+        missing = [
+            str(tenant_id)
+            for tenant_id in wanted
+            if self._cache.get(("id", str(tenant_id)), (0.0, None))[0] <= fresh
+        ]
+        if missing:
+            async with self._database.transaction() as tx:
+                rows = await tx.fetch(
+                    "select v, find_tenant('id', v) as found from unnest($1::text[]) as u(v)",
+                    missing,
+                )
+            for row in rows:
+                self._remember("id", row["v"], row["found"])
+        cached = {tenant_id: self._cache.get(("id", str(tenant_id))) for tenant_id in wanted}
+        return {tenant_id: entry[1] for tenant_id, entry in cached.items() if entry is not None}
 
     async def afresh(self, tenant: Tenant) -> Tenant:
         """The tenant as it stands in the local copy now, whatever is remembered of it."""

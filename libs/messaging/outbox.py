@@ -14,6 +14,7 @@ from libs.clock import utc_now
 from libs.contracts.envelope import MAX_EVENT_BYTES, D, Envelope, wrap
 from libs.contracts.topics import TOPIC_OF
 from libs.db.pool import Tx
+from libs.db.tenant import Scope
 from libs.messaging.told import told
 from libs.observability.tracing import inject
 
@@ -99,14 +100,16 @@ def emit(
 
 
 async def _write(tx: Tx) -> None:
-    """Write the buffered rows, a statement per run of rows with the same scope."""
+    """Write the buffered rows in their order, a statement per run of rows of the same mode."""
     start = 0
     while start < len(tx.emitted):
-        scope = tx.emitted[start][0]
+        mode = tx.emitted[start][0].mode
         end = start
-        while end < len(tx.emitted) and tx.emitted[end][0] == scope:
+        while end < len(tx.emitted) and tx.emitted[end][0].mode == mode:
             end += 1
-        await tx.enter(scope)
+        tenants = {tenant for scope, _ in tx.emitted[start:end] for tenant in scope.tenants}
+        if set(tx.scope.tenants) != tenants or tx.scope.mode != mode:
+            await tx.enter(Scope(tuple(sorted(tenants)), mode))
         columns = list(zip(*(row for _, row in tx.emitted[start:end]), strict=True))
         await tx.execute(
             """

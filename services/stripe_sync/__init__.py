@@ -1,9 +1,9 @@
 """Stripe sync: the only speaker of Stripe's dialect; what is true at Stripe, in our own words.
 
-Owns: the mirror of Stripe's objects (the platform's account and those of tenants), payments, balance
-transactions, links of customers, payment requests (intents, refunds) and payment links, commands to
-Stripe and their outcome, advances of test clocks, the health of tenants' accounts as Stripe tells it.
-How far each of Stripe's lists was read.
+Owns: the mirror of Stripe's objects (the platform's account and those of tenants), payments, refunds,
+disputes, payouts, balance transactions, links of customers, payment requests (intents, refunds) and
+payment links, commands to Stripe and their outcome, advances of test clocks, the health of tenants'
+accounts as Stripe tells it. How far each of Stripe's lists was read.
 Consumes: `StripeEventReceived`, `PlanPublished`, `CustomerCreated`, `CustomerErased`,
 `CompleteInvoice`, `ClockAdvanceRequested`, `StatementRequested`, `tenants.directory`,
 `tenants.secrets`.

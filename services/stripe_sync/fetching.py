@@ -1,11 +1,20 @@
 """Fetching the latest state of an object, with what belongs to it, outside any transaction."""
 
+import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import structlog
 
-from services.stripe_sync.client import Json, StripeApi, StripeMissingError, StripeRefusedError
+from services.stripe_sync.client import (
+    Json,
+    StripeApi,
+    StripeCallError,
+    StripeMissingError,
+    StripeRefusedError,
+    StripeTransientError,
+)
 from services.stripe_sync.objects import id_of
 from services.stripe_sync.objects_invoices import wants_holding
 from services.stripe_sync.objects_payments import charge_of, waits_for_booking
@@ -14,6 +23,11 @@ from services.stripe_sync.payments import NO_ORIGIN, Origin
 log = structlog.get_logger()
 
 LINE_PAGES_MAX = 20
+LISTED_FROM = 6
+"""So many payments or more are looked up in one list."""
+ORIGIN_SECONDS = 26 * 3600
+"""A checkout session is open for a day before it is paid."""
+ORIGIN_PAGES_MAX = 3
 
 PATHS = {
     "customer": "/v1/customers/",
@@ -98,25 +112,68 @@ async def fetch(
         return None
 
 
-async def find_origin(api: StripeApi, intent_id: str, customer_id: str | None) -> Origin:
-    """What a payment was made for: neither the intent nor its charge says so.
+@dataclass(frozen=True)
+class Unplaced:
+    """A payment of which nobody knows yet what it was made for.
 
-    Args:
-        customer_id: Stripe's customer of the intent; without one it pays no invoice.
-
-    Raises:
-        StripeCallError: see its kinds.
+    Attributes:
+        customer_id: Stripe's; without a customer it pays no invoice.
+        created: of its intent or charge, in Unix seconds.
     """
-    if customer_id is not None:
-        query = {"payment": {"type": "payment_intent", "payment_intent": intent_id}, "limit": 1}
-        page = await api.get("invoice_payment.list", "/v1/invoice_payments", query)
-        if page["data"]:
-            return Origin(invoice_id=id_of(page["data"][0]["invoice"]))
-    page = await api.get(
-        "checkout_session.list",
-        "/v1/checkout/sessions",
-        {"payment_intent": intent_id, "limit": 1},
+
+    intent_id: str
+    customer_id: str | None
+    created: int
+
+
+async def find_origins(
+    api: StripeApi, unplaced: Sequence[Unplaced]
+) -> dict[str, Origin | StripeCallError]:
+    """What payments were made for, by intent: neither the intent nor its charge says so.
+
+    Many are looked up in one list; where that is too long, or they are few, each by itself.
+    """
+    found: dict[str, Origin | StripeCallError] = {}
+    if len(unplaced) >= LISTED_FROM:
+        try:
+            found.update(await _listed_origins(api, unplaced))
+        except StripeTransientError as error:
+            log.info("origins_not_listed", reason=error.code)
+    rest = [each for each in unplaced if each.intent_id not in found]
+    answers = await asyncio.gather(*(_find_origin(api, each) for each in rest))
+    return found | {each.intent_id: answer for each, answer in zip(rest, answers, strict=True)}
+
+
+async def _listed_origins(api: StripeApi, unplaced: Sequence[Unplaced]) -> dict[str, Origin]:
+    since = {"created": {"gte": min(each.created for each in unplaced) - ORIGIN_SECONDS}}
+    payments = await api.list_all(
+        "invoice_payment.list", "/v1/invoice_payments", since, pages_max=ORIGIN_PAGES_MAX
     )
+    sessions = await api.list_all(
+        "checkout_session.list", "/v1/checkout/sessions", since, pages_max=ORIGIN_PAGES_MAX
+    )
+    origins = {
+        id_of(each["payment_intent"]): Origin(payment_link_id=id_of(each["payment_link"]))
+        for each in sessions
+    }
+    for each in payments:
+        intent_id = id_of(each["payment"].get("payment_intent"))
+        origins[intent_id] = Origin(invoice_id=id_of(each["invoice"]))
+    return {each.intent_id: origins.get(each.intent_id, NO_ORIGIN) for each in unplaced}
+
+
+async def _find_origin(api: StripeApi, payment: Unplaced) -> Origin | StripeCallError:
+    intent_id = payment.intent_id
+    try:
+        if payment.customer_id is not None:
+            query = {"payment": {"type": "payment_intent", "payment_intent": intent_id}, "limit": 1}
+            page = await api.get("invoice_payment.list", "/v1/invoice_payments", query)
+            if page["data"]:
+                return Origin(invoice_id=id_of(page["data"][0]["invoice"]))
+        query = {"payment_intent": intent_id, "limit": 1}
+        page = await api.get("checkout_session.list", "/v1/checkout/sessions", query)
+    except StripeCallError as error:
+        return error
     if page["data"]:
         return Origin(payment_link_id=id_of(page["data"][0]["payment_link"]))
     return NO_ORIGIN

@@ -82,6 +82,8 @@ async def resolve_all(
     async with database.transaction() as tx:
         known = await store_objects.find_owners(tx, identity.account, identity.mode, signs)
     own = frozenset() if identity.is_platform else await _own(database, identity, foundlings)
+    named_tenants = {named(each.raw, "tenant_id") for each in foundlings if each.raw}
+    await directory.by_ids(tenant_id for tenant_id in named_tenants if tenant_id is not None)
     found: dict[int, Owner | UnknownOwnerError] = {}
     for place, foundling in sorted(enumerate(foundlings), key=lambda pair: pair[1].order):
         if identity.is_platform:

@@ -13,11 +13,7 @@ from libs.observability.metrics import PAYMENTS_TOTAL
 from services.stripe_sync import objects_payments, store_marks, store_payments
 from services.stripe_sync.client import Json
 from services.stripe_sync.objects import named
-from services.stripe_sync.objects_payments import (
-    WAITS_FOR_PAYER,
-    payment_of_charge,
-    payment_of_intent,
-)
+from services.stripe_sync.objects_payments import WAITS_FOR_PAYER, payment_of_intent
 from services.stripe_sync.store_objects import Owner
 
 
@@ -50,7 +46,8 @@ async def record_intent(
     """Bring the payment of an intent up to date from Stripe's answer to a call; the row after it.
 
     The answer may be older than what the mirror's worker saw meanwhile, so the intent is fetched
-    again a moment later. What was paid stays paid.
+    again a moment later. The payment is the row of this intent; else the row that its metadata names,
+    where that is the tenant's in scope and has no intent yet; else a new one.
 
     Args:
         intent: with `latest_charge.balance_transaction` expanded.
@@ -62,64 +59,59 @@ async def record_intent(
         UnreadableObjectError: a field is missing.
     """
     assert owner.tenant_id == tx.tenant_id, "a payment is recorded for the tenant in scope"
-    payment = await settle_intent(
-        tx, account, intent, payer_id, origin=Origin(invoice_id), effective_at=effective_at
-    )
-    await store_marks.mark(tx, account, [("payment_intent", intent["id"])])
-    return payment
-
-
-async def settle_intent(
-    tx: Tx,
-    account: str,
-    intent: Json,
-    payer_id: UUID,
-    *,
-    origin: Origin | None,
-    effective_at: datetime,
-) -> Json:
-    """Bring the payment of an intent up to date; for the mirror's worker.
-
-    The payment is the row of this intent; else the row that its metadata names, where that is the
-    tenant's in scope and has no intent yet; else a new one.
-
-    Args:
-        origin: what it was made for; None while nobody has looked.
-    """
-    said = payment_of_intent(intent)
     before = await store_payments.read_payment(
         tx, account, intent["id"], named(intent, "payment_id")
     )
-    return await _settle(tx, account, said, before, payer_id, origin, effective_at)
+    after = settle(
+        tx,
+        account,
+        payment_of_intent(intent),
+        before,
+        payer_id,
+        origin=Origin(invoice_id),
+        effective_at=effective_at,
+        tenant_id=tx.tenant_id,
+    )
+    if after is not None:
+        await store_payments.write_payment(tx, after)
+    await store_marks.mark(tx, account, [("payment_intent", intent["id"])])
+    payment = after or before
+    assert payment is not None, "a payment that nothing changed was there before"
+    return payment
 
 
-async def settle_charge(
-    tx: Tx, account: str, charge: Json, payer_id: UUID, *, effective_at: datetime
-) -> Json:
-    """Bring the payment of a charge without an intent up to date."""
-    said = payment_of_charge(charge)
-    before = await store_payments.read_payment(tx, account, charge["id"])
-    return await _settle(tx, account, said, before, payer_id, NO_ORIGIN, effective_at)
-
-
-async def _settle(
+def settle(
     tx: Tx,
     account: str,
     said: Json,
     before: Json | None,
     payer_id: UUID,
+    *,
     origin: Origin | None,
     effective_at: datetime,
-) -> Json:
+    tenant_id: UUID,
+) -> Json | None:
+    """The row of a payment as it is to stand, with what is to be said of it; None: as it was.
+
+    What was paid stays paid.
+
+    Args:
+        said: what Stripe says, by column.
+        before: the row so far, locked.
+        payer_id: the customer who pays, where no row of ours says so.
+        origin: what it was made for; None while nobody has looked.
+        tenant_id: whose payment it is, among those in scope.
+    """
     after = _merged(account, said, before, payer_id, origin)
     if after == before:
-        return after
-    if before is not None and before["paid_at"] is not None and after["paid_at"] is None:
-        return before
-    await store_payments.write_payment(tx, after)
-    if after["paid_at"] is not None and (before is None or before["paid_at"] is None):
-        tx.after_commit.append(PAYMENTS_TOTAL.labels(outcome="succeeded", mode=tx.mode).inc)
-        emit(tx, _succeeded(after), effective_at=effective_at)
+        return None
+    paid_before = before is not None and before["paid_at"] is not None
+    if paid_before and after["paid_at"] is None:
+        return None
+    if after["paid_at"] is not None and not paid_before:
+        outcome = PAYMENTS_TOTAL.labels(outcome="succeeded", mode=tx.mode)
+        tx.after_commit.append(outcome.inc)
+        emit(tx, _succeeded(after), effective_at=effective_at, tenant_id=tenant_id)
     return after
 
 

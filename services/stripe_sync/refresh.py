@@ -6,7 +6,7 @@ taking the marks away are one, for as many objects as were fetched at about the 
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -17,7 +17,7 @@ from libs.clock import utc_now
 from libs.contracts.envelope import Mode
 from libs.db.pool import TRANSIENT_ERRORS, Database
 from libs.db.tenant import Scope
-from libs.directory.local import Directory, business_now
+from libs.directory.local import Directory, Tenant, business_now
 from libs.observability.tracing import extract, start_span
 from services.stripe_sync import fetching, store_connections, store_marks, store_payments
 from services.stripe_sync.client import (
@@ -26,7 +26,7 @@ from services.stripe_sync.client import (
     StripeStoppedError,
     StripeTransientError,
 )
-from services.stripe_sync.fetching import Fetched
+from services.stripe_sync.fetching import Fetched, Unplaced
 from services.stripe_sync.identities import Identity
 from services.stripe_sync.lease import Lease, LeaseLostError, hold, leased, renew
 from services.stripe_sync.marks import BALANCE
@@ -134,7 +134,9 @@ class AccountWorker:
         try:
             while waiting:
                 done, _ = await asyncio.wait(waiting, timeout=GROUP_SECONDS)
-                group = [(waiting.pop(task), task.exception() or task.result()) for task in done]
+                # In the order of the marks, not in the one in which Stripe answered.
+                came = [task for task in waiting if task in done]
+                group = [(waiting.pop(task), task.exception() or task.result()) for task in came]
                 if group:
                     await self._take_in(lease, group)
         finally:
@@ -196,13 +198,16 @@ class AccountWorker:
                 await self._look_behind(dirty, fetched)
         origins = await self._origins(known, late)
         lost = {id(dirty) for dirty, _ in late}
+        tenants = await self.directory.by_ids(
+            {self.identity.tenant_id} | {owner.tenant_id for _, _, owner in known}
+        )
         return [
             Sighting(
                 dirty,
                 fetched,
                 owner,
-                await self._payer(owner),
-                await self._business_now(owner.tenant_id),
+                self._payer(owner, tenants),
+                self._business_now(owner, tenants),
                 origins.get(_intent_of(dirty, fetched) or ""),
             )
             for dirty, fetched, owner in known
@@ -241,21 +246,19 @@ class AccountWorker:
             told = await store_payments.known_origins(tx, self.account, pairs)
         for intent_id, row in told.items():
             origins[intent_id] = Origin(row["stripe_invoice_id"], row["stripe_payment_link_id"])
-        unknown = [(key, *value[:2]) for key, value in wanted.items() if key not in origins]
-        answers = await asyncio.gather(
-            *(
-                fetching.find_origin(self.api, intent_id, customer_of(raw))
-                for intent_id, _, raw in unknown
-            ),
-            return_exceptions=True,
-        )
-        for (intent_id, dirty, _), answer in zip(unknown, answers, strict=True):
+        unplaced = [
+            Unplaced(intent_id, customer_of(raw), raw["created"])
+            for intent_id, (_, raw, _) in wanted.items()
+            if intent_id not in origins
+        ]
+        answers = await fetching.find_origins(self.api, unplaced)
+        for intent_id, answer in answers.items():
             if isinstance(answer, Origin):
                 origins[intent_id] = answer
-            elif isinstance(answer, ENDS_THE_RUN) or not isinstance(answer, Exception):
+            elif isinstance(answer, ENDS_THE_RUN):
                 raise answer
             else:
-                late.append((dirty, answer))
+                late.append((wanted[intent_id][0], answer))
         return origins
 
     async def _mirror(self, lease: Lease, sightings: list[Sighting]) -> Late:
@@ -291,15 +294,15 @@ class AccountWorker:
             await hold(tx, lease)
             await store_marks.clear_all(tx, self.account, [dirty])
 
-    async def _payer(self, owner: Owner) -> UUID | None:
+    def _payer(self, owner: Owner, tenants: Mapping[UUID, Tenant]) -> UUID | None:
         """The customer who pays; money from nobody we know is booked on whoever's account it is."""
         if owner.customer_id is not None:
             return owner.customer_id
-        holder = await self.directory.by_id(self.identity.tenant_id)
+        holder = tenants.get(self.identity.tenant_id)
         return holder.snapshot.self_customer_id if holder else None
 
-    async def _business_now(self, tenant_id: UUID) -> datetime:
-        tenant = await self.directory.by_id(tenant_id)
+    def _business_now(self, owner: Owner, tenants: Mapping[UUID, Tenant]) -> datetime:
+        tenant = tenants.get(owner.tenant_id)
         return business_now(tenant, self.mode) if tenant else utc_now()
 
     async def _later(self, lease: Lease, late: Late) -> None:

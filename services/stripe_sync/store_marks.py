@@ -32,6 +32,13 @@ async def mark(tx: Tx, account: str, objects: Iterable[tuple[str, str]]) -> None
 
     The fetch belongs to the trace in which the mark was made.
     """
+    await mark_all(tx, account, [(tx.tenant_id, kind, object_id) for kind, object_id in objects])
+
+
+async def mark_all(tx: Tx, account: str, objects: Sequence[tuple[UUID, str, str]]) -> None:
+    """Mark objects of several tenants, which are in scope: (tenant, type, id)."""
+    if not objects:
+        return
     trace = inject()
     await tx.executemany(
         """
@@ -42,7 +49,10 @@ async def mark(tx: Tx, account: str, objects: Iterable[tuple[str, str]]) -> None
             generation = excluded.generation, next_try_at = '-infinity', attempts = 0,
             trace = excluded.trace
         """,
-        [(tx.tenant_id, tx.mode, account, kind, object_id, trace) for kind, object_id in objects],
+        [
+            (tenant_id, tx.mode, account, kind, object_id, trace)
+            for tenant_id, kind, object_id in sorted(set(objects))
+        ],
     )
 
 
@@ -74,15 +84,22 @@ async def due(tx: Tx, account: str, mode: str, now: datetime, limit: int) -> lis
 
 
 async def clear_all(tx: Tx, account: str, objects: Sequence[Dirty]) -> None:
-    """Take marks away that were not made anew meanwhile; their tenants are in scope."""
+    """Take marks away that were not made anew meanwhile; their tenants are in scope.
+
+    A mark that is just being made anew is left to whoever makes it: nobody waits for a batch of
+    webhooks that may itself wait for this.
+    """
     await tx.execute(
         """
-        delete from dirty_object d
-        using unnest($3::uuid[], $4::text[], $5::text[], $6::bigint[])
-            as m(tenant_id, object_type, object_id, generation)
-        where d.tenant_id = m.tenant_id and d.mode = $1 and d.account = $2
-            and d.object_type = m.object_type and d.object_id = m.object_id
-            and d.generation = m.generation
+        delete from dirty_object d using (
+            select o.ctid as place
+            from unnest($3::uuid[], $4::text[], $5::text[], $6::bigint[])
+                as m(tenant_id, object_type, object_id, generation)
+            join dirty_object o on o.tenant_id = m.tenant_id and o.mode = $1 and o.account = $2
+                and o.object_type = m.object_type and o.object_id = m.object_id
+                and o.generation = m.generation
+            for update of o skip locked) as answered
+        where d.ctid = answered.place
         """,
         tx.mode,
         account,

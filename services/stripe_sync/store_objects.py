@@ -84,6 +84,24 @@ async def claim_all(tx: Tx, account: str, owners: Iterable[tuple[str, Owner]]) -
     await tx.executemany(_CLAIM, rows)
 
 
+async def claim_new(tx: Tx, account: str, owners: Sequence[tuple[str, Owner]]) -> set[str]:
+    """Give each object to its owner, whose tenants are in scope; those that had none before."""
+    rows = await tx.fetch(
+        """
+        insert into object_owner (account, mode, object_id, tenant_id, customer_id)
+        select $1, $2, o, t, c
+        from unnest($3::text[], $4::uuid[], $5::uuid[]) as u(o, t, c) order by o
+        on conflict do nothing returning object_id
+        """,
+        account,
+        tx.mode,
+        [object_id for object_id, _ in owners],
+        [owner.tenant_id for _, owner in owners],
+        [owner.customer_id for _, owner in owners],
+    )
+    return {row["object_id"] for row in rows}
+
+
 async def read_objects(
     tx: Tx, account: str, keys: Sequence[tuple[UUID, str, str]]
 ) -> dict[tuple[str, str], Row]:
@@ -138,23 +156,35 @@ async def write_objects(tx: Tx, account: str, objects: Iterable[ObjectRow]) -> N
     )
 
 
-async def mentions(tx: Tx, account: str, kind: str, object_id: str, other_id: str) -> bool:
-    """Whether the mirror has an object as it is since it names another one."""
-    return bool(
-        await tx.fetchval(
-            """
-            select exists (select from stripe_object where tenant_id = $1 and mode = $2
-                and account = $3 and object_type = $4 and object_id = $5
-                and position('"' || $6 || '"' in raw::text) > 0)
-            """,
-            tx.tenant_id,
-            tx.mode,
-            account,
-            kind,
-            object_id,
-            other_id,
-        )
+async def unmentioned(
+    tx: Tx, account: str, movers: Sequence[tuple[UUID, str, str, str]]
+) -> list[tuple[UUID, str, str]]:
+    """Objects that the mirror has not, or not as they are since they name another one.
+
+    Args:
+        movers: (tenant, type, id, id of the other); the tenants are in scope.
+
+    Returns:
+        (tenant, type, id).
+    """
+    rows = await tx.fetch(
+        """
+        select distinct m.tenant_id, m.object_type, m.object_id
+        from unnest($3::uuid[], $4::text[], $5::text[], $6::text[])
+            as m(tenant_id, object_type, object_id, other_id)
+        where not exists (select from stripe_object o where o.tenant_id = m.tenant_id
+            and o.mode = $1 and o.account = $2 and o.object_type = m.object_type
+            and o.object_id = m.object_id
+            and position('"' || m.other_id || '"' in o.raw::text) > 0)
+        """,
+        tx.mode,
+        account,
+        [tenant_id for tenant_id, _, _, _ in movers],
+        [kind for _, kind, _, _ in movers],
+        [object_id for _, _, object_id, _ in movers],
+        [other_id for _, _, _, other_id in movers],
     )
+    return [(row["tenant_id"], row["object_type"], row["object_id"]) for row in rows]
 
 
 async def has_live_subscription(tx: Tx, account: str, stripe_customer_id: str) -> bool:

@@ -1,6 +1,6 @@
 """SQL of payments."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -37,6 +37,11 @@ PAYMENT_COLUMNS = (
 _COLUMNS = ", ".join(PAYMENT_COLUMNS)
 _PLACES = ", ".join(f"${number}" for number in range(3, len(PAYMENT_COLUMNS) + 3))
 _UPDATES = ", ".join(f"{name} = excluded.{name}" for name in PAYMENT_COLUMNS[1:])
+_QUALIFIED = ", ".join(f"p.{name}" for name in PAYMENT_COLUMNS)
+_WRITE = (
+    f"insert into payment (tenant_id, mode, {_COLUMNS}) values ($1, $2, {_PLACES}) "  # noqa: S608
+    f"on conflict (tenant_id, mode, payment_id) do update set {_UPDATES}"
+)
 
 
 async def read_payment(
@@ -67,27 +72,71 @@ async def read_payment(
 
 
 async def write_payment(tx: Tx, payment: Json) -> None:
-    """Insert or replace a payment."""
-    await tx.execute(
-        f"insert into payment (tenant_id, mode, {_COLUMNS}) values ($1, $2, {_PLACES}) "  # noqa: S608
-        f"on conflict (tenant_id, mode, payment_id) do update set {_UPDATES}",
-        tx.tenant_id,
-        tx.mode,
-        *(payment[name] for name in PAYMENT_COLUMNS),
-    )
+    """Insert or replace a payment of the tenant in scope."""
+    await write_payments(tx, [(tx.tenant_id, payment)])
 
 
-async def payment_of(
-    tx: Tx, account: str, intent_id: str | None, charge_id: str | None
-) -> Row | None:
-    """(payment_id, customer_id) of the payment that an intent or a charge belongs to."""
-    return await tx.fetchrow(
-        "select payment_id, customer_id from payment where tenant_id = $1 and mode = $2 "
-        "and account = $3 and coalesce(stripe_payment_intent_id, stripe_charge_id) = $4",
-        tx.tenant_id,
+async def read_payments(
+    tx: Tx, account: str, stripe_ids: Sequence[tuple[UUID, str]]
+) -> dict[str, Json]:
+    """The payments of intents, or of charges without one, locked; by that id.
+
+    Args:
+        stripe_ids: (tenant, id); the tenants are in scope.
+    """
+    rows = await tx.fetch(
+        f"""
+        select {_QUALIFIED}, k.stripe_id
+        from unnest($3::uuid[], $4::text[]) as k(tenant_id, stripe_id)
+        join payment p on p.tenant_id = k.tenant_id and p.mode = $1 and p.account = $2
+            and coalesce(p.stripe_payment_intent_id, p.stripe_charge_id) = k.stripe_id
+        order by p.payment_id for update of p
+        """,  # noqa: S608 - constants only
         tx.mode,
         account,
-        intent_id or charge_id,
+        [tenant_id for tenant_id, _ in stripe_ids],
+        [stripe_id for _, stripe_id in stripe_ids],
+    )
+    return {row["stripe_id"]: _payment(row) for row in rows}
+
+
+async def read_unanswered(
+    tx: Tx, account: str, payment_ids: Sequence[tuple[UUID, UUID]]
+) -> dict[UUID, Json]:
+    """Those of these payments that belong to no intent and no charge yet, locked.
+
+    Args:
+        payment_ids: (tenant, payment); the tenants are in scope.
+    """
+    rows = await tx.fetch(
+        f"""
+        select {_QUALIFIED}
+        from unnest($3::uuid[], $4::uuid[]) as k(tenant_id, payment_id)
+        join payment p on p.tenant_id = k.tenant_id and p.mode = $1 and p.account = $2
+            and p.payment_id = k.payment_id
+        where p.stripe_payment_intent_id is null and p.stripe_charge_id is null
+        order by p.payment_id for update of p
+        """,  # noqa: S608 - constants only
+        tx.mode,
+        account,
+        [tenant_id for tenant_id, _ in payment_ids],
+        [payment_id for _, payment_id in payment_ids],
+    )
+    return {row["payment_id"]: _payment(row) for row in rows}
+
+
+def _payment(row: Row) -> Json:
+    return {name: row[name] for name in PAYMENT_COLUMNS}
+
+
+async def write_payments(tx: Tx, payments: Iterable[tuple[UUID, Json]]) -> None:
+    """Insert or replace payments of tenants in scope: (tenant, columns)."""
+    await tx.executemany(
+        _WRITE,
+        [
+            (tenant_id, tx.mode, *(payment[name] for name in PAYMENT_COLUMNS))
+            for tenant_id, payment in payments
+        ],
     )
 
 

@@ -1,35 +1,52 @@
 """SQL of balance transactions, and how far they have been listed."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from libs.db.pool import Tx
 
 Json = dict[str, Any]
 
+TRANSACTION_COLUMNS = (
+    "stripe_balance_transaction_id",
+    "kind",
+    "source_id",
+    "amount_minor",
+    "fee_minor",
+    "net_minor",
+    "currency",
+    "created_at",
+    "available_at",
+)
 
-async def insert_transaction(tx: Tx, account: str, transaction: Json, raw: Json) -> None:
-    """Record a balance transaction; its claim has made sure that this happens once."""
-    await tx.execute(
+
+async def insert_transactions(
+    tx: Tx, account: str, transactions: Sequence[tuple[UUID, Json, Json]]
+) -> None:
+    """Record balance transactions; their claims have made sure that this happens once.
+
+    Args:
+        transactions: (tenant, columns, Stripe's JSON); the tenants are in scope.
+    """
+    await tx.executemany(
         """
         insert into balance_transaction (tenant_id, mode, account, stripe_balance_transaction_id,
             kind, source_id, amount_minor, fee_minor, net_minor, currency, created_at,
             available_at, raw)
         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
         """,
-        tx.tenant_id,
-        tx.mode,
-        account,
-        transaction["stripe_balance_transaction_id"],
-        transaction["kind"],
-        transaction["source_id"],
-        transaction["amount_minor"],
-        transaction["fee_minor"],
-        transaction["net_minor"],
-        transaction["currency"],
-        transaction["created_at"],
-        transaction["available_at"],
-        raw,
+        [
+            (
+                tenant_id,
+                tx.mode,
+                account,
+                *(columns[name] for name in TRANSACTION_COLUMNS),
+                raw,
+            )
+            for tenant_id, columns, raw in transactions
+        ],
     )
 
 

@@ -5,7 +5,8 @@ with an overlap. The claim of an id is unique over all tenants: whoever is first
 leads to the object that moved the money, should the object's own events have been lost.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -14,7 +15,8 @@ import structlog
 from libs.clock import from_unix, utc_now
 from libs.contracts.tenants import PLATFORM_TENANT_ID
 from libs.db.pool import Database, Tx
-from libs.directory.local import Directory, business_now
+from libs.db.tenant import Scope
+from libs.directory.local import Directory, Tenant, business_now
 from libs.messaging.outbox import emit
 from services.stripe_sync import store_marks, store_objects, store_transactions
 from services.stripe_sync.client import Json
@@ -37,20 +39,49 @@ FIRST_LOOK_BACK = timedelta(days=35)
 """On the platform's account. What moved on a tenant's before it was connected is not ours."""
 STRANGER_AFTER = timedelta(minutes=5)
 PAGES_MAX = 100
+AT_ONCE = 200
+"""Balance transactions that are recorded in one transaction."""
 
 
-async def record(tx: Tx, account: str, raw: Json, owner: Owner, *, effective_at: datetime) -> bool:
-    """Record a balance transaction for the tenant in scope; False where it is recorded already."""
-    fact = transaction_fact(raw, account=account, collected_by=collected_by(account))
-    claimed = await store_objects.claim(
-        tx, account, fact.stripe_balance_transaction_id, owner.customer_id
+@dataclass(frozen=True)
+class Movement:
+    """A balance transaction as Stripe has it, whose it is, and that tenant's business time."""
+
+    raw: Json
+    owner: Owner
+    now: datetime
+
+
+async def record_all(tx: Tx, account: str, movements: Sequence[Movement]) -> list[Movement]:
+    """Record balance transactions whose tenants are in scope; those that were not recorded before."""
+    if not movements:
+        return []
+    facts = {
+        each.raw["id"]: transaction_fact(
+            each.raw, account=account, collected_by=collected_by(account)
+        )
+        for each in movements
+    }
+    claimed = await store_objects.claim_new(
+        tx, account, [(each.raw["id"], each.owner) for each in movements]
     )
-    if not claimed:
-        return False
-    kept = raw | {"source": fact.source_id}
-    await store_transactions.insert_transaction(tx, account, fact.model_dump(), kept)
-    emit(tx, fact, effective_at=effective_at)
-    return True
+    new = [each for each in movements if each.raw["id"] in claimed]
+    await store_transactions.insert_transactions(
+        tx,
+        account,
+        [
+            (
+                each.owner.tenant_id,
+                facts[each.raw["id"]].model_dump(),
+                each.raw | {"source": facts[each.raw["id"]].source_id},
+            )
+            for each in new
+        ],
+    )
+    for each in new:
+        tenant_id = each.owner.tenant_id
+        emit(tx, facts[each.raw["id"]], effective_at=each.now, tenant_id=tenant_id)
+    return new
 
 
 async def list_transactions(database: Database, directory: Directory, identity: Identity) -> int:
@@ -101,23 +132,46 @@ async def record_listed(
     owners = await resolve_all(
         database, directory, identity, [_foundling(identity, raw) for raw in missing]
     )
-    recorded, waiting = 0, 0
-    for raw, owner in zip(missing, owners, strict=True):
-        if isinstance(owner, UnknownOwnerError):
-            waiting += 1
-            await _look_at_source(database, identity, raw, identity.tenant_id)
-            continue
-        tenant = await directory.by_id(owner.tenant_id)
-        now = business_now(tenant, identity.mode) if tenant else utc_now()
-        async with database.tenant(owner.tenant_id, identity.mode) as tx:
-            if await record(tx, identity.account, raw, owner, effective_at=now):
-                recorded += 1
-                source = source_of(raw)
-                if source and not await store_objects.mentions(
-                    tx, identity.account, *source, raw["id"]
-                ):
-                    await store_marks.mark(tx, identity.account, [source])
-    return recorded, waiting
+    found = [
+        (raw, owner) for raw, owner in zip(missing, owners, strict=True) if isinstance(owner, Owner)
+    ]
+    waiting = [
+        raw for raw, owner in zip(missing, owners, strict=True) if not isinstance(owner, Owner)
+    ]
+    for raw in waiting:
+        await _look_at_source(database, identity, raw, identity.tenant_id)
+    tenants = await directory.by_ids(owner.tenant_id for _, owner in found)
+    recorded = 0
+    for start in range(0, len(found), AT_ONCE):
+        recorded += await _record_some(database, identity, tenants, found[start : start + AT_ONCE])
+    return recorded, len(waiting)
+
+
+async def _record_some(
+    database: Database,
+    identity: Identity,
+    tenants: Mapping[UUID, Tenant],
+    found: Sequence[tuple[Json, Owner]],
+) -> int:
+    """Record some in one transaction, and have those objects fetched that they lead to."""
+    account, mode = identity.account, identity.mode
+    movements = []
+    for raw, owner in found:
+        tenant = tenants.get(owner.tenant_id)
+        now = business_now(tenant, mode) if tenant else utc_now()
+        movements.append(Movement(raw, owner, now))
+    scope = Scope(tuple(sorted({owner.tenant_id for _, owner in found})), mode)
+    async with database.transaction(scope) as tx:
+        new = await record_all(tx, account, movements)
+        movers = [
+            (each.owner.tenant_id, *source, each.raw["id"])
+            for each in new
+            if (source := source_of(each.raw)) is not None
+        ]
+        await store_marks.mark_all(
+            tx, account, await store_objects.unmentioned(tx, account, movers)
+        )
+    return len(new)
 
 
 def _foundling(identity: Identity, raw: Json) -> Foundling:

@@ -12,11 +12,13 @@ from libs.contracts.stripe_sync import (
     PaymentFailed,
     PaymentSucceeded,
 )
-from libs.contracts.tenants import PLATFORM_TENANT_ID
 from libs.ids import new_id
 from services.stripe_sync import store_payments
 from services.stripe_sync.client import Json, StripeRefusedError
-from services.stripe_sync.payments import record_intent, settle_charge
+from services.stripe_sync.fetching import LISTED_FROM, Fetched
+from services.stripe_sync.mirroring import Mirroring, Sighting
+from services.stripe_sync.payments import record_intent
+from services.stripe_sync.store_marks import Dirty
 from services.stripe_sync.store_objects import Owner
 from tests.services.stripe_sync.conftest import World
 from tests.services.stripe_sync.desk import KINDS, Desk, open_desk
@@ -130,15 +132,26 @@ async def test_a_payment_link_stands_on_what_was_paid_through_it(desk: Desk) -> 
         line_items=[{"price": price["id"], "quantity": 2}],
         payment_intent_data=data,
     )
-    page = desk.world.sandbox.client.get(f"/pay/{link['id']}", follow_redirects=False)
-    session = page.headers["location"].rpartition("/")[2].partition("?")[0]
-    desk.world.sandbox.pay(session)
+
+    def follow() -> None:
+        page = desk.world.sandbox.client.get(f"/pay/{link['id']}", follow_redirects=False)
+        desk.world.sandbox.pay(page.headers["location"].rpartition("/")[2].partition("?")[0])
+
+    follow()
     # Whichever event comes first: the origin is looked up before anything is said.
     await desk.take("charge.succeeded")
     (paid,) = desk.told(PaymentSucceeded)
     assert (paid.stripe_payment_link_id, paid.amount_minor) == (link["id"], 1000)
     (payment,) = (await desk.get("payments"))["items"]
     assert payment["stripe_payment_link_id"] == link["id"]
+    # Many at once are looked up in one list, among payments of no link.
+    for _ in range(LISTED_FROM):
+        follow()
+    alone = await desk.pay()
+    await desk.take("payment_intent.succeeded")
+    links = [fact.stripe_payment_link_id for fact in desk.told(PaymentSucceeded)]
+    assert (links.count(link["id"]), links.count(None)) == (1 + LISTED_FROM, 1)
+    assert (await desk.payment(alone))["stripe_payment_link_id"] is None
 
 
 def row_of_ours(desk: Desk, payment_id: Any, customer_id: Any) -> Json:
@@ -219,12 +232,16 @@ async def test_a_charge_without_an_intent_is_a_payment_of_its_own(world: World) 
         desk = await open_desk(world, stack, "PLATFORM")
         intent = await desk.pay(expand=["latest_charge.balance_transaction"])
         charge = intent["latest_charge"] | {"payment_intent": None}
-        async with world.database.tenant(PLATFORM_TENANT_ID, "test") as tx:
-            for _ in range(2):
-                row = await settle_charge(
-                    tx, "platform", charge, desk.tenant.customer_id, effective_at=utc_now()
-                )
-        assert (row["status"], row["stripe_payment_intent_id"]) == ("COMPLETED", None)
+        found = Fetched(charge["id"], charge)
+        owner = Owner(desk.tenant.id, desk.tenant.customer_id)
+        mark = Dirty("charge", charge["id"], ((desk.tenant.id, 1),), 0)
+        seen = Sighting(mark, found, owner, owner.customer_id, utc_now())
+        for _ in range(2):
+            async with world.database.transaction() as tx:
+                await Mirroring(tx, "platform", "test").run([seen])
         await world.log.settle()
-        (paid,) = world.log.events(PaymentSucceeded)
-        assert paid.data.stripe_charge_id == charge["id"]
+        (paid,) = desk.told(PaymentSucceeded)
+        assert (paid.stripe_charge_id, paid.stripe_payment_intent_id) == (charge["id"], None)
+        assert len(desk.told(BalanceTransactionRecorded)) == 1
+        (payment,) = (await desk.get("payments"))["items"]
+        assert (payment["status"], payment["stripe_payment_intent_id"]) == ("COMPLETED", None)
