@@ -126,7 +126,7 @@ async def test_the_ledger_balances(operator: Watched, played_story: Story):
     assert totals[0] == totals[1] != amount(0, played_story)
     assert "stripe_clearing" in text
     assert await operator.page.locator("article.entry").count() > 3
-    text = await operator.see("/ledger?book=tenant")
+    text = await operator.see(f"/ledger?book=tenant&tenant={played_story.named('acme')}")
     assert "Nothing is posted in this book yet" in text
 
 
