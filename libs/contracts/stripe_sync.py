@@ -17,6 +17,8 @@ from libs.contracts.billing import BilledBy, Part
 from libs.contracts.envelope import Fact
 
 PLATFORM_ACCOUNT = "platform"
+OUTSIDE = "outside"
+"""Stands where a payment's account does, if the money never touched Stripe."""
 
 
 class StripeCustomerLinked(Fact):
@@ -128,6 +130,25 @@ class PaymentFailed(Fact):
     currency: str
     failure_code: str | None
     failed_at: AwareDatetime
+
+
+class OutsidePaymentRecorded(Fact):
+    """Somebody says that money arrived elsewhere than at Stripe: by bank transfer, cheque, cash.
+
+    Attributes:
+        collected_by: who received it.
+        reference: what finds it again there; unique for a customer.
+        stripe_invoice_id: the invoice that was marked as paid by it at Stripe, if any.
+    """
+
+    payment_id: UUID
+    collected_by: BilledBy
+    customer_id: UUID
+    stripe_invoice_id: str | None
+    amount_minor: int
+    currency: str
+    reference: str
+    paid_at: AwareDatetime
 
 
 class RefundChanged(Fact):

@@ -138,6 +138,7 @@ TOPICS: tuple[Topic, ...] = (
             stripe_sync.StripeInvoiceChanged,
             stripe_sync.PaymentSucceeded,
             stripe_sync.PaymentFailed,
+            stripe_sync.OutsidePaymentRecorded,
             stripe_sync.RefundChanged,
             stripe_sync.DisputeChanged,
             stripe_sync.PayoutChanged,

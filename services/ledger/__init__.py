@@ -4,8 +4,8 @@ Owns: two books per tenant and mode. `platform` holds what the platform bills an
 tenant, `tenant` what the tenant bills and collects from its own customers. Accounts, journal
 entries, postings, balances. Statements of Stripe accounts, as Stripe lists them.
 Consumes: `tenants.events` (TenantCreated, TenantWentLive), `billing.events` (InvoiceFinalized,
-CreditGranted), `payments.events` (PaymentSucceeded, BalanceTransactionRecorded),
-`stripe.statements` (StripeStatement).
+CreditGranted), `payments.events` (PaymentSucceeded, OutsidePaymentRecorded,
+BalanceTransactionRecorded), `stripe.statements` (StripeStatement).
 Produces: JournalEntryPosted on `ledger.entries`, StatementRequested on `ledger.events`.
 Invariants, refused by the database otherwise: an entry's postings sum to zero in each currency, in
 one tenant, mode and book; entries and postings never change; a source key is booked once; the

@@ -49,7 +49,11 @@ def _account(
 
 
 RECEIVABLE = _account("asset", "receivable", "Invoiced and not yet paid.")
-BANK = _account("asset", "bank", "Paid out by Stripe to the bank, or brought in from there.")
+BANK = _account(
+    "asset",
+    "bank",
+    "Paid out by Stripe to the bank, brought in from there, or paid without Stripe.",
+)
 CUSTOMER_CREDITS = _account(
     "liability", "customer_credits", "Credit that customers hold and later invoices use up."
 )

@@ -2,7 +2,12 @@
 
 from libs.contracts.billing import CreditGranted, InvoiceFinalized
 from libs.contracts.envelope import Envelope, Fact
-from libs.contracts.stripe_sync import BalanceTransactionRecorded, PaymentSucceeded, StripeStatement
+from libs.contracts.stripe_sync import (
+    BalanceTransactionRecorded,
+    OutsidePaymentRecorded,
+    PaymentSucceeded,
+    StripeStatement,
+)
 from libs.contracts.tenants import TenantCreated, TenantWentLive
 from libs.db.pool import Tx
 from libs.messaging.apply import Handler
@@ -22,6 +27,11 @@ async def on_invoice_finalized(event: Envelope[InvoiceFinalized], tx: Tx) -> Non
 async def on_payment_succeeded(event: Envelope[PaymentSucceeded], tx: Tx) -> None:
     """Book money that arrived at Stripe."""
     await posting.book_fact(tx, event, rules.payment_succeeded(event.data))
+
+
+async def on_outside_payment(event: Envelope[OutsidePaymentRecorded], tx: Tx) -> None:
+    """Book money that arrived without Stripe."""
+    await posting.book_fact(tx, event, rules.outside_payment(event.data))
 
 
 async def on_balance_transaction(event: Envelope[BalanceTransactionRecorded], tx: Tx) -> None:
@@ -44,6 +54,7 @@ HANDLERS: dict[type[Fact], Handler] = {
     TenantWentLive: on_tenant_created,
     InvoiceFinalized: on_invoice_finalized,
     PaymentSucceeded: on_payment_succeeded,
+    OutsidePaymentRecorded: on_outside_payment,
     BalanceTransactionRecorded: on_balance_transaction,
     CreditGranted: on_credit_granted,
     StripeStatement: on_statement,

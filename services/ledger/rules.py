@@ -9,7 +9,11 @@ from collections import defaultdict
 import structlog
 
 from libs.contracts.billing import CreditGranted, InvoiceFinalized
-from libs.contracts.stripe_sync import BalanceTransactionRecorded, PaymentSucceeded
+from libs.contracts.stripe_sync import (
+    BalanceTransactionRecorded,
+    OutsidePaymentRecorded,
+    PaymentSucceeded,
+)
 from services.ledger import chart
 from services.ledger.chart import Account
 from services.ledger.entries import Entry, Line, credit, debit, entry
@@ -97,6 +101,23 @@ def payment_succeeded(fact: PaymentSucceeded) -> Entry | None:
         "payment_succeeded",
         [
             debit(chart.clearing(fact.account), fact.amount_minor, fact.currency),
+            credit(paid, fact.amount_minor, fact.currency),
+        ],
+    )
+
+
+def outside_payment(fact: OutsidePaymentRecorded) -> Entry | None:
+    """Money arrived at the bank without Stripe.
+
+    Dr bank; Cr receivable, or unapplied payments where it pays no invoice.
+    """
+    paid = chart.RECEIVABLE if fact.stripe_invoice_id else chart.UNAPPLIED_PAYMENTS
+    return entry(
+        fact.collected_by,
+        f"payment:outside:{fact.payment_id}",
+        "payment_outside",
+        [
+            debit(chart.BANK, fact.amount_minor, fact.currency),
             credit(paid, fact.amount_minor, fact.currency),
         ],
     )

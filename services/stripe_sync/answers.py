@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from libs.contracts.stripe_sync import PLATFORM_ACCOUNT
+from libs.contracts.stripe_sync import OUTSIDE, PLATFORM_ACCOUNT
 from libs.ids import InvalidIdError, parse_public_id
 from libs.money import Currency, Money
 from libs.web.auth import Access
@@ -115,6 +115,11 @@ async def till_for(request: Request, access: Access, *, of_tenant: bool) -> Till
 
 async def till_at(request: Request, access: Access, account: str) -> Till:
     """The account in which something stands already; raises as `till_for`."""
+    if account == OUTSIDE:
+        raise Conflict(
+            "This money never touched Stripe: whoever received it gives it back, and receipts for it.",
+            code="paid_outside",
+        )
     identities = request.app.state.identities
     try:
         return await payers.till_of(identities, access.tenant, access.mode, account)

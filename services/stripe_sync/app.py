@@ -22,6 +22,7 @@ from services.stripe_sync import (
     routes_intents,
     routes_links,
     routes_money,
+    routes_outside,
     routes_refunds,
 )
 from services.stripe_sync.checks import Checking
@@ -93,6 +94,7 @@ def build() -> FastAPI:
             routes_intents.router,
             routes_links.router,
             routes_refunds.router,
+            routes_outside.router,
             routes_money.router,
             routes_healing.router,
         ],

@@ -23,7 +23,7 @@ from libs.db.pool import Database, Row, Tx
 from libs.directory.local import business_now
 from libs.ids import new_id, public_id
 from libs.messaging.outbox import emit
-from services.stripe_sync import store_marks, store_objects, store_requests
+from services.stripe_sync import outside, store_marks, store_objects, store_requests
 from services.stripe_sync.client import (
     Json,
     StripeAccessError,
@@ -60,6 +60,7 @@ _OPERATIONS: Mapping[str, str] = {
     "capture": "payment_intent.capture",
     "cancel": "payment_intent.cancel",
     "refund": "refund.create",
+    "outside": "invoice.pay",
 }
 _DONE_WHEN: Mapping[str, frozenset[str]] = {
     "confirm": frozenset({"processing", "succeeded", "requires_capture", "requires_action"}),
@@ -233,6 +234,8 @@ class Errand:
             path = self.row["request"]["path"].rpartition("/")[0]
             intent = await self.api.get("payment_intent.retrieve", path, EXPANDED)
             return intent if intent["status"] in _DONE_WHEN[kind] else None
+        if kind == "outside":
+            return await self._look_at_invoice()
         since = int((self.row["created_at"] - LOOK_BACK).timestamp())
         list_all = partial(self.api.list_all, pages_max=LOOK_PAGES_MAX)
         if kind == "intent":
@@ -247,6 +250,16 @@ class Errand:
         query = {name: params[name] for name in names if name in params}
         found = await list_all("refund.list", "/v1/refunds", query)
         return _with(found, "refund_id", self.row["request_id"])
+
+    async def _look_at_invoice(self) -> Json | None:
+        """The invoice where it is marked as paid outside; a payment at Stripe was somebody else's."""
+        path = self.row["request"]["path"].rpartition("/")[0]
+        invoice = await self.api.get("invoice.retrieve", path)
+        if invoice["status"] != "paid":
+            return None
+        if invoice["amount_paid"]:
+            raise StripeRefusedError("invoice_already_paid", "it was paid at Stripe", status=400)
+        return invoice
 
     async def _after_decline(self) -> Json | None:
         """The intent that was declined: the attempt is a fact although the call failed."""
@@ -265,6 +278,9 @@ class Errand:
                 return
             if row["kind"] == "refund":
                 await self._take_refund(tx, answer)
+            elif row["kind"] == "outside":
+                await outside.settle(tx, row["payment_id"], self.at, pays_invoice=True)
+                await store_marks.mark(tx, row["account"], [("invoice", answer["id"])])
             else:
                 await self._take_intent(tx, answer)
 
@@ -312,6 +328,8 @@ class Errand:
                 await store_requests.answer_refund(
                     tx, row["request_id"], status="failed", stripe_refund_id=None, failure=code
                 )
+            elif row["kind"] == "outside":
+                await outside.settle(tx, row["payment_id"], self.at, pays_invoice=False)
 
     async def _later(self, error: Exception, pause: timedelta) -> None:
         row = self.row

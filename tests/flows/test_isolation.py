@@ -400,6 +400,10 @@ def naming_acme(theirs: Theirs) -> dict[str, list[tuple[Any, int]]]:
         "send_receipt": [({}, 404)],
         "publish_events": [({**event, "tenantid": acme}, 202)],
         "create_meter": [({"tenant_id": acme}, 422)],
+        "record_payment": [
+            ({"tenant_id": acme, "amount": amount, "reference": "x"}, 403),
+            ({"customer": theirs.paths["customer"], "amount": amount, "reference": "x"}, 404),
+        ],
         "hold_amount": [({"meter": theirs.paths["meter"], "amount": "1"}, 404)],
         "settle_reservation": [({}, 404)],
         "check_limits": [({"checks": [{"meter": theirs.paths["meter"]}]}, 404)],

@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
-from ledger.facts import Tenant
+from ledger.facts import START, Tenant
 from libs.contracts.billing import InvoiceLine
+from libs.contracts.stripe_sync import OutsidePaymentRecorded
 from libs.ids import new_id
 from services.ledger import chart, rules
 from services.ledger.entries import Entry, UnbalancedError, credit, debit, entry
@@ -76,6 +77,28 @@ def test_a_payment_without_an_invoice_waits_to_be_applied() -> None:
         ("asset:stripe_clearing:acct_1", "debit", 700),
         ("liability:unapplied_payments", "credit", 700),
     ]
+
+
+@pytest.mark.parametrize(
+    ("invoice", "applied"),
+    [("in_1", "asset:receivable"), (None, "liability:unapplied_payments")],
+)
+def test_money_that_never_touched_stripe_is_at_the_bank(invoice: str | None, applied: str) -> None:
+    fact = OutsidePaymentRecorded(
+        payment_id=new_id(),
+        collected_by="tenant",
+        customer_id=new_id(),
+        stripe_invoice_id=invoice,
+        amount_minor=700,
+        currency="EUR",
+        reference="transfer 4711",
+        paid_at=START,
+    )
+    made, again = rules.outside_payment(fact), rules.outside_payment(fact)
+    assert made is not None
+    assert made == again
+    assert made.book == "tenant"
+    assert told(made) == [("asset:bank", "debit", 700), (applied, "credit", 700)]
 
 
 @pytest.mark.parametrize(
