@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -143,6 +144,44 @@ def test_a_batch_that_is_too_large_is_halved(receiver: Receiver) -> None:
         ids = [client.track("api_call") for _ in range(80)]
     assert receiver.taken == ids
     assert [len(events) for _, events in receiver.requests][2:] == [20, 20, 20, 20]
+
+
+def test_a_batch_that_names_too_many_tenants_is_halved_too(receiver: Receiver) -> None:
+    receiver.script = [problem(400, "too_many_tenants")]
+    with Client(receiver.origin, "k", replace(QUICK, batch_events=8)) as client:
+        ids = [client.track("api_call", tenant=f"t-{n}") for n in range(8)]
+    assert receiver.taken == ids
+    assert client.counters.rejected == 0
+
+
+def test_a_file_that_cannot_be_read_is_in_nobody_s_way(receiver: Receiver, tmp_path: Path) -> None:
+    (tmp_path / "00000000.jsonl").write_bytes(b"{half a line")
+    with Client(receiver.origin, "k", replace(QUICK, spool=tmp_path)) as client:
+        made = client.track("api_call")
+        assert client.flush(20)
+    assert receiver.taken == [made]
+    assert [path.name for path in tmp_path.iterdir()] == ["00000000.unreadable"]
+
+
+def test_a_batch_on_its_way_at_the_end_is_not_forgotten(receiver: Receiver, tmp_path: Path) -> None:
+    """The server answers after the client has given up: the events lie on disk, and count once."""
+    waiting = threading.Event()
+
+    def late(events: Events) -> Answer:
+        waiting.wait(20)
+        return accepted(events)
+
+    receiver.script = [late]
+    options = replace(QUICK, spool=tmp_path, request_seconds=0.5)
+    client = Client(receiver.origin, "k", replace(options, request_seconds=30.0))
+    made = client.track("api_call")
+    client._options = replace(options, request_seconds=0.01)
+    assert not client.close(0.2)
+    assert client.counters.spooled == 1
+    waiting.set()
+    with Client(receiver.origin, "k", options) as later:
+        assert later.flush(20)
+    assert set(receiver.taken) == {made}
 
 
 def test_a_full_buffer_drops_and_counts_and_raises_only_where_asked() -> None:

@@ -46,7 +46,6 @@ class AsyncClient:
         self._sender = Sender(self._queue, self._options)
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
-        self._busy = False
         self._hurries = 0
         self._task: asyncio.Task[None] | None = None
 
@@ -86,7 +85,7 @@ class AsyncClient:
 
     async def flush(self, timeout_seconds: float | None = None) -> bool:
         """Send what waits now; True once nothing is left in memory or on disk."""
-        if not self._busy and self._sender.is_idle:
+        if self._sender.is_idle:
             return True
         self._idle.clear()
         self._ensure_task()
@@ -143,19 +142,20 @@ class AsyncClient:
                     await self._step(http)
                 except Exception:
                     log.exception("the sender stumbled and goes on")
+                    self._sender.take_back()
                     await asyncio.sleep(IDLE_SECONDS)
 
     async def _step(self, http: httpx.AsyncClient) -> None:
         """Wait for something to do, or do it."""
         wait = self._sender.wait_seconds(hurry=self._hurries > 0)
+        if self._sender.is_idle:
+            self._idle.set()
         if wait is None or wait > 0:
             await self._sleep(IDLE_SECONDS if wait is None else min(wait, IDLE_SECONDS))
             return
         batch = self._sender.next_batch()
         if batch is not None:
             await self._deliver(http, batch)
-        if self._sender.is_idle:
-            self._idle.set()
 
     async def _sleep(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
@@ -166,7 +166,6 @@ class AsyncClient:
     async def _deliver(self, http: httpx.AsyncClient, batch: Batch) -> None:
         """One request; a batch whose request is canceled is kept."""
         outcome = delivery.unanswered(batch.events, asyncio.CancelledError())
-        self._busy = True
         try:
             answer = await http.post(self._url, content=delivery.body_of(batch.events))
             outcome = delivery.read_answer(
@@ -176,4 +175,3 @@ class AsyncClient:
             outcome = delivery.unanswered(batch.events, error)
         finally:
             self._sender.settle(batch, outcome)
-            self._busy = False

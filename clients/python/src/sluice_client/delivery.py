@@ -13,6 +13,9 @@ PATH = "/api/v1/events"
 PAUSE_SECONDS_MIN = 0.2
 RETRY_AFTER_SECONDS_MAX = 300.0
 
+_TOO_MANY_TENANTS = "too_many_tenants"
+"""Of a platform's key: one request may name twenty."""
+
 _CALLERS_FAULT = frozenset({400, 409, 422})
 """Answers that the same request will get for ever."""
 
@@ -68,10 +71,10 @@ def read_answer(
     """What an answer means for each event of the batch."""
     if status == 202:
         return _read_verdicts(batch, body)
-    if status == 413 and len(batch) > 1:
+    code = _code_of(body) or f"http_{status}"
+    if len(batch) > 1 and (status == 413 or code == _TOO_MANY_TENANTS):
         return Outcome(again=tuple(batch), halve=True, reason="too large for one request")
     if status in _CALLERS_FAULT or status == 413:
-        code = _code_of(body) or f"http_{status}"
         return Outcome(rejected=tuple(Rejection(e.id, e.source, code) for e in batch))
     pause = _retry_after(headers.get("retry-after"))
     return Outcome(again=tuple(batch), pause_seconds=pause, reason=f"HTTP {status}")

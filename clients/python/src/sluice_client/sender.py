@@ -14,7 +14,7 @@ from sluice_client.spool import Spool, SpooledBatch
 log = logging.getLogger("sluice_client")
 
 ELSEWHERE_SECONDS = 0.5
-"""All that waits is being sent by another process: how long until the next look."""
+"""All that lies on disk is being sent by another process: how long until the next look."""
 
 COMPLAINT_SECONDS = 30.0
 """A server that stays away is told of once in this time."""
@@ -39,11 +39,14 @@ class Sender:
         self._tries = 0
         self._resume_at = 0.0
         self._complained_at = float("-inf")
+        self._spool_after = 0.0
+        self._in_flight: Batch | None = None
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing waits, in memory or on disk."""
-        return not len(self._queue) and (self._spool is None or self._spool.is_empty())
+        """Whether nothing waits: on its way, in memory or on disk."""
+        waits = self._in_flight is not None or len(self._queue)
+        return not waits and (self._spool is None or self._spool.is_empty())
 
     def wait_seconds(self, *, hurry: bool) -> float | None:
         """How long until there is something to do; None: until something is tracked.
@@ -53,7 +56,8 @@ class Sender:
         """
         due = self._queue.seconds_until_due(self._batch_events, self._options.flush_seconds)
         if self._spool is not None and not self._spool.is_empty():
-            due = 0.0
+            later = max(0.0, self._spool_after - time.monotonic())
+            due = later if due is None else min(due, later)
         if due is None:
             return None
         pause = self._resume_at - time.monotonic()
@@ -61,17 +65,22 @@ class Sender:
 
     def next_batch(self) -> Batch | None:
         """What to send now: what waits on disk first, for it is older."""
-        spooled = self._spool.oldest() if self._spool else None
-        if spooled is not None:
-            return Batch(spooled.events, spooled)
+        self._in_flight = self._next()
+        return self._in_flight
+
+    def _next(self) -> Batch | None:
+        if self._spool is not None and time.monotonic() >= self._spool_after:
+            spooled = self._spool.oldest()
+            if spooled is not None:
+                return Batch(spooled.events, spooled)
+            self._spool_after = time.monotonic() + ELSEWHERE_SECONDS
         events = self._queue.take(self._batch_events)
-        if not events:
-            self._resume_at = time.monotonic() + ELSEWHERE_SECONDS
-            return None
-        return Batch(tuple(events))
+        return Batch(tuple(events)) if events else None
 
     def settle(self, batch: Batch, outcome: Outcome) -> None:
-        """Draw the consequences of an attempt."""
+        """Draw the consequences of an attempt; what was given up meanwhile has none."""
+        if self._in_flight is not batch:
+            return
         self._queue.count(delivered=outcome.delivered, rejected=len(outcome.rejected))
         for rejection in outcome.rejected:
             self._tell(rejection)
@@ -79,19 +88,33 @@ class Sender:
             self._tries = 0
             if batch.spooled is not None:
                 batch.spooled.delete()
+            self._in_flight = None
             return
         self._queue.count(retries=1)
         if outcome.halve:
             self._split(batch)
+            self._in_flight = None
             return
         pause = pause_before(self._tries, self._options.pause_seconds_max, outcome.pause_seconds)
         self._tries += 1
         self._resume_at = time.monotonic() + pause
         self._complain(outcome.reason, pause)
         self._keep(batch)
+        self._in_flight = None
+
+    def take_back(self) -> None:
+        """What was on its way and never settled waits again: sent twice it counts once."""
+        batch, self._in_flight = self._in_flight, None
+        if batch is None:
+            return
+        if batch.spooled is not None:
+            batch.spooled.release()
+        else:
+            self._queue.put_back(batch.events)
 
     def give_up(self) -> None:
         """The program ends: what is left goes to disk, or is lost and counted."""
+        self.take_back()
         while events := self._queue.take(self._options.batch_events):
             if not self._write(events):
                 self._queue.count(dropped=len(events))

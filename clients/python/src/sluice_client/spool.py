@@ -5,8 +5,10 @@ left is sent by the next one. A batch that was delivered but not yet deleted is 
 once.
 """
 
+import contextlib
 import fcntl
 import json
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +16,8 @@ from pathlib import Path
 from typing import IO
 
 from sluice_client.event import Event, new_id
+
+log = logging.getLogger("sluice_client")
 
 _SUFFIX = ".jsonl"
 
@@ -27,12 +31,15 @@ class SpooledBatch:
     _file: IO[bytes]
 
     def delete(self) -> None:
-        """It was delivered."""
-        self.path.unlink(missing_ok=True)
-        self._file.close()
+        """It was delivered; a file that cannot be deleted is sent again, which does no harm."""
+        with contextlib.suppress(OSError):
+            self.path.unlink(missing_ok=True)
+        self.release()
 
     def release(self) -> None:
-        """It was not; whoever comes next may try."""
+        """Whoever comes next may try. A child of a fork holds the file too, so the lock goes first."""
+        with contextlib.suppress(OSError):
+            fcntl.flock(self._file, fcntl.LOCK_UN)
         self._file.close()
 
 
@@ -57,7 +64,8 @@ class Spool:
                 os.fsync(file.fileno())
             unfinished.rename(unfinished.with_suffix(_SUFFIX))
         except OSError:
-            unfinished.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                unfinished.unlink(missing_ok=True)
             return False
         return True
 
@@ -72,7 +80,9 @@ class Spool:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if path.exists():
                     return SpooledBatch(path, tuple(map(_read, file)), file)
-            except (OSError, ValueError, KeyError):
+            except (ValueError, KeyError, TypeError):
+                self._set_aside(path)
+            except OSError:
                 pass
             file.close()
         return None
@@ -83,6 +93,12 @@ class Spool:
 
     def _batches(self) -> list[Path]:
         return sorted(self._folder.glob(f"*{_SUFFIX}"))
+
+    def _set_aside(self, path: Path) -> None:
+        """A file that is none of ours, or was damaged, must not be in the way for ever."""
+        log.error("%s cannot be read and is set aside", path)
+        with contextlib.suppress(OSError):
+            path.rename(path.with_suffix(".unreadable"))
 
     def _size(self) -> int:
         return sum(path.stat().st_size for path in self._batches())

@@ -11,7 +11,6 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
 
-import httpcore  # noqa: F401 - httpx imports it in use; a fork in that moment breaks the child
 import httpx
 
 from sluice_client import delivery
@@ -49,6 +48,7 @@ class Client:
         self._options = options or Options()
         self._transport = transport
         self._start_lock = threading.Lock()
+        self._pid = -1
         self._begin()
         atexit.register(_close_if_alive, weakref.ref(self))
 
@@ -108,7 +108,7 @@ class Client:
             self._hurries += 1
             self._wake.set()
             try:
-                while self._busy or not self._sender.is_idle:
+                while not self._sender.is_idle:
                     left = None if deadline is None else deadline - time.monotonic()
                     if left is not None and left <= 0:
                         return False
@@ -148,17 +148,26 @@ class Client:
         self.close()
 
     def _begin(self) -> None:
-        """Start from nothing: in a new client, and in the child of a fork."""
-        self._pid = os.getpid()
+        """Start from nothing: in a new client, and in the child of a fork.
+
+        The process id is set last: it says that everything else is this process's own.
+        """
+        # Here and not in the thread: what httpx imports in making it would, if the program forked in
+        # that moment, stay half imported in the child for ever.
+        self._http = httpx.Client(
+            headers=self._headers,
+            timeout=self._options.request_seconds,
+            transport=self._transport,
+        )
         self._queue = Queue(self._options.buffer_events)
         self._intake = Intake(self._queue, self._options)
         self._sender = Sender(self._queue, self._options)
         self._wake = threading.Event()
         self._settled = threading.Condition()
-        self._busy = False
         self._hurries = 0
         self._stopping = False
         self._thread: threading.Thread | None = None
+        self._pid = os.getpid()
 
     def _ensure_thread(self) -> None:
         """The thread starts with the first event, so that a server may fork before."""
@@ -172,15 +181,13 @@ class Client:
                 self._thread.start()
 
     def _run(self) -> None:
-        seconds = self._options.request_seconds
-        with httpx.Client(
-            headers=self._headers, timeout=seconds, transport=self._transport
-        ) as http:
+        with self._http as http:
             while not self._stopping:
                 try:
                     self._step(http)
                 except Exception:
                     log.exception("the sender stumbled and goes on")
+                    self._sender.take_back()
                     self._wake.wait(IDLE_SECONDS)
 
     def _step(self, http: httpx.Client) -> None:
@@ -190,15 +197,11 @@ class Client:
             self._wake.wait(IDLE_SECONDS if wait is None else min(wait, IDLE_SECONDS))
             self._wake.clear()
             return
-        self._busy = True
-        try:
-            batch = self._sender.next_batch()
-            if batch is not None:
-                self._sender.settle(batch, self._send(http, batch))
-        finally:
-            with self._settled:
-                self._busy = False
-                self._settled.notify_all()
+        batch = self._sender.next_batch()
+        if batch is not None:
+            self._sender.settle(batch, self._send(http, batch))
+        with self._settled:
+            self._settled.notify_all()
 
     def _send(self, http: httpx.Client, batch: Batch) -> delivery.Outcome:
         try:
