@@ -11,6 +11,7 @@ from services.metering.window import DEDUP_DAYS
 CLOSURES_MAX = 200
 PRUNED_IDS_MAX = 10_000
 RESERVATIONS_MAX = 500
+PUBLISHED_MAX = 50
 
 
 async def close_periods(database: Database, usage_log: UsageLog) -> None:
@@ -47,4 +48,4 @@ async def prune_event_ids(database: Database) -> None:
 async def end_reservations(database: Database, usage_log: UsageLog) -> None:
     """Free what was held and never ended; publish what was settled while Kafka was away."""
     await reservations.expire(database, RESERVATIONS_MAX)
-    await reservations.publish_left(database, usage_log, RESERVATIONS_MAX)
+    await reservations.publish_left(database, usage_log, PUBLISHED_MAX)

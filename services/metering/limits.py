@@ -30,6 +30,15 @@ class Standing:
     start: datetime
     end: datetime
 
+    def limit_on(self, meter: Meter) -> PlanLimit | None:
+        """The plan's limit on a meter of the biller's: another's of the same key has none."""
+        if self.subscription is None:
+            return None
+        of_platform = meter.tenant_id == PLATFORM_TENANT_ID
+        if of_platform != (self.subscription["billed_by"] == "platform"):
+            return None
+        return next((each for each in self.limits() if each.meter == meter.key), None)
+
     def limits(self) -> list[PlanLimit]:
         """The plan's limits."""
         return [PlanLimit.model_validate(each) for each in self.plan["limits"]] if self.plan else []
@@ -88,7 +97,7 @@ async def check(
     question = Question(standing.start, standing.end, customers=customers)
     totals = await store_queries.add_up(tx, meter, question, limit=1)
     used = totals[0].value if totals else Decimal(0)
-    limit = next((each for each in standing.limits() if each.meter == meter.key), None)
+    limit = standing.limit_on(meter)
     if limit is None:
         return Check(True, used, reserved, None, None, None)
     taken = EXACT.add(used, reserved)

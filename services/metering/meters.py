@@ -95,13 +95,19 @@ async def applying(tx: Tx, tenants: Sequence[UUID], mode: Mode) -> Mapping[UUID,
 
 
 async def visible(
-    database: Database, tenant_id: UUID, mode: Mode, reference: str | UUID
+    database: Database,
+    tenant_id: UUID,
+    mode: Mode,
+    reference: str | UUID,
+    *,
+    platform_first: bool = False,
 ) -> MeterRow | None:
-    """A meter by key or id: the tenant's own before the platform's."""
+    """A meter by key or id: the tenant's own before the platform's, or the other way round."""
     owners = sorted({tenant_id, PLATFORM_TENANT_ID})
     async with database.transaction(Scope(tuple(owners), mode)) as tx:
         rows = await store.find_meters(tx, reference)
-    rows.sort(key=lambda row: row.meter.tenant_id != tenant_id)
+    first = PLATFORM_TENANT_ID if platform_first else tenant_id
+    rows.sort(key=lambda row: row.meter.tenant_id != first)
     return rows[0] if rows else None
 
 

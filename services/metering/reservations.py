@@ -11,15 +11,16 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 from libs.clock import utc_now
 from libs.db.pool import Database, Row, Tx
 from libs.ids import new_id
 from services.metering import limits
 from services.metering import store_reservations as store
-from services.metering.ingest import Arrival, RejectedError, read_event
+from services.metering.ingest import Arrival, RejectedError, read_event, stamped_anew
 from services.metering.limits import Check, Standing
-from services.metering.measuring import Meter, measure
+from services.metering.measuring import Meter, UnmeasurableError, measure, plain
 from services.metering.reserved_events import SOURCE, event_id
 from services.metering.usage_log import LogUnavailableError, UsageLog
 
@@ -121,13 +122,26 @@ async def check(
     return await limits.check(tx, meter, standing, list(customers), amount, reserved)
 
 
+async def lock(tx: Tx, reservation_id: UUID) -> Row | None:
+    """A reservation, for this transaction alone.
+
+    Nobody else reserves of the same limit meanwhile: a hold that is being settled at the moment of
+    its expiry must not be taken for free by another.
+    """
+    found = await store.find(tx, reservation_id)
+    if found is None:
+        return None
+    await store.lock_line(tx, found["meter_id"], found["customer"])
+    return await store.lock(tx, reservation_id)
+
+
 async def settle(
     tx: Tx, row: Row, meter: Meter, arrival: Arrival, amount: Decimal, data: Mapping[str, Any]
 ) -> Row:
     """Turn what was used into usage events; the rest is free again.
 
     Args:
-        row: locked by this transaction.
+        row: locked by this transaction, after the line of its limit (`lock`).
         data: the events' `data`, but for the meter's value.
 
     Raises:
@@ -201,7 +215,10 @@ def _events(
             taken = read_event(document | {"id": event_id(row["id"], number)}, arrival)
         except RejectedError as rejected:
             raise DataError(rejected.code) from None
-        measurement = measure(meter, taken.event)
+        try:
+            measurement = measure(meter, taken.event)
+        except UnmeasurableError as error:
+            raise DataError(error.code) from None
         if measurement is None:
             raise DataError("filtered_out")
         values.append(taken.value)
@@ -225,7 +242,7 @@ def _with_value(data: Mapping[str, Any], meter: Meter, amount: Decimal) -> dict[
             raise DataError("invalid_value")
         inner[parent] = dict(beneath)
         inner = inner[parent]
-    inner[name] = str(amount)
+    inner[name] = plain(amount)
     return found
 
 
@@ -247,9 +264,15 @@ async def expire(database: Database, limit: int) -> None:
 
 
 async def publish_left(database: Database, usage_log: UsageLog, limit: int) -> None:
-    """Publish the events that a request could not; twice does no harm."""
+    """Publish the events that a request could not; twice does no harm.
+
+    They are stamped as received now, for the consumer refuses stamps that are old.
+    """
     async with database.maintenance() as tx:
         rows = await store.unpublished(tx, utc_now() - LEFT_AFTER, limit)
     for row in rows:
-        if not await publish(database, usage_log, row, row["events"]):
-            return
+        at = utc_now()
+        events = [stamped_anew(event, at) for event in row["events"]]
+        if not await publish(database, usage_log, row, events):
+            async with database.tenant(row["tenant_id"], row["mode"]) as tx:
+                await store.put_off(tx, row["id"], at)

@@ -92,18 +92,33 @@ async def check_limits(request: Request, body: ChecksRequest, access: Reader) ->
 
 
 async def _checked(request: Request, access: Access, wanted: Wanted) -> LimitCheck:
-    row = await found_meter(request, access, wanted.meter)
     customers = customers_of(access, wanted.customer or "self")
+    meter = await billers_meter(request, access, wanted.meter, customers)
     database: Database = request.app.state.database
     async with database.tenant(access.tenant_id, access.mode) as tx:
         now = business_now(access.tenant, access.mode)
         standing = await limits.standing_of(tx, parse_uuid(customers[-1]), now)
         amount = Decimal(wanted.amount)
-        found = await reservations.check(tx, row.meter, standing, customers, amount)
+        found = await reservations.check(tx, meter, standing, customers, amount)
         last_received_at = await store_usage.last_received_at(tx)
     progress: Progress = request.app.state.progress
     as_of = progress.as_of(access.tenant_id, last_received_at)
-    return shape(row.meter, standing, found, as_of)
+    return shape(meter, standing, found, as_of)
+
+
+async def billers_meter(
+    request: Request, access: Access, reference: str, customers: list[str]
+) -> Meter:
+    """The meter that counts for a customer's limit.
+
+    For the tenant itself that is the platform's, where it has one of that key: a meter of the tenant's
+    own with the same key must not stand before it.
+
+    Raises:
+        NotFound: neither the tenant nor the platform has it.
+    """
+    row = await found_meter(request, access, reference, platform_first=not customers[0])
+    return row.meter
 
 
 def shape(meter: Meter, standing: Standing, found: Check, as_of: datetime | None) -> LimitCheck:

@@ -148,8 +148,13 @@ async def get_meter(
     return _shape(await found_meter(request, access, meter))
 
 
-async def found_meter(request: Request, access: Access, reference: str) -> MeterRow:
-    """The meter a request names by key or id.
+async def found_meter(
+    request: Request, access: Access, reference: str, *, platform_first: bool = False
+) -> MeterRow:
+    """The meter a request names by key or id; of two with one key the tenant's own.
+
+    Args:
+        platform_first: then the platform's.
 
     Raises:
         NotFound: neither the tenant nor the platform has it.
@@ -158,7 +163,10 @@ async def found_meter(request: Request, access: Access, reference: str) -> Meter
         wanted: str | UUID = parse_public_id("meter", reference)
     except InvalidIdError:
         wanted = reference
-    row = await meters.visible(request.app.state.database, access.tenant_id, access.mode, wanted)
+    database: Database = request.app.state.database
+    row = await meters.visible(
+        database, access.tenant_id, access.mode, wanted, platform_first=platform_first
+    )
     if row is None:
         raise NotFound("There is no such meter. Check its key, the tenant and your key's mode.")
     return row

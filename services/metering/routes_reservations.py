@@ -21,8 +21,7 @@ from services.metering import limits, meters, reservations
 from services.metering import store_reservations as store
 from services.metering.ingest import Arrival
 from services.metering.measuring import plain
-from services.metering.routes_limits import AMOUNT, LimitCheck, shape
-from services.metering.routes_meters import found_meter
+from services.metering.routes_limits import AMOUNT, LimitCheck, billers_meter, shape
 from services.metering.routes_usage import customers_of
 from services.metering.usage_log import UsageLog
 
@@ -99,8 +98,8 @@ class HeldBody(ReservationBody):
 )
 async def hold_amount(request: Request, body: ReservationRequest, access: Writer) -> JSONResponse:
     """Hold an amount of the current period: nobody else can use it up meanwhile."""
-    row = await found_meter(request, access, body.meter)
     customers = customers_of(access, body.customer or "self")
+    meter = await billers_meter(request, access, body.meter, customers)
     amount = Decimal(body.amount)
     if amount == 0:
         raise InvalidFields("`amount` must be above zero.")
@@ -109,7 +108,7 @@ async def hold_amount(request: Request, body: ReservationRequest, access: Writer
         now = business_now(access.tenant, access.mode)
         standing = await limits.standing_of(tx, parse_uuid(customers[-1]), now)
         wish = reservations.Wish(
-            meter=row.meter,
+            meter=meter,
             customers=customers,
             subject=body.customer if customers[0] else None,
             user=body.user,
@@ -125,9 +124,9 @@ async def hold_amount(request: Request, body: ReservationRequest, access: Writer
         except reservations.AmountError as error:
             raise InvalidFields(f"`amount`: {error}.", code="invalid_amount") from None
         except reservations.LimitReachedError as reached:
-            told = shape(row.meter, standing, reached.check, None).model_dump(mode="json")
+            told = shape(meter, standing, reached.check, None).model_dump(mode="json")
             raise LimitReached(extra={"check": told}) from None
-        return HeldBody(**_body(held).model_dump(), check=shape(row.meter, standing, found, None))
+        return HeldBody(**_body(held).model_dump(), check=shape(meter, standing, found, None))
 
     return await answer_once(request, access, request.app.state.database, body, work)
 
@@ -206,7 +205,7 @@ async def release_reservation(
 
 
 async def _locked(tx: Tx, reference: str) -> Row:
-    row = await store.lock(tx, _id(reference))
+    row = await reservations.lock(tx, _id(reference))
     if row is None:
         raise NotFound
     return row

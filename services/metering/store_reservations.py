@@ -1,12 +1,15 @@
 """SQL of reservations: what is held, and what of it still weighs on a limit."""
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
 from libs.db.pool import Row, Tx
+
+CLOCKS_DIFFER = timedelta(seconds=2)
+"""Between processes: one may settle what another sees as expired already."""
 
 
 async def lock_line(tx: Tx, meter_id: UUID, customer: str) -> None:
@@ -29,7 +32,7 @@ async def weight_of(tx: Tx, meter_id: UUID, customers: Sequence[str], now: datet
         tx.mode,
         meter_id,
         list(customers),
-        now,
+        now - CLOCKS_DIFFER,
     )
     return weight
 
@@ -125,10 +128,23 @@ async def note_published(tx: Tx, reservation_id: UUID) -> None:
 async def unpublished(tx: Tx, before: datetime, limit: int) -> list[Row]:
     """Over all tenants: settled ones whose events nobody has confirmed, the oldest first."""
     return await tx.fetch(
-        "select tenant_id, mode, id, events from reservation "
-        "where state = 'settling' and ended_at < $1 order by ended_at limit $2",
+        "select tenant_id, mode, id, events from reservation where state = 'settling' "
+        "and ended_at < $1 and (tried_at is null or tried_at < $1) "
+        "order by tried_at nulls first, ended_at limit $2",
         before,
         limit,
+    )
+
+
+async def put_off(tx: Tx, reservation_id: UUID, at: datetime) -> None:
+    """Others have their turn first."""
+    await tx.execute(
+        "update reservation set tried_at = $4 where tenant_id = $1 and mode = $2 and id = $3 "
+        "and state = 'settling'",
+        tx.tenant_id,
+        tx.mode,
+        reservation_id,
+        at,
     )
 
 

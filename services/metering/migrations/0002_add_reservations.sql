@@ -19,6 +19,7 @@ create table reservation (
     created_at timestamptz not null,
     expires_at timestamptz not null,
     ended_at timestamptz,
+    tried_at timestamptz,
     primary key (tenant_id, mode, id)
 );
 create index reservation_weight on reservation (tenant_id, mode, meter_id, customer)

@@ -14,6 +14,7 @@ from libs.testing.databases import TestDatabase
 from metering.test_limits import subscribe
 from metering.world import Api, Party, World, checksums
 from services.metering import jobs
+from services.metering.ingest import stamped_anew
 from services.metering.reserved_events import SOURCE
 
 LIMIT = 10
@@ -139,12 +140,52 @@ async def test_kafka_away_loses_nothing_that_was_settled(
     assert await standing(api, limited) == (4, 0)
 
 
+async def test_what_was_settled_hours_ago_still_counts(
+    api: Api, world: World, limited: Party, database: TestDatabase
+) -> None:
+    """The consumer refuses stamps that are old: what waited for Kafka is stamped anew."""
+    held = (await reserve(api, limited, "4")).json()
+    world.usage_log.down = True
+    await end(api, limited, held["id"], "settle")
+    world.usage_log.down = False
+    async with database.admin() as admin:
+        (events,) = [row[0] for row in await admin.fetch("select events from metering.reservation")]
+        old = [stamped_anew(each, utc_now() - timedelta(hours=3)) for each in events]
+        await admin.execute(
+            "update metering.reservation set ended_at = now() - interval '3 h', events = $1", old
+        )
+    await jobs.end_reservations(world.database, world.usage_log)  # type: ignore[arg-type]
+    await world.log.settle()
+    assert await standing(api, limited) == (4, 0)
+
+
+async def test_a_meter_of_one_s_own_does_not_stand_before_the_platform_s(
+    api: Api, world: World, limited: Party
+) -> None:
+    await api.meter(limited, event_type="never")
+    await api.send(limited, world.event(data={"calls": 9}))
+    answer = await api.get("/api/v1/limits/check", limited, meter="api_calls", amount="2")
+    assert (answer.json()["used"], answer.json()["allowed"]) == ("9", False)
+    assert (await reserve(api, limited, "2")).status_code == 409
+    held = (await reserve(api, limited, "1")).json()
+    await end(api, limited, held["id"], "settle")
+    await world.log.settle()
+    assert await standing(api, limited) == (10, 0)
+
+
+async def test_the_smallest_amounts_are_settled_too(api: Api, world: World, limited: Party) -> None:
+    held = (await reserve(api, limited, "0.000000000000005")).json()
+    assert (await end(api, limited, held["id"], "settle")).status_code == 200
+    await world.log.settle()
+    assert await standing(api, limited) == (Decimal("0.000000000000005"), 0)
+
+
 async def test_a_hold_that_nobody_ends_expires(
     api: Api, world: World, limited: Party, database: TestDatabase
 ) -> None:
     held = (await reserve(api, limited, "10", expires_in_seconds=60)).json()
     async with database.admin() as admin:
-        await admin.execute("update metering.reservation set expires_at = now()")
+        await admin.execute("update metering.reservation set expires_at = now() - interval '5 s'")
     # It weighs no more at once, and says so as soon as the job has seen it.
     assert (await reserve(api, limited, "10")).status_code == 201
     late = await end(api, limited, held["id"], "settle")
