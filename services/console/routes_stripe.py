@@ -22,6 +22,8 @@ WAYS_BACK = {
     "connect_code_refused": "Stripe did not accept its own answer any more. Start again.",
     "connect_wrong_mode": "The account was connected in the other mode. Start again in this one.",
     "connect_platform_account": "This is the platform's own account. Connect one of the tenant's.",
+    "connect_not_permitted": "Whoever began may not manage this tenant's billing any more. Nothing was "
+    "connected.",
     "stripe_unavailable": "Stripe did not answer in time. Start again shortly.",
     "stripe_account_taken": "This Stripe account is connected to another tenant. Disconnect it "
     "there first, or use another account.",

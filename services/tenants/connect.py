@@ -13,6 +13,7 @@ from libs.clock import utc_now
 from libs.contracts.envelope import Mode
 from libs.db.pool import Row, Tx
 from services.tenants import (
+    authority,
     connection_states,
     raw_keys,
     secrets,
@@ -101,18 +102,17 @@ async def finish(
     except StripeError:
         await unpend(means, back, state["actor"])
         raise ConnectRefusedError("connect_code_refused", return_to) from None
-    refusal = None
+    refusal, unwanted = None, False
     if live != (back.mode == "live"):
-        refusal = "connect_wrong_mode"
+        refusal, unwanted = "connect_wrong_mode", True
     elif account_id == await means.stripe.platform_account():
         refusal = "connect_platform_account"
     else:
         async with means.database.tenant(back.tenant_id, back.mode) as tx:
-            refusal = await _accept(tx, state, health, utc_now())
+            refusal, unwanted = await _accept(tx, state, health, utc_now())
             if refusal is None:
                 await store.settle(tx, back.digest)
     if refusal is not None:
-        unwanted = refusal in ("connect_wrong_mode", "stripe_account_differs")
         if not unwanted or await _give_back(means, back.mode, account_id):
             await _settle(means, back)
         await unpend(means, back, state["actor"])
@@ -146,8 +146,8 @@ async def _settle(means: Means, back: WayBack) -> None:
         await store.settle(tx, back.digest)
 
 
-async def _accept(tx: Tx, state: Row, health: Health, at: datetime) -> str | None:
-    """Connect the account, or say why not."""
+async def _accept(tx: Tx, state: Row, health: Health, at: datetime) -> tuple[str | None, bool]:
+    """Connect the account, or say why not, and whether the access is then to be given back."""
     await store_tenants.lock_tenant(tx)
     row = await store.find_connection(tx)
     assert row is not None, "starting entered it"
@@ -155,11 +155,17 @@ async def _accept(tx: Tx, state: Row, health: Health, at: datetime) -> str | Non
     moved = known is not None and known != health.account_id
     had_before = await store.has_account(tx, health.account_id)
     if not await store.claim_account(tx, health.account_id):
-        return "stripe_account_taken"
+        return "stripe_account_taken", False
+    if not await _may_connect(tx, state["actor"], at):
+        if not had_before:
+            await store.release_account(tx, health.account_id)
+        # Giving back what is in use would end the connection that is there.
+        in_use = row["status"] == "CONNECTED" and row["account_id"] == health.account_id
+        return "connect_not_permitted", not in_use
     if moved and not state["confirm_account_change"]:
         if not had_before:
             await store.release_account(tx, health.account_id)
-        return "stripe_account_differs"
+        return "stripe_account_differs", True
     values: dict[str, Any] = {
         "kind": "CONNECT_STANDARD",
         "status": "CONNECTED",
@@ -188,7 +194,13 @@ async def _accept(tx: Tx, state: Row, health: Health, at: datetime) -> str | Non
         await secrets.publish_secrets(tx, at)
     await connection_states.tell(tx, "stripe_connection.connected", row, state["actor"], at)
     await snapshot.publish(tx, at)
-    return None
+    return None, False
+
+
+async def _may_connect(tx: Tx, actor: str, at: datetime) -> bool:
+    """Whether who began may still manage billing: a session outlives a place in the tenant."""
+    has_now = await authority.find_giver(tx, actor, tx.mode, at)
+    return has_now is not None and has_now.has("billing:manage")
 
 
 async def _give_back(means: Means, mode: Mode, account_id: str) -> bool:

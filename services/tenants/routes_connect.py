@@ -43,6 +43,8 @@ SENTENCES = {
     "connect_code_refused": "Stripe did not accept its own answer any more. Start again.",
     "connect_wrong_mode": "The account was connected in the other mode. Start again in this one.",
     "connect_platform_account": "This is the platform's own account. Connect one of the tenant's.",
+    "connect_not_permitted": "Whoever began may not manage this tenant's billing any more. Nothing was "
+    "connected.",
     "stripe_unavailable": "Stripe did not answer in time. Start again shortly.",
     "stripe_account_taken": "This Stripe account is connected to another tenant. Disconnect it there "
     "first, or use another account.",
@@ -164,7 +166,7 @@ async def start_connecting(
     "/api/v1/connect/callback",
     response_model=None,
     status_code=303,
-    responses=problem_responses(InvalidRequest, Conflict, Unavailable),
+    responses=problem_responses(InvalidRequest, Forbidden, Conflict, Unavailable),
 )
 async def finish_connecting(
     request: Request,
@@ -313,6 +315,8 @@ def _refused(request: Request, means: Means, code: str, sentence: str, path: str
         return _to_page(means, path, code)
     if code == "stripe_unavailable":
         raise Unavailable(sentence, code=code)
+    if code == "connect_not_permitted":
+        raise Forbidden("billing:manage", sentence, code=code)
     if code in ("stripe_account_taken", "stripe_account_differs"):
         raise Conflict(sentence, code=code)
     raise InvalidRequest(sentence, code=code)

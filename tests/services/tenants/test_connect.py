@@ -8,8 +8,10 @@ import pytest
 
 from libs.clock import utc_now
 from libs.contracts.stripe_sync import StripeAccountDeauthorized
+from libs.ids import public_id
 from services.tenants import connect_states
 from tests.services.tenants.conftest import ORIGIN
+from tests.services.tenants.persons import signed_in
 from tests.services.tenants.sandbox import PLATFORM_KEY, SDK_WARNING, StripeWorld, query_of
 
 pytestmark = pytest.mark.filterwarnings(SDK_WARNING)
@@ -330,3 +332,43 @@ async def test_starts_are_limited(stripe_world: StripeWorld) -> None:
         await start(stripe_world, key)
     answer = await stripe_world.start_oauth(key)
     assert (answer.status_code, answer.json()["code"]) == (429, "rate_limited")
+
+
+@pytest.mark.parametrize("lost", ["removed", "demoted"])
+async def test_who_lost_the_right_meanwhile_connects_nothing(
+    stripe_world: StripeWorld, lost: str
+) -> None:
+    """The session outlives the place in the tenant, and the way back is bound to the session only."""
+    tenant, key = await stripe_world.tenant("Acme")
+    theirs, another = stripe_world.sandbox.account(), stripe_world.sandbox.account()
+    assert (await connect(stripe_world, key, theirs.id)).status_code == 303
+    world = stripe_world.world
+    async with signed_in(world, "mallory@acme.example", acme="billing_admin") as person:
+        backs = []
+        for account in (another, theirs):
+            body = {"confirm_account_change": True}
+            begun = await person.call("POST", START, "acme", json=body)
+            assert begun.status_code == 200, begun.text
+            backs.append(stripe_world.sandbox.consent(begun.json()["url"], account.id))
+        path = f"/api/v1/members/{public_id('user', await person.user_id())}"
+        headers = {"X-Tenant-ID": "acme"}
+        if lost == "removed":
+            answer = await world.call("DELETE", path, headers=headers)
+        else:
+            answer = await world.call("PATCH", path, json={"role": "member"}, headers=headers)
+        assert answer.is_success, answer.text
+        for back in backs:
+            parts = urlsplit(back)
+            answer = await person.client.get(f"{parts.path}?{parts.query}")
+            await world.settle()
+            assert (answer.status_code, answer.json()["code"]) == (403, "connect_not_permitted")
+    expected = (theirs.id, "CONNECTED", "CONNECT_STANDARD")
+    assert await status_of(stripe_world, tenant, key) == expected
+    # What was granted is given back, but for the access that the connection lives on.
+    for account, status in ((another, 403), (theirs, 200)):
+        bearer = {"authorization": f"Bearer {PLATFORM_KEY}", "stripe-account": account.id}
+        answer = stripe_world.sandbox.client.get("/v1/account", headers=bearer)
+        assert answer.status_code == status
+    # The account is free for whoever it belongs to.
+    _, others_key = await stripe_world.tenant("Globex")
+    assert (await connect(stripe_world, others_key, another.id)).status_code == 303
