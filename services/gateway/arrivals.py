@@ -60,21 +60,32 @@ class Arrivals:
             # A context of its own: it works for others too.
             writer = asyncio.get_running_loop().create_task(self._write(), context=Context())
             self._writers.add(writer)
-            writer.add_done_callback(self._writers.discard)
         return await outcome
 
     async def _write(self) -> None:
-        """Keep what waits until nothing does."""
-        while self._waiting:
-            batch = self._next()
-            try:
-                outcomes = await self._keep(batch)
-            except Exception as error:  # noqa: BLE001 - whoever waits is told
-                await self._failed(batch, error)
-            else:
-                for waiting, outcome in zip(batch, outcomes, strict=True):
-                    if not waiting.outcome.done():
-                        waiting.outcome.set_result(outcome)
+        """Keep what waits until nothing does.
+
+        A writer is one no more in the very step in which it finds nothing: whoever comes after that
+        starts another.
+        """
+        try:
+            while self._waiting:
+                await self._write_next()
+        finally:
+            writer = asyncio.current_task()
+            assert writer is not None, "it runs as a task of its own"
+            self._writers.discard(writer)
+
+    async def _write_next(self) -> None:
+        batch = self._next()
+        try:
+            outcomes = await self._keep(batch)
+        except Exception as error:  # noqa: BLE001 - whoever waits is told
+            await self._failed(batch, error)
+        else:
+            for waiting, outcome in zip(batch, outcomes, strict=True):
+                if not waiting.outcome.done():
+                    waiting.outcome.set_result(outcome)
 
     def _next(self) -> list[_Waiting]:
         """The oldest that can go together: of one mode, and not too much."""

@@ -9,6 +9,7 @@ import pytest
 
 from libs.clock import utc_now
 from libs.contracts.tenants import PLATFORM_TENANT_ID
+from services.gateway import arrivals as arrivals_of_gateway
 from services.gateway.arrivals import TOGETHER_MAX, Arrivals
 from services.gateway.keeping import Place, Taken
 from services.gateway.stripe_event import parse
@@ -92,6 +93,17 @@ async def test_without_postgres_everybody_is_told_and_may_come_back(
         assert {type(each) for each in await everybody()} == {ConnectionRefusedError}
     assert await gateway.archived() == []
     assert set(await everybody()) == {"stored"}
+
+
+async def test_whoever_comes_back_at_once_finds_no_writer_that_has_ended(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arrivals_of_gateway, "WRITERS_MAX", 1)
+    arrivals = Arrivals(gateway.database)
+    async with asyncio.timeout(10):
+        for _ in range(5):
+            # In the turn of the loop right after the one in which the writer found nothing more.
+            assert await arrivals.keep(taken(snapshot_event()), "test", PLACE) == "stored"
 
 
 def _away(*_: object, **__: object) -> Any:
