@@ -316,7 +316,12 @@ def _webhook_values(
         return None, {}
     if change.proof.platform:
         return None, {"webhook_failure": "platform_account"}
-    return None, {"webhook_state": "wanted", "webhook_failure": None, "webhook_due_at": at}
+    return None, {
+        "webhook_state": "wanted",
+        "webhook_failure": None,
+        "webhook_due_at": at,
+        "webhook_overlap_seconds": None,
+    }
 
 
 def _tell(

@@ -235,7 +235,7 @@ async def rotate_webhook(
             "new one as `webhook_secret` to POST /api/v1/billing/config.",
             code="webhook_not_ours",
         )
-    url = await webhooks.register(means, access.tenant_id, access.mode, overlap=overlap)
+    url = await webhooks.register(means, access.tenant_id, access.mode)
     async with means.database.tenant(access.tenant_id, access.mode) as tx:
         shown = await config_view.read(tx, await _found(tx), webhook_url=url)
     answer = _answer(JSONResponse(shown.model_dump(mode="json"), 202))

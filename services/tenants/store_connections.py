@@ -30,6 +30,7 @@ _UPDATABLE = frozenset(
         "webhook_endpoint_id",
         "webhook_token_hashes",
         "webhook_due_at",
+        "webhook_overlap_seconds",
         "pending_since",
         "connected_at",
         "revoked_at",

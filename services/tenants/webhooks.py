@@ -78,6 +78,7 @@ async def want_another(tx: Tx, actor: str, at: datetime, *, overlap: timedelta) 
         webhook_state="wanted",
         webhook_failure=None,
         webhook_due_at=at,
+        webhook_overlap_seconds=int(overlap.total_seconds()),
         webhook_token_hashes=hashes,
     )
     emit(
@@ -92,16 +93,10 @@ async def want_another(tx: Tx, actor: str, at: datetime, *, overlap: timedelta) 
     return True
 
 
-async def register(
-    means: Means,
-    tenant_id: UUID,
-    mode: Mode,
-    *,
-    overlap: timedelta = raw_keys.OVERLAP_MAX,
-) -> str | None:
+async def register(means: Means, tenant_id: UUID, mode: Mode) -> str | None:
     """Register the URL; the URL to be entered by hand where Stripe did not take it from us.
 
-    An endpoint that was registered before goes on to work for the overlap.
+    An endpoint that was registered before goes on to work for the overlap that was asked for.
     """
     now = utc_now()
     token = raw_keys.new_token()
@@ -116,7 +111,7 @@ async def register(
         kept_endpoint = connection["webhook_endpoint_id"]
         await means.stripe.remove_webhooks(identity, metadata, keep=kept_endpoint)
         endpoint = await means.stripe.register_webhook(identity, url, metadata)
-        await _finish(means, connection, token, endpoint, overlap)
+        await _finish(means, connection, token, endpoint)
     except StripeAwayError as error:
         await _give_up(means, tenant_id, mode, error.code, retry_at=now + RETRY)
     except StripeError as error:
@@ -168,9 +163,7 @@ async def _give_up(
         )
 
 
-async def _finish(
-    means: Means, connection: Row, token: str, endpoint: Endpoint, overlap: timedelta
-) -> None:
+async def _finish(means: Means, connection: Row, token: str, endpoint: Endpoint) -> None:
     """Keep the endpoint's secret; nothing where another attempt or a given secret was faster."""
     tenant_id, mode, now = connection["tenant_id"], connection["mode"], utc_now()
     new = await secrets.keep(
@@ -190,20 +183,18 @@ async def _finish(
             and row["webhook_state"] == "wanted"
             and row["webhook_token_hashes"][:1] == [raw_keys.hash_token(token)]
         )
-        if wanted:
-            await _enter(tx, connection["connection_id"], new, endpoint, overlap, now)
+        if row is not None and wanted:
+            await _enter(tx, row, new, endpoint, now)
     if not wanted:
         await secrets.discard(means.sealer, tenant_id, new)
 
 
 async def _enter(
-    tx: Tx,
-    connection_id: UUID,
-    new: secrets.NewSecret,
-    endpoint: Endpoint,
-    overlap: timedelta,
-    now: datetime,
+    tx: Tx, connection: Row, new: secrets.NewSecret, endpoint: Endpoint, now: datetime
 ) -> None:
+    connection_id = connection["connection_id"]
+    asked_seconds: int | None = connection["webhook_overlap_seconds"]
+    overlap = raw_keys.OVERLAP_MAX if asked_seconds is None else timedelta(seconds=asked_seconds)
     version = await secrets.enter(tx, connection_id, new, actor=ACTOR, at=now, overlap=overlap)
     await store.update_connection(
         tx,
@@ -211,6 +202,7 @@ async def _enter(
         webhook_state="registered",
         webhook_failure=None,
         webhook_due_at=None,
+        webhook_overlap_seconds=None,
         webhook_endpoint_id=endpoint.endpoint_id,
     )
     emit(

@@ -215,6 +215,34 @@ async def test_a_second_roll_ends_no_endpoint_before_its_time(stripe_world: Stri
     assert good == [newest]
 
 
+@pytest.mark.parametrize(("asked", "good"), [(0, 1), (3600, 2)])
+async def test_a_roll_that_is_made_later_keeps_the_overlap_that_was_asked_for(
+    stripe_world: StripeWorld, asked: int, good: int
+) -> None:
+    tenant, key, _ = await configured(stripe_world)
+    stripe_world.sandbox.fault(kind="error", path="/v1/webhook_endpoints", method="POST")
+    body = {"overlap_seconds": asked}
+    answer = await stripe_world.call("POST", f"{CONFIG}/webhook", key, json=body)
+    assert (answer.status_code, answer.json()["webhook"]["status"]) == (202, "registering")
+    stripe_world.sandbox.mend()
+    async with stripe_world.world.database.maintenance() as tx:
+        await tx.execute("update stripe_connection set webhook_due_at = now()")
+    await webhooks.run_once(stripe_world.means)
+    await stripe_world.world.settle()
+    until = [
+        each.valid_until
+        for each in stripe_world.secrets(tenant).secrets
+        if each.name == "stripe_webhook_secret"
+    ]
+    now = utc_now()
+    ends = [each for each in until if each is not None and each > now]
+    assert until.count(None) == 1
+    assert 1 + len(ends) == good
+    assert all(each <= now + timedelta(seconds=asked) for each in ends)
+    # What was asked for was asked for once.
+    assert (await stripe_world.connection(tenant))["webhook_overlap_seconds"] is None
+
+
 async def test_attempts_to_roll_leave_the_registered_endpoint_its_address(
     stripe_world: StripeWorld,
 ) -> None:
