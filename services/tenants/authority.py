@@ -80,6 +80,14 @@ async def find_giver(tx: Tx, actor: str, mode: str, now: datetime) -> Authority 
     return Authority("admin", frozenset(row["scopes"])) if row["mode"] == mode else None
 
 
+async def find_end(tx: Tx, actor: str, now: datetime) -> datetime | None:
+    """When an actor that is a key ends; None: it is none, or is no key that ends."""
+    if not actor.startswith("key_"):
+        return None
+    row = await _valid_key(tx, parse_public_id("api_key", actor), now)
+    return None if row is None else row["expires_at"]
+
+
 async def find_giving_user(tx: Tx, user_id: UUID) -> Authority | None:
     """The authority that a person gives keys from; None where it has none any more."""
     places = {each.tenant_id: each for each in await people.memberships(tx, user_id)}

@@ -7,7 +7,8 @@ permission, or is erased (`revoke_beyond`).
 A person may give the permissions it has. A key may give its own scopes, in its own mode, while it is
 valid and may manage members. An operator may give all. Whoever rotates a key is the maker of the key
 that takes its place: that is how an owner takes over a key that must outlive its maker. What a key
-has made counts as made by whoever made that key.
+has made counts as made by whoever made that key: it ends when that key does at the latest
+(`end_within`), and is revoked with it (`revoke_made_by`).
 """
 
 from collections.abc import Iterable
@@ -24,6 +25,7 @@ from services.tenants import authority, store_keys
 MANAGE = "members:manage"
 """Without it nobody makes or rotates a key."""
 REASON = "Its maker may not do this any more."
+REASON_MAKER_REVOKED = "The key that made it was revoked."
 
 
 async def require(
@@ -42,6 +44,23 @@ async def require(
         raise authority.BeyondAuthorityError
 
 
+async def end_within(tx: Tx, actor: str, wanted: datetime | None, now: datetime) -> datetime | None:
+    """The end of a key that the actor makes: as wanted, but never after the actor's own end."""
+    own = await authority.find_end(tx, actor, now)
+    return min((each for each in (wanted, own) if each is not None), default=None)
+
+
+async def revoke_made_by(tx: Tx, key_id: UUID, actor: str, now: datetime) -> bool:
+    """Revoke the keys in the tenant in scope that a key made, or they did, and so on; whether any was.
+
+    The caller has locked the tenant, and publishes the tenant's record.
+    """
+    made = await store_keys.keys_made_by(tx, public_id("api_key", key_id), now)
+    for key in made:
+        await _revoke(tx, key, REASON_MAKER_REVOKED, actor, now)
+    return bool(made)
+
+
 async def revoke_beyond(tx: Tx, maker: UUID, actor: str, now: datetime) -> None:
     """Revoke what a person's keys in the tenant in scope carry beyond what the person has left.
 
@@ -54,7 +73,7 @@ async def revoke_beyond(tx: Tx, maker: UUID, actor: str, now: datetime) -> None:
     left = await authority.find_giving_user(tx, maker)
     for key in await store_keys.keys_made_by(tx, public_id("user", maker), now):
         if not _is_within(key, left):
-            await _revoke(tx, key, actor, now)
+            await _revoke(tx, key, REASON, actor, now)
 
 
 def _is_within(key: Row, left: authority.Authority | None) -> bool:
@@ -63,8 +82,8 @@ def _is_within(key: Row, left: authority.Authority | None) -> bool:
     return all(left.has(scope) for scope in key["scopes"])
 
 
-async def _revoke(tx: Tx, key: Row, actor: str, now: datetime) -> None:
-    if not await store_keys.revoke_api_key(tx, key["key_id"], REASON, now):
+async def _revoke(tx: Tx, key: Row, reason: str, actor: str, now: datetime) -> None:
+    if not await store_keys.revoke_api_key(tx, key["key_id"], reason, now):
         return
     emit(
         tx,
@@ -73,7 +92,7 @@ async def _revoke(tx: Tx, key: Row, actor: str, now: datetime) -> None:
             actor=actor,
             object_id=public_id("api_key", key["key_id"]),
             before={"name": key["name"], "prefix": key["prefix"], "created_by": key["created_by"]},
-            after={"reason": REASON},
+            after={"reason": reason},
         ),
         effective_at=now,
     )

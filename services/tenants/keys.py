@@ -1,6 +1,6 @@
 """API keys: made, shown once, rotated, revoked. Stored are the look-up prefix and an HMAC."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -57,6 +57,8 @@ class MadeKey:
 async def make(tx: Tx, new: NewKey, pepper: bytes, at: datetime) -> MadeKey:
     """Make a key for the tenant in scope, valid everywhere within two seconds.
 
+    A key that a key makes ends with its maker at the latest.
+
     Raises:
         TooManyKeysError: revoke one first.
         NotLiveError: a live key of a tenant that has not gone live.
@@ -64,7 +66,8 @@ async def make(tx: Tx, new: NewKey, pepper: bytes, at: datetime) -> MadeKey:
     """
     await store_tenants.lock_tenant(tx)
     await key_rights.require(tx, new.created_by, new.scopes, new.mode, at)
-    return await _make(tx, new, pepper, at)
+    ends_at = await key_rights.end_within(tx, new.created_by, new.expires_at, at)
+    return await _make(tx, replace(new, expires_at=ends_at), pepper, at)
 
 
 async def _make(tx: Tx, new: NewKey, pepper: bytes, at: datetime) -> MadeKey:
@@ -85,7 +88,8 @@ async def rotate(
 ) -> MadeKey:
     """Make the successor of a key; for the time of the overlap both are valid.
 
-    It may do the same, and lasts as long as the old one did from its making to its end.
+    It may do the same, and lasts as long as the old one did from its making to its end; where a key
+    rotates, not longer than that key.
 
     Raises:
         KeyReplacedError, KeyEndedError, NotLiveError, TooManyKeysError,
@@ -105,7 +109,7 @@ async def rotate(
         name=old["name"],
         mode=old["mode"],
         scopes=frozenset(scopes),
-        expires_at=at + life if life else None,
+        expires_at=await key_rights.end_within(tx, actor, at + life if life else None, at),
         created_by=actor,
         operator=old["operator"],
         replaces=key_id,
@@ -167,10 +171,16 @@ async def enter(tx: Tx, new: NewKey, key: str, pepper: bytes, at: datetime) -> R
 
 
 async def revoke(tx: Tx, row: Row, reason: str | None, actor: str, at: datetime) -> None:
-    """Revoke a key, everywhere within two seconds; nothing where it was."""
+    """Revoke a key and what it made, everywhere within two seconds; nothing where that was done."""
     await store_tenants.lock_tenant(tx)
-    if not await store.revoke_api_key(tx, row["key_id"], reason, at):
-        return
+    revoked = await store.revoke_api_key(tx, row["key_id"], reason, at)
+    if revoked:
+        _tell_revoked(tx, row, reason, actor, at)
+    if await key_rights.revoke_made_by(tx, row["key_id"], actor, at) or revoked:
+        await snapshot.publish(tx, at)
+
+
+def _tell_revoked(tx: Tx, row: Row, reason: str | None, actor: str, at: datetime) -> None:
     emit(
         tx,
         ConfigurationChanged(
@@ -182,7 +192,6 @@ async def revoke(tx: Tx, row: Row, reason: str | None, actor: str, at: datetime)
         ),
         effective_at=at,
     )
-    await snapshot.publish(tx, at)
 
 
 async def find(tx: Tx, key_id: UUID) -> Row | None:

@@ -1,15 +1,17 @@
 """A key carries what its maker could give now: no more at its making, and no more afterwards."""
 
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import pytest
 
+from libs.clock import utc_now
 from libs.contracts.audit import ConfigurationChanged
-from libs.ids import public_id
+from libs.ids import parse_public_id, public_id
 from libs.web.auth import IMPLIED
-from services.tenants import authority
-from services.tenants.key_rights import REASON
+from services.tenants import authority, store_keys
+from services.tenants.key_rights import REASON, REASON_MAKER_REVOKED
 from tenants.conftest import World
 from tenants.persons import Person, signed_in
 
@@ -158,3 +160,74 @@ async def test_a_key_of_the_staff_ends_with_the_last_who_rotated_it(world: World
 
 def test_larger_permissions_contain_what_the_gate_says() -> None:
     assert authority.INCLUDES == IMPLIED
+
+
+async def test_a_key_makes_and_rotates_none_that_outlives_it(world: World) -> None:
+    await world.sign_up("Acme")
+    endless = await world.make_key("acme", *ALL)
+    (theirs,) = (await world.call("GET", KEYS, key=endless)).json()["items"]
+    soon = utc_now() + timedelta(hours=1)
+    body = {"name": "ci", "scopes": ALL, "mode": "test", "expires_at": soon.isoformat()}
+    answer = await world.call("POST", KEYS, key=endless, json=body)
+    assert answer.status_code == 201, answer.text
+    short = answer.json()
+    assert datetime.fromisoformat(short["expires_at"]) == soon
+    later = {"expires_at": (soon + timedelta(days=1)).isoformat()}
+    earlier = {"expires_at": (soon - timedelta(minutes=30)).isoformat()}
+    for wanted, expected in (({}, soon), (later, soon), (earlier, soon - timedelta(minutes=30))):
+        answer = await world.call("POST", KEYS, key=short["key"], json=body | wanted)
+        assert datetime.fromisoformat(answer.json()["expires_at"]) == expected
+    no_end = {name: value for name, value in body.items() if name != "expires_at"}
+    answer = await world.call("POST", KEYS, key=short["key"], json=no_end)
+    assert datetime.fromisoformat(answer.json()["expires_at"]) == soon
+    # Neither does it take the place of another's, or its own, for longer.
+    for rotated in (theirs["id"], short["id"]):
+        path, at_once = f"{KEYS}/{rotated}/rotate", {"overlap_seconds": 600}
+        answer = await world.call("POST", path, key=short["key"], json=at_once)
+        assert answer.status_code == 201, answer.text
+        assert datetime.fromisoformat(answer.json()["expires_at"]) == soon
+    # What has no end makes what has none.
+    fresh = await world.make_key("acme", *ALL)
+    answer = await world.call("POST", KEYS, key=fresh, json=no_end)
+    assert answer.json()["expires_at"] is None
+
+
+async def test_keys_end_with_the_key_that_made_them(world: World) -> None:
+    acme = await world.sign_up("Acme")
+    leaked = await world.make_key("acme", *ALL)
+    other = {"key": await world.make_key("acme", *ALL)}
+    (shown, _) = (await world.call("GET", KEYS, key=leaked)).json()["items"]
+    first = await made_with(world, leaked, *ALL)
+    second = await made_with(world, first["key"], *ALL)
+    third = await made_with(world, second["key"], "usage:read")
+    kept = await made_with(world, other["key"], "usage:read")
+    # A link of the chain that ended already hides nothing behind it.
+    path = f"{KEYS}/{shown['id']}"
+    async with world.database.tenant(UUID(acme["id"]), "test") as tx:
+        second_id = parse_public_id("api_key", second["id"])
+        await store_keys.end_api_key(tx, second_id, utc_now())
+    before = world.snapshot(acme["id"]).version
+    answer = await world.call("DELETE", path, key=other["key"], params={"reason": "leaked"})
+    assert answer.status_code == 204, answer.text
+    for gone in ({"key": leaked}, first, second, third):
+        assert not await is_taken(world, gone)
+    for stays in (other, kept):
+        assert await is_taken(world, stays)
+    told = world.snapshot(acme["id"])
+    assert told.version == before + 1
+    ended = {public_id("api_key", e.key_id) for e in told.api_keys if e.revoked_at is not None}
+    assert ended == {shown["id"], first["id"], third["id"]}
+    reasons = {
+        event.data.object_id: event.data.after
+        for event in world.log.events(ConfigurationChanged)
+        if event.data.action == "api_key.revoked"
+    }
+    by_maker = {"reason": REASON_MAKER_REVOKED}
+    assert reasons == {
+        shown["id"]: {"reason": "leaked"},
+        first["id"]: by_maker,
+        third["id"]: by_maker,
+    }
+    # Again: nothing more.
+    assert (await world.call("DELETE", path, key=other["key"])).status_code == 204
+    assert world.snapshot(acme["id"]).version == before + 1
