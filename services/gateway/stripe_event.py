@@ -21,7 +21,9 @@ CREATED_SECONDS_MAX = 253_402_300_799
 _EVENT_ID = re.compile(r"evt_[A-Za-z0-9_]{1,250}")
 _ACCOUNT_ID = re.compile(r"acct_[A-Za-z0-9_]{1,250}")
 _CONTEXT = re.compile(r"(?:org_[A-Za-z0-9_]{1,250}/){0,4}(?:org|acct)_[A-Za-z0-9_]{1,250}")
-_OBJECT_ID = re.compile(r"[A-Za-z0-9_]{1,255}")
+_OBJECT_ID = re.compile(r"""(?!\.{1,2}$)[!"$&-.0->@-~]{1,255}""")
+"""Products, prices and others may have ids that users chose (`basic.monthly`): anything printable that
+stays one segment of a path, so without `/ ? # %`."""
 _WORD = re.compile(r"[\x21-\x7e]{1,200}")
 
 

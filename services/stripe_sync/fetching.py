@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 import structlog
 
@@ -46,6 +47,11 @@ OWN_ACCOUNT = "/v1/account"
 """The account that a key, or the platform's key with `Stripe-Account`, speaks for."""
 
 NOT_BOOKED = "its balance transaction is not there yet"
+
+
+def path_of(kind: str, object_id: str) -> str:
+    """Where an object is, also one whose id its user chose: that may hold whatever can be printed."""
+    return PATHS[kind] + quote(object_id, safe="")
 
 
 class IncompleteError(Exception):
@@ -107,7 +113,7 @@ async def fetch(
             return await _intent(api, object_id)
         if kind == "charge":
             return await _charge(api, object_id)
-        return Fetched(object_id, await api.get(f"{kind}.retrieve", PATHS[kind] + object_id))
+        return Fetched(object_id, await api.get(f"{kind}.retrieve", path_of(kind, object_id)))
     except StripeMissingError:
         return None
 
@@ -187,7 +193,7 @@ async def _account(api: StripeApi, account_id: str) -> Fetched:
 
 
 async def _invoice(api: StripeApi, invoice_id: str, attempts: int, *, holds: bool) -> Fetched:
-    path = PATHS["invoice"] + invoice_id
+    path = path_of("invoice", invoice_id)
     raw = await api.get(
         "invoice.retrieve", path, {"expand": ["payments.data.payment.payment_intent"]}
     )
@@ -203,7 +209,7 @@ async def _hold(api: StripeApi, raw: Json, attempts: int) -> Json:
 
     Where Stripe finalized it a moment before, it is left as it is.
     """
-    path = PATHS["invoice"] + raw["id"]
+    path = path_of("invoice", raw["id"])
     try:
         return await api.post(
             "invoice.hold",
@@ -223,7 +229,7 @@ async def complete_lines(api: StripeApi, raw: Json) -> None:
         return
     rest = await api.list_all(
         "invoice.lines",
-        f"{PATHS['invoice']}{raw['id']}/lines",
+        f"{path_of('invoice', raw['id'])}/lines",
         {},
         pages_max=LINE_PAGES_MAX,
         after=lines["data"][-1]["id"],
@@ -251,7 +257,7 @@ async def _intent(api: StripeApi, intent_id: str) -> Fetched:
     """A payment intent with its latest charge and the balance transaction of that."""
     raw = await api.get(
         "payment_intent.retrieve",
-        PATHS["payment_intent"] + intent_id,
+        path_of("payment_intent", intent_id),
         {"expand": ["latest_charge.balance_transaction"]},
     )
     charge = charge_of(raw)
@@ -262,7 +268,7 @@ async def _intent(api: StripeApi, intent_id: str) -> Fetched:
 async def _charge(api: StripeApi, charge_id: str) -> Fetched:
     """A charge with its balance transaction."""
     raw = await api.get(
-        "charge.retrieve", PATHS["charge"] + charge_id, {"expand": ["balance_transaction"]}
+        "charge.retrieve", path_of("charge", charge_id), {"expand": ["balance_transaction"]}
     )
     # Of an intent the mirror takes the charge from there.
     waits = id_of(raw["payment_intent"]) is None and waits_for_booking(raw)

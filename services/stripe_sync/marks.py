@@ -53,7 +53,9 @@ _REFERENCES: Mapping[str, tuple[tuple[str, str], ...]] = {
 _HAS_PAYMENT = frozenset({"charge", "dispute", "refund"})
 """Types whose payment changes with them: an intent, or a charge that has none."""
 
-_ID = re.compile(r"[A-Za-z0-9_]{1,255}")
+_ID = re.compile(r"""(?!\.{1,2}$)[!"$&-.0->@-~]{1,255}""")
+"""Also ids that users chose at Stripe, such as `basic.monthly`; what no path could carry is not
+fetched."""
 
 
 async def take_event(tx: Tx, event: Envelope[StripeEventReceived]) -> None:
