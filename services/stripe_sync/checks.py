@@ -16,7 +16,7 @@ from libs.contracts.envelope import Envelope
 from libs.contracts.gateway import StripeEventReceived
 from libs.db.pool import Database, Tx
 from libs.db.tenant import Mode
-from services.stripe_sync import fetching, store_checks, store_walks
+from services.stripe_sync import fetching, store_checks, store_connections, store_walks
 from services.stripe_sync.client import Json, StripeCallError, StripeStoppedError
 from services.stripe_sync.crew import Crew
 from services.stripe_sync.identities import Identities, Identity
@@ -32,6 +32,8 @@ ATTEMPTS_MAX = 8
 PAUSE_SECONDS_MIN, PAUSE_SECONDS_MAX = 1.0, 60.0
 FIELDS_MAX = 20
 VALUE_LENGTH_MAX = 200
+NOT_CONNECTED = "the tenant has not connected this account"
+"""It may have been the tenant's before: its latest state is its present owner's alone."""
 
 
 async def take_event(tx: Tx, event: Envelope[StripeEventReceived]) -> None:
@@ -84,7 +86,10 @@ class Checker:
         return len(due)
 
     async def _compare(self, check: Check) -> None:
-        api = self.identity.api
+        api, is_platform = self.identity.api, self.identity.is_platform
+        if not is_platform and self.identity.tenant_id != check.tenant_id:
+            await self._end(check, "failed", {}, NOT_CONNECTED)
+            return
         try:
             fetched = await fetching.fetch(api, check.object_type, check.object_id, holds=False)
         except StripeStoppedError as error:
@@ -98,9 +103,14 @@ class Checker:
             return
         latest = mirrored(check.object_type, fetched.raw) if fetched else None
         async with self.database.maintenance() as tx:
+            # Each call to Stripe asks anew whose the account is: it may have moved since the batch.
+            now_of = await store_connections.tenant_of(tx, check.account, check.mode)
             kept = await store_walks.mirrored(
                 tx, check.account, check.mode, check.object_type, [check.object_id]
             )
+        if not is_platform and now_of != check.tenant_id:
+            await self._end(check, "failed", {}, NOT_CONNECTED)
+            return
         changes = changes_between(kept.get(check.object_id), latest)
         await self._end(check, "different" if changes else "same", changes, None)
 

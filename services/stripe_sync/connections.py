@@ -11,7 +11,7 @@ from libs.contracts.tenants import ConnectionRecord
 from libs.db.pool import Database, Row, Tx
 from libs.db.tenant import Scope
 from libs.messaging.outbox import emit
-from services.stripe_sync import store_connections, store_marks
+from services.stripe_sync import store_connections, store_marks, store_walks
 from services.stripe_sync.identities import CALLABLE_STATUSES
 
 DEAUTHORIZED = "account.application.deauthorized"
@@ -49,7 +49,9 @@ async def take_deauthorization(tx: Tx, event: Envelope[StripeEventReceived]) -> 
 class ConnectionWatch:
     """Has the health of an account fetched when its connection appears or changes.
 
-    So nobody waits for a webhook, and what could not be fetched before is tried again.
+    So nobody waits for a webhook, and what could not be fetched before is tried again. Of an account
+    that was another tenant's before, the lists are read afresh: how far they were read was the other
+    one's.
     """
 
     database: Database
@@ -65,14 +67,29 @@ class ConnectionWatch:
             self._since = rows[-1]["applied_at"] - LOOK_BACK
 
     async def _see(self, row: Row) -> None:
+        connections = [ConnectionRecord.model_validate(raw) for raw in row["connections"]]
+        async with self.database.maintenance() as tx:
+            moved = {
+                (each.account_id, each.mode)
+                for each in connections
+                if each.account_id is not None
+                and await store_connections.was_anothers(
+                    tx, each.account_id, each.mode, row["tenant_id"]
+                )
+            }
         async with self.database.transaction() as tx:
-            for raw in row["connections"]:
-                connection = ConnectionRecord.model_validate(raw)
+            for connection in connections:
                 await tx.enter(Scope((row["tenant_id"],), connection.mode))
                 state: dict[str, Any] = connection.model_dump(mode="json", include=WHAT_COUNTS)
-                changed = await store_connections.see(tx, row["version"], state)
+                before = await store_connections.see(tx, row["version"], state)
                 account = connection.account_id
-                if not changed or account is None or not is_callable(connection):
+                if account is None or before == state:
+                    continue
+                if (account, connection.mode) in moved and (before or {}).get(
+                    "account_id"
+                ) != account:
+                    await store_walks.forget(tx, account)
+                if not is_callable(connection):
                     continue
                 await store_connections.forget_what_was_said(tx, account)
                 await store_marks.wake(tx, account)

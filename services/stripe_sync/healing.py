@@ -89,11 +89,7 @@ class AccountHealer:
             log.warning("stripe_account_rests", account=walk.account, reason=str(error))
             return False
         except (StripeRefusedError, StripeAccessError) as error:
-            # The place where it stopped may be gone, or the key may not list this: not soon again.
-            anew = walk.after_id is not None
-            await self._postpone(
-                walk, timedelta() if anew else REFUSED_PAUSE, str(error), anew=anew
-            )
+            await self._refused(walk, error)
             return True
         except (StripeCallError, UnknownOwnerError) as error:
             doubled = PAUSE_SECONDS_MIN * 2 ** min(walk.attempts, DOUBLINGS_MAX)
@@ -128,12 +124,36 @@ class AccountHealer:
         if step.end is not None:
             counted += await step.end(visit)
         next_at = step.next_at(self.settings, walk, now)
+        await self._finish(walk, listed=len(found), counted=counted, next_at=next_at)
+
+    async def _finish(
+        self,
+        walk: Walk,
+        *,
+        listed: int = 0,
+        counted: int = 0,
+        next_at: datetime | None = None,
+        refusal: str | None = None,
+    ) -> None:
+        now = utc_now()
         async with self.database.tenant(self.identity.tenant_id, walk.mode) as tx:
-            await store_walks.finish(tx, walk, listed=len(found), counted=counted, next_at=next_at)
+            await store_walks.finish(
+                tx, walk, listed=listed, counted=counted, next_at=next_at, refusal=refusal
+            )
             if walk.step in WHOLE_ACCOUNT and await resync.end_where_done(
                 tx, walk.account, now=now
             ):
                 log.info("stripe_account_synchronized", account=walk.account, mode=walk.mode)
+
+    async def _refused(self, walk: Walk, error: StripeCallError) -> None:
+        """The place where it stopped may be gone, or the key may not list this: not soon again."""
+        if walk.after_id is not None:
+            await self._postpone(walk, timedelta(), str(error), anew=True)
+        elif walk.step in WHOLE_ACCOUNT and isinstance(error, StripeAccessError):
+            # The run ends without this list, and tells so: the key may never be given the right.
+            await self._finish(walk, refusal=str(error))
+        else:
+            await self._postpone(walk, REFUSED_PAUSE, str(error))
 
     async def _is_busy(self, walk: Walk) -> bool:
         """Whether so much waits to be fetched that more would only wait behind it."""

@@ -30,9 +30,17 @@ class Progress:
 
 
 async def start(tx: Tx, account: str, *, requested_by: str, now: datetime) -> Row:
-    """Begin a run for an account of the tenant in scope, or join the one that is under way."""
-    if await store_resync.insert(tx, new_id(), account, requested_by, now):
-        await store_resync.begin_walks(tx, account, whole_steps(tx.mode), now)
+    """Begin a run for an account of the tenant in scope, or join the one that is under way.
+
+    Of a run that is joined the lists that were read already, or refused, are read once more: what
+    is missed now may have come since.
+    """
+    steps = whole_steps(tx.mode)
+    if not await store_resync.insert(tx, new_id(), account, requested_by, now):
+        rows = await store_resync.walks_of(tx, account, tx.mode, steps)
+        under_way = {row["step"] for row in rows if not row["done"]}
+        steps = [step for step in steps if step not in under_way]
+    await store_resync.begin_walks(tx, account, steps, now)
     run = await store_resync.running(tx, account)
     assert run is not None, "it was entered above, or was there"
     return run
@@ -49,8 +57,18 @@ async def find(tx: Tx, resync_id: UUID) -> Row | None:
 
 
 async def progress(tx: Tx, run: Row) -> list[Progress]:
-    """How far a run is, by kind of object, in the order in which they are read."""
+    """How far a run is, by kind of object, in the order in which they are read.
+
+    Of one that is done: the kinds that Stripe refused to list.
+    """
     steps = whole_steps(run["mode"])
+    if run["state"] == "done":
+        refused = run["refused"]
+        return [
+            Progress(step.removeprefix(WHOLE), 0, 0, done=True, last_error=refused[step])
+            for step in steps
+            if step in refused
+        ]
     rows = await store_resync.walks_of(tx, run["account"], run["mode"], steps)
     by_step = {row["step"]: row for row in rows}
     return [

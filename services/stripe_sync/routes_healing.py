@@ -59,7 +59,7 @@ class ResyncBody(BaseModel):
     ended_at: datetime | None
     listed: int
     marked: int
-    steps: list[ResyncStep]
+    steps: list[ResyncStep]  # of a run that is done: those that Stripe refused to list
 
 
 class DifferenceBody(BaseModel):
@@ -204,7 +204,7 @@ def _run(run: Row, steps: list[resync.Progress]) -> ResyncBody:
                 done=step.done,
                 last_error=step.last_error,
             )
-            for step in ([] if done else steps)
+            for step in steps
         ],
     )
 

@@ -63,9 +63,30 @@ async def changed_tenants(tx: Tx, applied_since: datetime, limit: int) -> Sequen
     )
 
 
-async def see(tx: Tx, version: int, state: Json) -> bool:
-    """Remember a connection as the directory has it; whether it differs from what was seen."""
-    before = await tx.fetchval(
+async def tenant_of(tx: Tx, account: str, mode: str) -> UUID | None:
+    """The tenant that has an account now."""
+    found: UUID | None = await tx.fetchval(
+        "select (find_tenant('account', $1) ->> 'tenant_id')::uuid", f"{mode}:{account}"
+    )
+    return found
+
+
+async def was_anothers(tx: Tx, account: str, mode: str, tenant_id: UUID) -> bool:
+    """Whether objects of an account were mirrored for another tenant."""
+    return bool(
+        await tx.fetchval(
+            "select exists (select from stripe_object "
+            "where account = $1 and mode = $2 and tenant_id <> $3)",
+            account,
+            mode,
+            tenant_id,
+        )
+    )
+
+
+async def see(tx: Tx, version: int, state: Json) -> Json | None:
+    """Remember a connection as the directory has it; what was seen of it before."""
+    before: Json | None = await tx.fetchval(
         "select state from seen_connection where tenant_id = $1 and mode = $2",
         tx.tenant_id,
         tx.mode,
@@ -83,7 +104,7 @@ async def see(tx: Tx, version: int, state: Json) -> bool:
         version,
         state,
     )
-    return bool(before != state)
+    return before
 
 
 async def forget_what_was_said(tx: Tx, account: str) -> None:

@@ -37,11 +37,17 @@ async def not_taken(tx: Tx, account: str, mode: str, stripe_event_ids: Sequence[
 
 
 async def note_found(tx: Tx, account: str, stripe_event_id: str, created_at: datetime) -> bool:
-    """Enter an event of the tenant in scope that only Stripe's list had; False where that is known."""
-    inserted = await tx.execute(
+    """Enter an event of the tenant in scope that only Stripe's list had; False where that was told.
+
+    Who was told an hour ago, and has not taken it in since, is told again: the gateway may not have
+    been able to keep it, and keeps none twice.
+    """
+    told = await tx.execute(
         """
-        insert into found_event (tenant_id, mode, account, stripe_event_id, created_at)
-        values ($1, $2, $3, $4, $5) on conflict do nothing
+        insert into found_event as f (tenant_id, mode, account, stripe_event_id, created_at, told_at)
+        values ($1, $2, $3, $4, $5, now())
+        on conflict (tenant_id, mode, account, stripe_event_id) do update set told_at = now()
+        where f.told_at < now() - interval '1 hour'
         """,
         tx.tenant_id,
         tx.mode,
@@ -49,7 +55,7 @@ async def note_found(tx: Tx, account: str, stripe_event_id: str, created_at: dat
         stripe_event_id,
         created_at,
     )
-    return inserted == 1
+    return told == 1
 
 
 async def prune_taken(tx: Tx, before: datetime) -> None:

@@ -80,10 +80,12 @@ async def end_where_done(tx: Tx, account: str, steps: Sequence[str], now: dateti
         """
         with figures as (
             select sum(listed) as listed, sum(counted) as marked,
-                bool_and(next_at = 'infinity') as done
+                bool_and(next_at = 'infinity') as done,
+                coalesce(jsonb_object_agg(step, last_error) filter (where last_error is not null),
+                    '{}') as refused
             from walk where account = $3 and mode = $2 and step = any($4))
         update resync r set state = 'done', ended_at = $5, listed = figures.listed,
-            marked = figures.marked
+            marked = figures.marked, refused = figures.refused
         from figures where r.tenant_id = $1 and r.mode = $2 and r.account = $3
             and r.state = 'running' and figures.done
         """,

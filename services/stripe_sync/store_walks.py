@@ -152,19 +152,25 @@ async def take_up(tx: Tx, account: str, mode: str, now: datetime) -> Walk | None
     )
 
 
+_AT_THIS_PAGE = """
+    account = $1 and mode = $2 and step = $3 and started_at is not distinct from $4::timestamptz
+        and after_id is not distinct from $5::text
+"""
+"""A page may have taken longer than the lease: then somebody else has gone on, or begun anew, and
+what this one has to say of the walk is left out."""
+
+
 async def go_on(
     tx: Tx, walk: Walk, after_id: str, *, listed: int, counted: int, now: datetime
 ) -> None:
     """A page was read and there are more."""
     await tx.execute(
-        """
-        update walk set after_id = $4, listed = listed + $5, counted = counted + $6, next_at = $7,
+        f"""
+        update walk set after_id = $6, listed = listed + $7, counted = counted + $8, next_at = $9,
             attempts = 0, last_error = null
-        where account = $1 and mode = $2 and step = $3
-        """,
-        walk.account,
-        walk.mode,
-        walk.step,
+        where {_AT_THIS_PAGE}
+        """,  # noqa: S608 - constants only
+        *_place(walk),
         after_id,
         listed,
         counted,
@@ -172,24 +178,42 @@ async def go_on(
     )
 
 
+def _place(walk: Walk) -> tuple[str, str, str, datetime, str | None]:
+    """The arguments of `_AT_THIS_PAGE`."""
+    return walk.account, walk.mode, walk.step, walk.started_at, walk.after_id
+
+
 async def finish(
-    tx: Tx, walk: Walk, *, listed: int, counted: int, next_at: datetime | None
+    tx: Tx,
+    walk: Walk,
+    *,
+    listed: int,
+    counted: int,
+    next_at: datetime | None,
+    refusal: str | None = None,
 ) -> None:
-    """The whole list was read; None: until somebody asks for it again."""
-    await tx.execute(
-        """
-        update walk set done_to = started_at, started_at = null, after_id = null,
-            listed = listed + $4, counted = counted + $5, counted_before = counted + $5,
-            next_at = coalesce($6::timestamptz, 'infinity'), attempts = 0, last_error = null
-        where account = $1 and mode = $2 and step = $3
-        """,
-        walk.account,
-        walk.mode,
-        walk.step,
+    """The whole list was read, or Stripe refuses to show it.
+
+    Args:
+        next_at: when it is read again; None: when somebody asks for it.
+        refusal: why nothing of it can be read.
+    """
+    finished = await tx.execute(
+        f"""
+        update walk set done_to = case when $9::text is null then started_at else done_to end,
+            started_at = null, after_id = null, listed = listed + $6, counted = counted + $7,
+            counted_before = counted + $7, next_at = coalesce($8::timestamptz, 'infinity'),
+            attempts = 0, last_error = $9
+        where {_AT_THIS_PAGE}
+        """,  # noqa: S608 - constants only
+        *_place(walk),
         listed,
         counted,
         next_at,
+        refusal[:500] if refusal else None,
     )
+    if not finished:
+        return
     await tx.execute(
         "delete from walked_object where account = $1 and mode = $2 and step = $3",
         walk.account,
@@ -205,14 +229,12 @@ async def postpone(tx: Tx, walk: Walk, until: datetime, error: str, *, anew: boo
         anew: from the front of the list, because the place where it stopped is gone.
     """
     await tx.execute(
-        """
-        update walk set next_at = $4, attempts = attempts + 1, last_error = $5,
-            after_id = case when $6 then null else after_id end
-        where account = $1 and mode = $2 and step = $3
-        """,
-        walk.account,
-        walk.mode,
-        walk.step,
+        f"""
+        update walk set next_at = $6, attempts = attempts + 1, last_error = $7,
+            after_id = case when $8 then null else after_id end
+        where {_AT_THIS_PAGE}
+        """,  # noqa: S608 - constants only
+        *_place(walk),
         until,
         error[:500],
         anew,
@@ -252,6 +274,14 @@ async def wait(tx: Tx, walk: Walk, until: datetime) -> None:
     )
 
 
+async def forget(tx: Tx, account: str) -> None:
+    """Forget how far an account's lists were read: it is enrolled afresh."""
+    of = (account, tx.mode)
+    await tx.execute("delete from walk where account = $1 and mode = $2", *of)
+    await tx.execute("delete from walked_object where account = $1 and mode = $2", *of)
+    await tx.execute("delete from transaction_cursor where account = $1 and mode = $2", *of)
+
+
 async def counted_last(tx: Tx, step: str) -> int:
     """What the last whole runs of a step counted, over all accounts."""
     return int(
@@ -260,11 +290,14 @@ async def counted_last(tx: Tx, step: str) -> int:
 
 
 async def dirty_count(tx: Tx, account: str, mode: str, most: int) -> int:
-    """How many objects of an account wait to be fetched; counts no further than `most`."""
+    """How many objects of an account wait to be fetched now; counts no further than `most`.
+
+    One that was put off, perhaps again and again, waits for its time and not for its turn.
+    """
     return int(
         await tx.fetchval(
             "select count(*) from (select from dirty_object where account = $1 and mode = $2 "
-            "limit $3) as found",
+            "and next_try_at <= now() limit $3) as found",
             account,
             mode,
             most,
@@ -286,15 +319,23 @@ async def see(tx: Tx, walk: Walk, object_ids: Sequence[str]) -> None:
     )
 
 
+_OF_ITS_TENANT = """
+    ($1 = 'platform' or tenant_id = (
+        select (find_tenant('account', $2 || ':' || $1) ->> 'tenant_id')::uuid))
+"""
+"""An account may have been another tenant's before, whose mirror says nothing of it any more. On the
+platform's the objects of many tenants meet."""
+
+
 async def mirrored(
     tx: Tx, account: str, mode: str, kind: str, object_ids: Sequence[str]
 ) -> dict[str, Json]:
     """Objects as the mirror has them, by id; what Stripe has deleted is not among them."""
     rows = await tx.fetch(
-        """
+        f"""
         select object_id, raw from stripe_object where account = $1 and mode = $2
-            and object_type = $3 and object_id = any($4) and not deleted
-        """,
+            and object_type = $3 and object_id = any($4) and not deleted and {_OF_ITS_TENANT}
+        """,  # noqa: S608 - constants only
         account,
         mode,
         kind,
@@ -313,17 +354,17 @@ async def unseen(
         since: from when on objects were listed by their creation.
     """
     rows = await tx.fetch(
-        """
+        f"""
         select object_id from stripe_object o where account = $1 and mode = $2
             and object_type = $4 and not deleted and raw ->> 'status' = any($5)
-            and fetched_at < $6
+            and fetched_at < $6 and {_OF_ITS_TENANT}
             -- What lives on a test clock is not listed unless the clock is named.
             and (object_type <> 'subscription' or raw ->> 'test_clock' is null)
             and ($7::bigint is null or (raw ->> 'created')::bigint >= $7)
             and not exists (select from walked_object w where w.account = $1 and w.mode = $2
                 and w.step = $3 and w.object_id = o.object_id)
-        limit $8
-        """,
+        order by object_id limit $8
+        """,  # noqa: S608 - constants only
         walk.account,
         walk.mode,
         walk.step,
@@ -337,11 +378,13 @@ async def unseen(
 
 
 async def has_mirror_before(tx: Tx, account: str, mode: str, at: datetime) -> bool:
-    """Whether something of the account was mirrored before this time."""
+    """Whether something of the account was mirrored before this time, for the tenant that has it."""
     return bool(
         await tx.fetchval(
-            "select exists (select from stripe_object where account = $1 and mode = $2 "
-            "and fetched_at < $3)",
+            f"""
+            select exists (select from stripe_object where account = $1 and mode = $2
+                and fetched_at < $3 and {_OF_ITS_TENANT})
+            """,  # noqa: S608 - constants only
             account,
             mode,
             at,

@@ -24,10 +24,10 @@ from libs.testing.databases import clone
 from libs.testing.memory_log import MemoryLog
 from services.gateway.handlers import HANDLERS as GATEWAY_HANDLERS
 from services.ledger.handlers import HANDLERS as LEDGER_HANDLERS
-from services.stripe_sync import client, finding, healing, resync, store_walks
+from services.stripe_sync import client, finding, healing, resync, store_marks, store_walks
 from services.stripe_sync.healing import Healing
 from services.stripe_sync.walk_steps import STEPS, timed_steps
-from tests.services.stripe_sync.accounts import own_account
+from tests.services.stripe_sync.accounts import Own, own_account
 from tests.services.stripe_sync.conftest import Sandbox, World, make_world
 from tests.services.stripe_sync.healers import (
     enrol,
@@ -324,6 +324,122 @@ async def test_tenants_balance_transactions_are_looked_for_too(world: World) -> 
     async with world.database.tenant(own.tenant.id, "test") as tx:
         await resync.start(tx, own.account, requested_by="test", now=utc_now())
     assert (await walk(world, "whole:balance_transaction", own.account))["enrolled_at"] == first
+
+
+async def test_a_resync_ends_without_a_list_that_the_key_may_not_read(world: World) -> None:
+    operator = world.tenants["platform"]
+    headers = {"authorization": f"Bearer {operator.key}"}
+    world.sandbox.fault(kind="error", status=403, path="/v1/payouts")
+    started = await world.http.post("/api/v1/stripe/resync", json={}, headers=headers)
+    assert started.status_code == 202, started.text
+    await run(world)
+    body = (await world.get(operator, f"/api/v1/stripe/resync/{started.json()['id']}")).json()
+    assert body["state"] == "done"
+    (refused,) = body["steps"]
+    assert (refused["object_type"], refused["done"]) == ("payout", True)
+    assert refused["last_error"]
+    assert (await walk(world, "whole:payout"))["done_to"] is None, "it was not read"
+    world.sandbox.mend()
+    again = await world.http.post("/api/v1/stripe/resync", json={}, headers=headers)
+    assert again.json()["id"] != body["id"]
+    await run(world)
+    body = (await world.get(operator, f"/api/v1/stripe/resync/{again.json()['id']}")).json()
+    assert (body["state"], body["steps"]) == ("done", [])
+
+
+async def test_who_joins_a_resync_has_the_lists_read_again_that_were_read(world: World) -> None:
+    now = utc_now()
+    platform = world.tenants["platform"].id
+    async with world.database.tenant(platform, "test") as tx:
+        first = await resync.start(tx, "platform", requested_by="test", now=now)
+        await tx.execute("update walk set next_at = 'infinity' where step = 'whole:customer'")
+        await tx.execute("update walk set after_id = 'in_1' where step = 'whole:invoice'")
+    async with world.database.tenant(platform, "test") as tx:
+        joined = await resync.start(tx, "platform", requested_by="test", now=now)
+    assert joined["resync_id"] == first["resync_id"]
+    assert (await walk(world, "whole:customer"))["next_at"] == now
+    assert (await walk(world, "whole:invoice"))["after_id"] == "in_1", "it is under way"
+
+
+async def test_what_was_found_and_not_kept_is_told_again_after_an_hour(
+    world: World, bought: Events
+) -> None:
+    await heal(world, "events")
+    await heal(world, "events")
+    assert len(world.log.events(StripeEventFound)) == len(bought)
+    async with world.test_database.admin() as admin:
+        await admin.execute(
+            "update stripe_sync.found_event set told_at = now() - interval '61 minutes'"
+        )
+    await heal(world, "events")
+    await heal(world, "events")
+    assert len(world.log.events(StripeEventFound)) == 2 * len(bought)
+
+
+async def test_a_page_that_outlasted_its_lease_changes_nothing_any_more(world: World) -> None:
+    await enrol(world)
+    await make_due(world, "events")
+    now = utc_now()
+    async with world.database.transaction() as tx:
+        slow = await store_walks.take_up(tx, "platform", "test", now)
+        assert slow is not None
+        await store_walks.finish(tx, slow, listed=3, counted=0, next_at=now)
+    done = await walk(world, "events")
+    async with world.database.transaction() as tx:
+        await store_walks.finish(tx, slow, listed=3, counted=0, next_at=None)
+        await store_walks.go_on(tx, slow, "evt_1", listed=3, counted=0, now=now)
+        await store_walks.postpone(tx, slow, now, "late", anew=False)
+    assert await walk(world, "events") == done
+    assert (done["done_to"], done["listed"]) == (slow.started_at, 3)
+
+
+async def test_what_is_put_off_holds_no_list_back(world: World) -> None:
+    platform = world.tenants["platform"].id
+    later = utc_now() + timedelta(hours=1)
+    async with world.database.tenant(platform, "test") as tx:
+        await store_marks.mark(tx, "platform", [("customer", "cus_1"), ("customer", "cus_2")])
+        await tx.execute(
+            "update dirty_object set next_try_at = $1 where object_id = 'cus_1'", later
+        )
+    async with world.database.maintenance() as tx:
+        assert await store_walks.dirty_count(tx, "platform", "test", 10) == 1
+
+
+async def test_an_account_that_moved_is_compared_with_its_new_tenants_mirror_alone(
+    world: World,
+) -> None:
+    before = await own_account(world, "acme")
+    await world.settle()
+    customer = await before.create_customer(name="Known")
+    await heal(world, "events", account=before.account)
+    await take_found(world)
+    for event in before.events():
+        before.deliver(event)
+    await world.settle()
+    await heal(world, "events", account=before.account)
+    assert (await walk(world, "events", before.account))["done_to"] is not None
+    async with world.database.maintenance() as tx:
+        of = (before.account, "test", "customer", [customer["id"]])
+        assert customer["id"] in await store_walks.mirrored(tx, *of)
+    await before.tell(account_id=None, status="REVOKED")
+    after = Own(
+        world, world.tenants["globex"], before.account, before.key, "RAW_KEYS", snapshots=10
+    )
+    await after.give_keys(before.key)
+    await after.tell()
+    await world.watch.run_once()
+    rows = [row for row in await world.rows("walk") if row["account"] == after.account]
+    assert rows == [], "how far it was read is the former tenant's"
+    async with world.database.maintenance() as tx:
+        assert await store_walks.mirrored(tx, *of) == {}
+        assert not await store_walks.has_mirror_before(
+            tx, after.account, "test", utc_now() + timedelta(days=1)
+        )
+    # The same record seen once more, or a change of it, begins nothing anew.
+    await enrol(world)
+    await after.tell(key_valid=True)
+    await world.watch.run_once()
+    assert (await walk(world, "events", after.account))["done_to"] is None
 
 
 async def test_an_odd_list_is_put_off_and_holds_up_no_other(

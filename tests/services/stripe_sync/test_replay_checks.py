@@ -1,6 +1,7 @@
 """A replay that is only tried says what would change, and changes nothing."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,9 @@ from libs.contracts.envelope import wrap
 from libs.contracts.gateway import StripeEventReceived
 from libs.contracts.stripe_sync import StripeSubscriptionChanged
 from libs.contracts.tenants import PLATFORM_TENANT_ID
+from services.stripe_sync import store_checks
 from services.stripe_sync.checks import Checker, changes_between
+from tests.services.stripe_sync.accounts import Own, own_account
 from tests.services.stripe_sync.conftest import Tenant, World
 
 
@@ -101,6 +104,37 @@ async def test_an_object_that_is_not_mirrored_or_gone_is_told_as_such(world: Wor
     assert (body["checked"], body["different"]) == (2, 1), "what is gone on both sides is the same"
     assert "acme" not in json.dumps(item["changes"]).lower()
     assert await world.rows("stripe_object") == []
+
+
+async def test_a_dry_run_of_a_former_owner_shows_nothing_of_its_account(world: World) -> None:
+    before = await own_account(world, "acme")
+    await world.settle()
+    customer = await before.create_customer(name="Known")
+    async with world.database.tenant(before.tenant.id, "test") as tx:
+        await store_checks.enter(
+            tx, "rpl_4", before.account, [("customer", customer["id"])], utc_now()
+        )
+    await before.tell(account_id=None, status="REVOKED")
+    after = Own(
+        world, world.tenants["globex"], before.account, before.key, "RAW_KEYS", snapshots=10
+    )
+    await after.give_keys(before.key)
+    await after.tell()
+    world.identities.shared.directory._cache.clear()
+    identity = await world.identities.of(before.account, "test")
+    assert identity is not None
+    assert identity.tenant_id == after.tenant.id
+    await Checker(world.database, identity).run_once()
+    (row,) = await world.rows("replay_check")
+    assert (row["state"], json.loads(row["changes"])) == ("failed", {})
+    assert row["last_error"] == "the tenant has not connected this account"
+    # Also where the account moves while a batch is under way.
+    async with world.database.tenant(before.tenant.id, "test") as tx:
+        await tx.execute("update replay_check set state = 'pending', last_error = null")
+    former = replace(identity, tenant_id=before.tenant.id)
+    await Checker(world.database, former).run_once()
+    (row,) = await world.rows("replay_check")
+    assert (row["state"], json.loads(row["changes"])) == ("failed", {})
 
 
 async def test_pages_of_differences_and_bad_questions(world: World) -> None:
