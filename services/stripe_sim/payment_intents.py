@@ -278,8 +278,11 @@ def refuse_authentication(scope: Scope, intent: Obj) -> None:
     emit(scope, "payment_intent.payment_failed", intent)
 
 
-def capture(scope: Scope, intent: Obj, amount: int | None) -> Obj:
+def capture(scope: Scope, intent: Obj, amount: int | None, fee: int | None = None) -> Obj:
     """Take all or part of an authorised payment.
+
+    Args:
+        fee: the platform's share; None: as the intent says, at most what is captured.
 
     Raises:
         ApiError: nothing is authorised, or less than the amount.
@@ -297,6 +300,9 @@ def capture(scope: Scope, intent: Obj, amount: int | None) -> Obj:
     charge |= {"captured": True, "amount_captured": amount}
     if amount < charge["amount"]:
         charge["amount_refunded"] = charge["amount"] - amount
+    fee = intent["application_fee_amount"] if fee is None else fee
+    if fee is not None:
+        charge["application_fee_amount"] = intent["application_fee_amount"] = min(fee, amount)
     charges.book(scope, charge)
     intent |= {"status": "succeeded", "amount_received": amount, "amount_capturable": 0}
     scope.save(intent)

@@ -33,6 +33,7 @@ from services.stripe_sync.client import (
     StripeStoppedError,
     StripeTransientError,
 )
+from services.stripe_sync.outcomes import OUTCOME_UNKNOWN
 from services.stripe_sync.requests import DeclinedError, Errand, RefusedError
 
 
@@ -103,6 +104,13 @@ async def run(errand: Errand) -> Json | None:
     except RefusedError as refused:
         if refused.code == requests.NOT_CONNECTED:
             raise cut_off(account, payment) from None
+        if refused.code == OUTCOME_UNKNOWN:
+            raise Conflict(
+                "This was sent to Stripe, which could not be asked what came of it for a day. Look in "
+                "Stripe's dashboard before you ask anew.",
+                code="stripe_refused",
+                extra={"payment": payment, "stripe_code": refused.code},
+            ) from None
         raise Conflict(
             "Stripe refused this; `stripe_code` is its reason. Read the payment, and ask anew with "
             "what is wrong put right.",

@@ -13,7 +13,7 @@ from libs.clock import utc_now
 from libs.db.pool import Database, Row
 from libs.ids import new_id
 from libs.money import Money, to_stripe
-from services.stripe_sync import requests, store_requests
+from services.stripe_sync import refunds, requests, store_requests
 from services.stripe_sync.client import Json, StripeApi
 from services.stripe_sync.customers import CustomerLinks
 from services.stripe_sync.fees import application_fee
@@ -128,6 +128,19 @@ def _params(
 def confirmation(return_url: str, *, off_session: bool) -> Json:
     """What a confirmation says: the payer is away, or comes back to an address."""
     return {"off_session": True} if off_session else {"return_url": return_url}
+
+
+async def part(till: Till, payment: Row, amount: Money) -> Json:
+    """What a capture of a part says: the platform's share is of that part, not of all.
+
+    Raises:
+        StripeCallError: Stripe did not answer or refused.
+    """
+    params: Json = {"amount_to_capture": to_stripe(amount)}
+    whole = amount.amount_minor == payment["amount_minor"]
+    if not whole and await refunds.has_application_fee(till, payment):
+        params["application_fee_amount"] = to_stripe(application_fee(till.connection, amount))
+    return params
 
 
 async def client_secret(api: StripeApi, intent_id: str) -> str | None:

@@ -1,7 +1,8 @@
 """What became of payment requests that nobody saw the answer of.
 
 A caller's own try is over after a minute and a half at most; whatever is open then is looked up at
-Stripe, or sent again as it was, until it is done or refused.
+Stripe, or sent again as it was, until it is done or refused. What nobody can ask about for a day ends
+as unknown: the mirror corrects it if the account ever comes back.
 """
 
 import asyncio
@@ -19,7 +20,14 @@ from services.stripe_sync.client import StripeCallError
 from services.stripe_sync.concurrency import all_of
 from services.stripe_sync.crew import Crew
 from services.stripe_sync.identities import Identities
-from services.stripe_sync.requests import DeclinedError, Errand, RefusedError
+from services.stripe_sync.outcomes import OUTCOME_UNKNOWN, Outcome
+from services.stripe_sync.requests import (
+    NEVER_REACHED,
+    DeclinedError,
+    Errand,
+    RefusedError,
+    is_over,
+)
 
 log = structlog.get_logger()
 
@@ -83,6 +91,12 @@ class RequestWorker:
             identity.is_platform or identity.tenant_id == row["tenant_id"]
         )
         if identity is None or tenant is None or not callable_:
+            if tenant is not None and is_over(row):
+                code = OUTCOME_UNKNOWN if row["sent"] else NEVER_REACHED
+                at = business_now(tenant, row["mode"])
+                await Outcome(self.database, row, at).refused(code, 409)
+                log.error("payment_request_given_up", request=str(row["request_id"]), code=code)
+                return
             async with self.database.tenant(row["tenant_id"], row["mode"]) as tx:
                 until = utc_now() + UNCALLABLE_PAUSE
                 await store_requests.postpone(

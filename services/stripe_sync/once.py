@@ -2,7 +2,8 @@
 
 Stripe keeps a 500 under the idempotency key and repeats it for a day. Such a key is burnt: it is
 remembered as such, and the next try uses another one, after a look whether the first had its effect
-after all. A call that got no answer keeps its key, for then Stripe can still tell.
+after all. A call that got no answer keeps its key, for then Stripe can still tell; so does one that
+got a 502, 503 or 504, which come from in front of Stripe's servers and are kept by nobody.
 """
 
 from collections.abc import Awaitable, Callable
@@ -13,6 +14,9 @@ from libs.contracts.envelope import Mode
 from libs.db.pool import Database
 from services.stripe_sync import store_keys
 from services.stripe_sync.client import Json, StripeApi, StripeTransientError
+
+STORED_STATUS = 500
+"""The one error of its own that Stripe keeps under an idempotency key."""
 
 Look = Callable[[], Awaitable[Json | None]]
 """Finds the object at Stripe that an earlier try may have created."""
@@ -59,7 +63,7 @@ class Writer:
                 network_retries=self.network_retries,
             )
         except StripeTransientError as error:
-            if error.status is not None and error.status >= 500:
+            if error.status == STORED_STATUS:
                 async with self.database.tenant(self.tenant_id, self.mode) as tx:
                     await store_keys.burn(tx, key, burnt)
             raise

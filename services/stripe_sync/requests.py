@@ -3,7 +3,8 @@
 A request is `open` until it is known what came of it. Whoever asked makes the call at once; where no
 answer came, a worker looks for the object at Stripe before anything is sent again, and sends the same
 under the same idempotency key. After a day, when Stripe may have forgotten the key, nothing is sent
-any more: what is not there by then was never made.
+any more: what is not there by then was never made. Once it was sent, only Stripe's answer to it, or
+the object itself, tells what came of it; where neither can be had for a day it ends as unknown.
 """
 
 import asyncio
@@ -23,7 +24,7 @@ from libs.db.pool import Database, Row, Tx
 from libs.directory.local import business_now
 from libs.ids import new_id, public_id
 from libs.messaging.outbox import emit
-from services.stripe_sync import outside, store_marks, store_objects, store_requests
+from services.stripe_sync import store_requests
 from services.stripe_sync.client import (
     Json,
     StripeAccessError,
@@ -33,10 +34,9 @@ from services.stripe_sync.client import (
     StripeStoppedError,
     StripeTransientError,
 )
-from services.stripe_sync.once import Writer
+from services.stripe_sync.once import STORED_STATUS, Writer
+from services.stripe_sync.outcomes import OUTCOME_UNKNOWN, Outcome
 from services.stripe_sync.payers import Asker
-from services.stripe_sync.payments import record_intent
-from services.stripe_sync.store_objects import Owner
 
 log = structlog.get_logger()
 
@@ -50,6 +50,8 @@ RESENT_FOR = timedelta(hours=23)
 """Stripe keeps idempotency keys for at least 24 hours."""
 NEVER_REACHED = "never_reached_stripe"
 NOT_CONNECTED = "stripe_not_connected"
+RESEND_PAUSE = timedelta(seconds=5)
+"""Before the same is sent under a new key: what failed at Stripe may show only a moment later."""
 LOOK_PAGES_MAX = 50
 LOOK_BACK = timedelta(minutes=10)
 """Stripe's clock and ours may differ."""
@@ -84,6 +86,14 @@ class RefusedError(Exception):
     def __init__(self, code: str) -> None:
         super().__init__(code)
         self.code = code
+
+
+class InvoicePaidError(StripeRefusedError):
+    """The payer has paid the invoice at Stripe, so nobody can mark it as paid outside."""
+
+
+class UnseenError(StripeTransientError):
+    """It may have been done, and Stripe does not let us see now whether it was."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +184,7 @@ class Errand:
         Raises:
             DeclinedError: by the payer's bank; the payment says so.
             RefusedError: by Stripe, now or the first time.
-            StripeStoppedError: nothing of the account can be called.
+            StripeStoppedError: nothing of the account can be called, and nothing was sent.
             StripeTransientError: nobody knows; the worker will look.
         """
         if self.row["state"] == "refused":
@@ -182,53 +192,94 @@ class Errand:
         if self.row["state"] == "done":
             return None
         try:
-            answer = await self._send(looks_first=looks_first)
-        except StripeStoppedError as error:
-            if self.row["attempts"]:
-                await self._later(error, LOOK_BACK)
-            else:
-                await self._end_refused(NOT_CONNECTED, 409, None)
+            # Nothing is sent any more after a day, so nothing but a look can tell.
+            answer = await self._send(looks_first=looks_first or is_over(self.row))
+        except StripeStoppedError:
+            await self._outcome.refused(NOT_CONNECTED, 409)
             raise
         except (StripeRefusedError, StripeAccessError) as error:
             declined = error.status == 402
             found = await self._after_decline() if declined else None
-            await self._end_refused(error.code, error.status or 400, found)
+            await self._outcome.refused(error.code, error.status or 400, found)
             raise _refusal(error.code, error.status) from None
-        except StripeTransientError as error:
-            await self._later(error, _pause(self.row["attempts"]))
+        except UnseenError as error:
+            if is_over(self.row):
+                await self._outcome.refused(OUTCOME_UNKNOWN, 409)
+                raise RefusedError(OUTCOME_UNKNOWN) from None
+            await self._later(error, LOOK_BACK)
             raise
-        await self._take(answer)
+        except StripeTransientError as error:
+            pause = _pause(self.row["attempts"])
+            burnt = error.status == STORED_STATUS
+            await self._later(error, max(pause, RESEND_PAUSE) if burnt else pause)
+            raise
+        await self._outcome.done(answer)
         return answer
 
+    @property
+    def _outcome(self) -> Outcome:
+        return Outcome(self.database, self.row, self.at)
+
     async def _send(self, *, looks_first: bool) -> Json:
-        """Try, and look before each further try: nothing here trusts a key alone to prevent a twin."""
+        """Try, and look before each further try: nothing here trusts a key alone to prevent a twin.
+
+        What failed so that the same key is of no more use is left to the worker.
+        """
         started = time.monotonic()
         for pause in (*PAUSES_SECONDS, None):
             try:
-                found = await self._look() if looks_first else None
+                found = await self._looked() if looks_first else None
                 return found or await self._post()
-            except StripeTransientError:
+            except StripeTransientError as error:
                 looks_first = True
-                if pause is None or time.monotonic() - started > PATIENCE_SECONDS:
+                final = isinstance(error, UnseenError) or error.status == STORED_STATUS
+                if final or pause is None or time.monotonic() - started > PATIENCE_SECONDS:
                     raise
             await asyncio.sleep(pause)
         raise AssertionError("the last try returns or raises")
 
     async def _post(self) -> Json:
         row, request = self.row, self.row["request"]
-        if utc_now() - row["created_at"] > RESENT_FOR:
+        if is_over(row):
             raise StripeRefusedError(NEVER_REACHED, "it was not made within a day")
+        async with self.database.tenant(row["tenant_id"], row["mode"]) as tx:
+            sent_before = await store_requests.note_sent(tx, row["request_id"])
+        if sent_before is None:
+            raise StripeTransientError("ended_meanwhile", "somebody else has had the answer")
         writer = Writer(self.database, self.api, row["tenant_id"], row["mode"], network_retries=0)
-        return await writer.post(
-            _OPERATIONS[row["kind"]],
-            request["path"],
-            request["params"],
-            key=f"{row['kind']}:{row['request_id']}",
-            look=self._look,
-        )
+        try:
+            return await writer.post(
+                _OPERATIONS[row["kind"]],
+                request["path"],
+                request["params"],
+                key=f"{row['kind']}:{row['request_id']}",
+                look=self._looked,
+            )
+        except StripeAccessError as error:
+            if sent_before:
+                raise UnseenError(error.code, error.message, status=error.status) from None
+            raise
+
+    async def _looked(self) -> Json | None:
+        """What an earlier try has made; None: nothing.
+
+        Raises:
+            UnseenError: Stripe refuses to tell of what was sent.
+            StripeCallError: see its kinds.
+        """
+        try:
+            return await self._look()
+        except InvoicePaidError:
+            raise
+        except (StripeAccessError, StripeRefusedError) as error:
+            row = self.row
+            async with self.database.tenant(row["tenant_id"], row["mode"]) as tx:
+                sent = await store_requests.was_sent(tx, row["request_id"])
+            if sent:
+                raise UnseenError(error.code, error.message, status=error.status) from None
+            raise
 
     async def _look(self) -> Json | None:
-        """What an earlier try has made; None: nothing."""
         kind, params = self.row["kind"], self.row["request"]["params"]
         if kind in _DONE_WHEN:
             path = self.row["request"]["path"].rpartition("/")[0]
@@ -258,7 +309,7 @@ class Errand:
         if invoice["status"] != "paid":
             return None
         if invoice["amount_paid"]:
-            raise StripeRefusedError("invoice_already_paid", "it was paid at Stripe", status=400)
+            raise InvoicePaidError("invoice_already_paid", "it was paid at Stripe", status=400)
         return invoice
 
     async def _after_decline(self) -> Json | None:
@@ -271,71 +322,17 @@ class Errand:
         except StripeCallError:
             return None
 
-    async def _take(self, answer: Json) -> None:
-        row = self.row
-        async with self.database.tenant(row["tenant_id"], row["mode"]) as tx:
-            if not await store_requests.end(tx, row["request_id"], "done"):
-                return
-            if row["kind"] == "refund":
-                await self._take_refund(tx, answer)
-            elif row["kind"] == "outside":
-                await outside.settle(tx, row["payment_id"], self.at, pays_invoice=True)
-                await store_marks.mark(tx, row["account"], [("invoice", answer["id"])])
-            else:
-                await self._take_intent(tx, answer)
-
-    async def _take_intent(self, tx: Tx, intent: Json) -> None:
-        row = self.row
-        payment = await store_requests.lock_payment(tx, row["payment_id"])
-        assert payment is not None, "a request refers to a payment of its tenant"
-        owner = Owner(row["tenant_id"], payment["customer_id"])
-        await store_objects.claim(tx, row["account"], intent["id"], owner.customer_id)
-        await record_intent(
-            tx,
-            row["account"],
-            intent,
-            owner,
-            payment["customer_id"],
-            invoice_id=None,
-            effective_at=self.at,
-        )
-
-    async def _take_refund(self, tx: Tx, refund: Json) -> None:
-        row, params = self.row, self.row["request"]["params"]
-        await store_requests.answer_refund(
-            tx,
-            row["request_id"],
-            status=refund["status"],
-            stripe_refund_id=refund["id"],
-            failure=refund.get("failure_reason"),
-        )
-        subjects = [(kind, params[kind]) for kind in ("payment_intent", "charge") if kind in params]
-        await store_marks.mark(tx, row["account"], [("refund", refund["id"]), *subjects])
-
-    async def _end_refused(self, code: str, status: int, intent: Json | None) -> None:
-        row = self.row
-        async with self.database.tenant(row["tenant_id"], row["mode"]) as tx:
-            ended = await store_requests.end(
-                tx, row["request_id"], "refused", refusal=code, refusal_status=status
-            )
-            if not ended:
-                return
-            if intent is not None:
-                await self._take_intent(tx, intent)
-            if row["kind"] == "intent":
-                await store_requests.fail_payment(tx, row["payment_id"], code)
-            elif row["kind"] == "refund":
-                await store_requests.answer_refund(
-                    tx, row["request_id"], status="failed", stripe_refund_id=None, failure=code
-                )
-            elif row["kind"] == "outside":
-                await outside.settle(tx, row["payment_id"], self.at, pays_invoice=False)
-
     async def _later(self, error: Exception, pause: timedelta) -> None:
         row = self.row
         log.warning("payment_outcome_unknown", request=str(row["request_id"]), error=str(error))
         async with self.database.tenant(row["tenant_id"], row["mode"]) as tx:
             await store_requests.postpone(tx, row["request_id"], utc_now() + pause, str(error))
+
+
+def is_over(row: Row) -> bool:
+    """Whether a request is so old that Stripe may have forgotten its idempotency key."""
+    entered: datetime = row["created_at"]
+    return utc_now() - entered > RESENT_FOR
 
 
 PAUSE_SECONDS_MIN, PAUSE_SECONDS_MAX = 1.0, 600.0
@@ -349,7 +346,9 @@ def _pause(attempts: int) -> timedelta:
 
 def _with(found: list[Json], name: str, value: UUID) -> Json | None:
     """The object that names this id of ours in its metadata."""
-    return next((each for each in found if each["metadata"].get(name) == str(value)), None)
+    return next(
+        (each for each in found if (each.get("metadata") or {}).get(name) == str(value)), None
+    )
 
 
 def _refusal(code: str, status: int | None) -> Exception:

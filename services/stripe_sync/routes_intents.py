@@ -34,6 +34,7 @@ from services.stripe_sync.answers import (
     asker_of,
     payer_of,
     telling_refusals,
+    till_at,
     till_for,
 )
 from services.stripe_sync.answers_payments import (
@@ -270,9 +271,12 @@ async def _step(
             )
         if kind == "capture" or (kind == "cancel" and found["status"] == "AUTHORIZED"):
             await require_payee(request, access, found)
+        # Nothing is entered that cannot be sent now: it would be carried out whenever it can be.
+        till = await till_at(request, access, found["account"])
         if amount is not None:
             _check_capture(amount.money, found)
-            params["amount_to_capture"] = to_stripe(amount.money)
+            with telling_refusals("read the payment", till.account):
+                params.update(await intents.part(till, found, amount.money))
         return await requests.enter_step(
             database, asker_of(request, access, body), kind, found, params
         )

@@ -13,8 +13,8 @@ async def insert(tx: Tx, payment: dict[str, Any]) -> bool:
         """
         insert into payment (tenant_id, mode, payment_id, account, collected_by, customer_id,
             stripe_invoice_id, origin_known, status, amount_minor, currency, description,
-            created_at, paid_at)
-        values ($1, $2, $3, $4, $5, $6, $7, true, 'UNKNOWN', $8, $9, $10, $11, $12)
+            outside_reference, created_at, paid_at)
+        values ($1, $2, $3, $4, $5, $6, $7, true, 'UNKNOWN', $8, $9, $10, $10, $11, $12)
         on conflict do nothing
         """,
         tx.tenant_id,
@@ -37,7 +37,7 @@ async def find_recorded(tx: Tx, customer_id: UUID, reference: str) -> UUID | Non
     """The payment of a customer that was recorded under a reference."""
     found: UUID | None = await tx.fetchval(
         "select payment_id from payment where tenant_id = $1 and mode = $2 and customer_id = $3 "
-        "and description = $4 and account = $5",
+        "and outside_reference = $4 and account = $5",
         tx.tenant_id,
         tx.mode,
         customer_id,
@@ -56,7 +56,7 @@ async def complete(tx: Tx, payment_id: UUID, *, keeps_invoice: bool) -> Row | No
         where tenant_id = $1 and mode = $2 and payment_id = $3 and account = $4
             and status = 'UNKNOWN'
         returning payment_id, collected_by, customer_id, stripe_invoice_id, amount_minor, currency,
-            description as reference, paid_at
+            outside_reference as reference, paid_at
         """,
         tx.tenant_id,
         tx.mode,

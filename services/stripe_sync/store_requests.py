@@ -87,6 +87,35 @@ async def end(
     )
 
 
+async def note_sent(tx: Tx, request_id: UUID) -> bool | None:
+    """A request is about to be sent: whether it may have been before; None where it has its answer."""
+    sent_before: bool | None = await tx.fetchval(
+        """
+        update payment_request r set sent = true
+        from (select sent from payment_request where tenant_id = $1 and mode = $2
+            and request_id = $3 and state = 'open' for update) as was
+        where r.tenant_id = $1 and r.mode = $2 and r.request_id = $3 returning was.sent
+        """,
+        tx.tenant_id,
+        tx.mode,
+        request_id,
+    )
+    return sent_before
+
+
+async def was_sent(tx: Tx, request_id: UUID) -> bool:
+    """Whether Stripe may have received a request."""
+    return bool(
+        await tx.fetchval(
+            "select sent from payment_request where tenant_id = $1 and mode = $2 "
+            "and request_id = $3",
+            tx.tenant_id,
+            tx.mode,
+            request_id,
+        )
+    )
+
+
 async def postpone(tx: Tx, request_id: UUID, until: datetime, error: str) -> None:
     """Nobody knows what came of it: somebody looks later."""
     await tx.execute(

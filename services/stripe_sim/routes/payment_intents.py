@@ -183,12 +183,16 @@ def confirm_payment_intent(scope: Scope, params: Params, intent_id: str) -> Obj:
 
 
 @endpoint(
-    "POST", "/v1/payment_intents/{}/capture", {"amount_to_capture": int, "metadata": METADATA}
+    "POST",
+    "/v1/payment_intents/{}/capture",
+    {"amount_to_capture": int, "application_fee_amount": int, "metadata": METADATA},
 )
 def capture_payment_intent(scope: Scope, params: Params, intent_id: str) -> Obj:
     """Take what was authorised."""
     intent = scope.get("payment_intent", intent_id)
-    return payment_intents.capture(scope, intent, params.get("amount_to_capture"))
+    return payment_intents.capture(
+        scope, intent, params.get("amount_to_capture"), params.get("application_fee_amount")
+    )
 
 
 @endpoint(

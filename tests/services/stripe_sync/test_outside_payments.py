@@ -102,7 +102,7 @@ async def test_an_invoice_paid_outside_is_paid_at_stripe(shop: Shop) -> None:
 async def test_without_an_answer_a_worker_finds_out(shop: Shop, moment: str) -> None:
     invoice = await open_invoice(shop)
     shop.world.sandbox.fault(
-        kind="error", status=500, stored=False, moment=moment, method="POST", path="/v1/invoices"
+        kind="error", status=503, stored=False, moment=moment, method="POST", path="/v1/invoices"
     )
     answer = await shop.post("payments", wish(shop, stripe_invoice_id=invoice["id"]))
     # Where only the answer was lost, the look before the second try has found it.
