@@ -27,6 +27,8 @@ from services.stripe_sync.store_checks import Check
 log = structlog.get_logger()
 
 ACCOUNTS_AT_ONCE_MAX = 4
+SERVED_MAX = 1_000
+"""So many accounts are known to have had a turn; the others are served before them."""
 BATCH_OBJECTS = 50
 ATTEMPTS_MAX = 8
 PAUSE_SECONDS_MIN, PAUSE_SECONDS_MAX = 1.0, 60.0
@@ -133,6 +135,7 @@ class Checking:
     def __init__(self, database: Database, identities: Identities) -> None:
         self._database = database
         self._identities = identities
+        self._served: dict[tuple[str, Mode], None] = {}
         self.crew: Crew[tuple[str, Mode]] = Crew("compare", self._check, most=ACCOUNTS_AT_ONCE_MAX)
 
     async def run_once(self) -> None:
@@ -143,10 +146,14 @@ class Checking:
         """Accounts with something to compare."""
         async with self._database.maintenance() as tx:
             return await store_checks.due_accounts(
-                tx, utc_now(), self.crew.busy, ACCOUNTS_AT_ONCE_MAX
+                tx, utc_now(), self.crew.busy, list(self._served), ACCOUNTS_AT_ONCE_MAX
             )
 
     async def _check(self, of: tuple[str, Mode]) -> None:
+        self._served.pop(of, None)
+        while len(self._served) >= SERVED_MAX:
+            del self._served[next(iter(self._served))]
+        self._served[of] = None
         identity = await self._identities.of(*of)
         if identity is not None:
             await Checker(self._database, identity).run_once()

@@ -43,35 +43,51 @@ async def enter(
 
 
 async def due_accounts(
-    tx: Tx, now: datetime, but: Sequence[tuple[str, str]], limit: int
+    tx: Tx,
+    now: datetime,
+    but: Sequence[tuple[str, str]],
+    served: Sequence[tuple[str, str]],
+    limit: int,
 ) -> list[tuple[str, Mode]]:
-    """(account, mode) of objects that are to be compared.
+    """(account, mode) of objects that are to be compared, the account served longest ago first.
 
     Args:
         but: those that are being worked on.
+        served: those that had a turn, in the order of their last ones.
     """
     rows = await tx.fetch(
         """
-        select account, mode from replay_check where state = 'pending' and next_try_at <= $1
+        select c.account, c.mode from replay_check c
+        left join unnest($4::text[], $5::text[]) with ordinality as s(account, mode, turn)
+            on s.account = c.account and s.mode = c.mode
+        where c.state = 'pending' and c.next_try_at <= $1
             and not exists (select from unnest($2::text[], $3::text[]) as b(account, mode)
-                where b.account = replay_check.account and b.mode = replay_check.mode)
-        group by account, mode order by min(entered_at) limit $4
+                where b.account = c.account and b.mode = c.mode)
+        group by c.account, c.mode, s.turn order by s.turn nulls first, min(c.entered_at) limit $6
         """,
         now,
         [account for account, _ in but],
         [mode for _, mode in but],
+        [account for account, _ in served],
+        [mode for _, mode in served],
         limit,
     )
     return [(row["account"], row["mode"]) for row in rows]
 
 
 async def due(tx: Tx, account: str, mode: Mode, now: datetime, limit: int) -> list[Check]:
-    """Objects of an account that are to be compared, the longest waiting first."""
+    """Objects of an account that are to be compared, of each replay as many.
+
+    So a long one is not in the way of the others. Of one replay the longest waiting come first.
+    """
     rows = await tx.fetch(
         """
-        select tenant_id, replay_id, object_type, object_id, attempts from replay_check
-        where account = $1 and mode = $2 and state = 'pending' and next_try_at <= $3
-        order by entered_at limit $4
+        select tenant_id, replay_id, object_type, object_id, attempts from (
+            select *, row_number() over (
+                partition by tenant_id, replay_id order by entered_at) as place
+            from replay_check
+            where account = $1 and mode = $2 and state = 'pending' and next_try_at <= $3) as waiting
+        order by place, entered_at limit $4
         """,
         account,
         mode,

@@ -11,8 +11,8 @@ from libs.contracts.envelope import wrap
 from libs.contracts.gateway import StripeEventReceived
 from libs.contracts.stripe_sync import StripeSubscriptionChanged
 from libs.contracts.tenants import PLATFORM_TENANT_ID
-from services.stripe_sync import store_checks
-from services.stripe_sync.checks import Checker, changes_between
+from services.stripe_sync import checks, store_checks
+from services.stripe_sync.checks import Checker, Checking, changes_between
 from tests.services.stripe_sync.accounts import Own, own_account
 from tests.services.stripe_sync.conftest import Tenant, World
 
@@ -135,6 +135,36 @@ async def test_a_dry_run_of_a_former_owner_shows_nothing_of_its_account(world: W
     await Checker(world.database, former).run_once()
     (row,) = await world.rows("replay_check")
     assert (row["state"], json.loads(row["changes"])) == ("failed", {})
+
+
+async def enter(world: World, replay: str, account: str, tenant: Tenant, number: int) -> None:
+    """So many objects of a replay that nobody has compared."""
+    objects = [("customer", f"cus_{replay[4:]}{each}") for each in range(number)]
+    async with world.database.tenant(tenant.id, "test") as tx:
+        await store_checks.enter(tx, replay, account, objects, utc_now())
+
+
+async def test_a_long_dry_run_holds_up_no_other(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acme, globex = world.tenants["acme"], world.tenants["globex"]
+    own = await own_account(world, "globex")
+    await world.settle()
+    await enter(world, "rpl_long", "platform", acme, 60)
+    await enter(world, "rpl_short", "platform", globex, 1)
+    await enter(world, "rpl_own", own.account, globex, 1)
+    async with world.database.maintenance() as tx:
+        due = await store_checks.due(tx, "platform", "test", utc_now(), 2)
+    assert [each.replay_id for each in due] == ["rpl_long", "rpl_short"]
+    monkeypatch.setattr(checks, "ACCOUNTS_AT_ONCE_MAX", 1)
+    monkeypatch.setattr(checks, "BATCH_OBJECTS", 1)
+    checking = Checking(world.database, world.identities)
+    turns = []
+    for _ in range(3):
+        (of,) = await checking.due()
+        turns.append(of[0])
+        await checking._check(of)
+    assert turns == ["platform", own.account, "platform"]
 
 
 async def test_pages_of_differences_and_bad_questions(world: World) -> None:
