@@ -28,12 +28,15 @@ _TWO_DECIMALS = """
 _NO_DECIMALS = "BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX UYI VND VUV XAF XOF XPF"
 _THREE_DECIMALS = "BHD IQD JOD KWD LYD OMR TND"
 _FOUR_DECIMALS = "CLF UYW"
+# Table A.3: withdrawn, but Stripe still lists amounts of them (https://docs.stripe.com/currencies).
+_WITHDRAWN_TWO_DECIMALS = "ANG BGN HRK STD"
 
 EXPONENTS: dict[str, int] = {
     code: exponent
     for exponent, codes in (
         (0, _NO_DECIMALS),
         (2, _TWO_DECIMALS),
+        (2, _WITHDRAWN_TWO_DECIMALS),
         (3, _THREE_DECIMALS),
         (4, _FOUR_DECIMALS),
     )
@@ -212,6 +215,17 @@ def stripe_exponent_of(currency: str) -> int:
         UnknownCurrencyError: see `check_currency`.
     """
     return _STRIPE_EXPONENT_EXCEPTIONS.get(currency, exponent_of(currency))
+
+
+def stripe_step_of(currency: str) -> int:
+    """Minor units in whole multiples of which Stripe takes amounts: 10 fils, 100 iraimbilanja, 1 cent.
+
+    Raises:
+        UnknownCurrencyError: see `check_currency`.
+    """
+    if currency in _STRIPE_LAST_DIGIT_ZERO:
+        return 10
+    return _power_of_ten(max(0, exponent_of(currency) - stripe_exponent_of(currency)))
 
 
 def to_stripe(money: Money) -> int:

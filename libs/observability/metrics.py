@@ -159,6 +159,11 @@ STRIPE_MIRROR_DIFFERENCES_TOTAL = Counter(
     "Objects that a sweep found to differ from the mirror and had fetched again.",
     ["object_type"],
 )
+STRIPE_OBJECTS_UNREADABLE_TOTAL = Counter(
+    "sluice_stripe_objects_unreadable_total",
+    "Objects that were left aside since they are not as Stripe's API version has them.",
+    ["object_type"],
+)
 
 # Money and usage
 

@@ -21,9 +21,13 @@ PERSONAL_FIELDS = frozenset(
         "customer_tax_ids",
         "email",
         "individual_name",
+        "payer_email",
+        "payer_name",
         "phone",
         "receipt_email",
+        "receipt_url",
         "shipping",
+        "verified_name",
     }
 )
 DEPTH_MAX = 32

@@ -2,26 +2,40 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from uuid import UUID
 
 from libs.clock import utc_now
 from libs.contracts.billing import Interval
 from libs.contracts.stripe_sync import PLATFORM_ACCOUNT
 from libs.contracts.tenants import PLATFORM_TENANT_ID
-from libs.db.pool import Database
+from libs.db.pool import Database, Row
 from libs.db.tenant import Mode
 from libs.directory.local import Tenant
 from libs.ids import new_id
 from libs.money import Money, to_stripe
 from services.stripe_sync import store_checkout, store_objects, store_plans
-from services.stripe_sync.client import Json, StripeApi
+from services.stripe_sync.client import (
+    Json,
+    StripeApi,
+    StripeMissingError,
+    StripeRefusedError,
+    StripeTransientError,
+)
 from services.stripe_sync.customers import CustomerLinks
 from services.stripe_sync.fees import application_fee
 from services.stripe_sync.metadata import metadata_of
+from services.stripe_sync.objects import id_of
 from services.stripe_sync.once import Writer
 from services.stripe_sync.payers import Asker, Payer, Till
 from services.stripe_sync.plans import ensure_prices, wait_for_plan
 from services.stripe_sync.store_plans import PlanVersion
+
+SHOWN_AGAIN_FOR = timedelta(hours=23)
+"""A page stays open for a day (https://docs.stripe.com/api/checkout/sessions/create, expires_at)."""
+KEY_KEPT_FOR = timedelta(hours=24)
+TURNS_MAX = 3
+ENDED_SUBSCRIPTIONS = frozenset({"canceled", "incomplete_expired"})
 
 
 class PlanUnknownError(Exception):
@@ -108,6 +122,9 @@ async def open_session(
 ) -> Session:
     """Open the page; the same client key opens the same page.
 
+    There is one at a time, or two might be paid: one that sells the same plan is shown again, one
+    that sells another is closed at Stripe before the next is opened.
+
     Raises:
         AlreadySubscribedError: the tenant has a subscription at Stripe.
         StripeCallError: Stripe did not answer or refused.
@@ -122,35 +139,109 @@ async def open_session(
             raise AlreadySubscribedError
     metadata = _metadata(buyer, plan)
     prices = await ensure_prices(database, api, account, mode, plan)
-    async with database.tenant(tenant.id, mode) as tx:
-        session = await store_checkout.reserve_session(
-            tx,
-            {
-                "checkout_id": new_id(),
-                "actor": buyer.actor,
-                "client_key": buyer.client_key,
-                "account": account,
-                "customer_id": tenant.snapshot.self_customer_id,
-                "plan_version_id": plan.plan_version_id,
-                "request": _request(stripe_customer, prices, wish, metadata),
-                "created_at": utc_now(),
-            },
+    wanted: Json = {
+        "checkout_id": new_id(),
+        "actor": buyer.actor,
+        "client_key": buyer.client_key,
+        "account": account,
+        "customer_id": tenant.snapshot.self_customer_id,
+        "plan_version_id": plan.plan_version_id,
+        "request": _request(stripe_customer, prices, wish, metadata),
+    }
+    for _ in range(TURNS_MAX):
+        async with database.tenant(tenant.id, mode) as tx:
+            row = await store_checkout.reserve_session(tx, wanted | {"created_at": utc_now()})
+        if row["asked_for"]:
+            return await _opened(database, api, buyer, row)
+        page = await _shown_again(database, api, buyer, plan, row)
+        if page is not None:
+            return page
+    raise StripeTransientError("checkout_busy", "others open pages for the same customer")
+
+
+async def _opened(database: Database, api: StripeApi, buyer: Asker, row: Row) -> Session:
+    if row["stripe_session_id"] is not None:
+        return Session(row["url"], row["stripe_session_id"])
+    return await _create(database, api, buyer, row["checkout_id"], row["request"])
+
+
+async def _shown_again(
+    database: Database, api: StripeApi, buyer: Asker, plan: PlanVersion, row: Row
+) -> Session | None:
+    """The page that a customer has already, where it sells this plan; else None, and it is closed.
+
+    Raises:
+        AlreadySubscribedError: it was paid.
+        StripeCallError: Stripe did not answer or refused.
+    """
+    age = utc_now() - row["created_at"]
+    same = row["plan_version_id"] == plan.plan_version_id and age < SHOWN_AGAIN_FOR
+    is_new = row["stripe_session_id"] is None
+    if not is_new or age < KEY_KEPT_FOR:
+        try:
+            # Whoever began it may never have heard Stripe's answer: the same key, the same page.
+            page = await _opened(database, api, buyer, row)
+            status = "open" if is_new else await _status_of(api, page)
+            if status == "open" and same:
+                return page
+            if status == "open":
+                await _expire(database, api, buyer, row["checkout_id"], page)
+        except StripeRefusedError:
+            # It could not be opened, or was paid a moment ago: the next turn tells.
+            return None
+    async with database.tenant(buyer.tenant.id, buyer.mode) as tx:
+        await store_checkout.close_session(tx, row["checkout_id"])
+    return None
+
+
+async def _status_of(api: StripeApi, page: Session) -> str:
+    """Whether a page can be paid, as Stripe says: `open`, `complete` or `expired`.
+
+    Raises:
+        AlreadySubscribedError: it was paid, and what was bought on it lives.
+    """
+    try:
+        path = f"/v1/checkout/sessions/{page.session_id}"
+        shown = await api.get("checkout_session.retrieve", path)
+        status: str = shown["status"]
+        if status != "complete":
+            return status
+        bought = await api.get(
+            "subscription.retrieve", f"/v1/subscriptions/{id_of(shown['subscription'])}"
         )
-    if session["stripe_session_id"] is not None:
-        return Session(session["url"], session["stripe_session_id"])
-    return await _create(database, api, buyer, session["checkout_id"], session["request"])
+    except StripeMissingError:
+        return "expired"
+    if bought["status"] not in ENDED_SUBSCRIPTIONS:
+        raise AlreadySubscribedError
+    return status
+
+
+async def _expire(
+    database: Database, api: StripeApi, buyer: Asker, checkout_id: UUID, page: Session
+) -> None:
+    await Writer(database, api, buyer.tenant.id, buyer.mode).post(
+        "checkout_session.expire",
+        f"/v1/checkout/sessions/{page.session_id}/expire",
+        {},
+        key=f"checkout:{checkout_id}:expire",
+    )
 
 
 async def _create(
     database: Database, api: StripeApi, buyer: Asker, checkout_id: UUID, request: Json
 ) -> Session:
     writer = Writer(database, api, buyer.tenant.id, buyer.mode)
-    created = await writer.post(
-        "checkout_session.create",
-        "/v1/checkout/sessions",
-        request,
-        key=f"checkout:{checkout_id}",
-    )
+    try:
+        created = await writer.post(
+            "checkout_session.create",
+            "/v1/checkout/sessions",
+            request,
+            key=f"checkout:{checkout_id}",
+        )
+    except StripeRefusedError:
+        async with database.tenant(buyer.tenant.id, buyer.mode) as tx:
+            await store_checkout.close_session(tx, checkout_id)
+        raise
     async with database.tenant(buyer.tenant.id, buyer.mode) as tx:
         await store_checkout.complete_session(tx, checkout_id, created["id"], created["url"])
     return Session(created["url"], created["id"])

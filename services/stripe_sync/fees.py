@@ -3,11 +3,9 @@
 from decimal import Decimal
 
 from libs.contracts.tenants import ConnectionRecord
-from libs.money import Money, NotRepresentableError, round_half_even, to_stripe
+from libs.money import Money, round_half_even, stripe_step_of
 
 BASIS_POINTS = Decimal(10_000)
-COARSEST_UNIT = 100
-"""Minor units in which every amount that Stripe takes can be expressed (ISO 4217 and MGA, KWD)."""
 
 
 def application_fee(connection: ConnectionRecord | None, amount: Money) -> Money:
@@ -22,9 +20,5 @@ def application_fee(connection: ConnectionRecord | None, amount: Money) -> Money
     share = round_half_even(Decimal(amount.amount_minor) * basis_points / BASIS_POINTS)
     if connection.application_fee_currency == amount.currency:
         share += connection.application_fee_fixed_minor or 0
-    fee = Money(min(share, amount.amount_minor), amount.currency)
-    try:
-        to_stripe(fee)
-    except NotRepresentableError:
-        return Money(fee.amount_minor - fee.amount_minor % COARSEST_UNIT, fee.currency)
-    return fee
+    fee_minor = min(share, amount.amount_minor)
+    return Money(fee_minor - fee_minor % stripe_step_of(amount.currency), amount.currency)

@@ -137,5 +137,5 @@ def account_fact(raw: Json, *, fetched_at: datetime) -> StripeAccountChanged:
             disabled_reason=requirements.get("disabled_reason"),
             fetched_at=fetched_at,
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise UnreadableObjectError(f"account: {error!r}") from None

@@ -72,7 +72,7 @@ def subscription_fact(
             cancel_at_period_end=raw["cancel_at_period_end"],
             ended_at=time_of(raw.get("ended_at")),
         )
-    except (KeyError, TypeError, IndexError) as error:
+    except (KeyError, TypeError, IndexError, ValueError) as error:
         raise UnreadableObjectError(f"subscription: {error!r}") from None
 
 
@@ -114,7 +114,7 @@ def invoice_fact(
             finalized_at=time_of(times["finalized_at"]),
             paid_at=time_of(times["paid_at"]),
         )
-    except (KeyError, TypeError, IndexError) as error:
+    except (KeyError, TypeError, IndexError, ValueError) as error:
         raise UnreadableObjectError(f"invoice: {error!r}") from None
 
 

@@ -136,7 +136,7 @@ def transaction_fact(
             created_at=from_unix(raw["created"]),
             available_at=from_unix(raw["available_on"]),
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise UnreadableObjectError(f"balance transaction: {error!r}") from None
 
 

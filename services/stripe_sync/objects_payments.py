@@ -42,7 +42,7 @@ def payment_of_intent(intent: Json) -> dict[str, Any]:
     """What a payment intent says of its payment, by column.
 
     Raises:
-        UnreadableObjectError: a field is missing.
+        UnreadableObjectError: a field is missing or odd.
     """
     try:
         charge = charge_of(intent)
@@ -55,7 +55,7 @@ def payment_of_intent(intent: Json) -> dict[str, Any]:
         }
         code = (charge or {}).get("failure_code") or error.get("code")
         return payment | {"failure_code": code if status == "FAILED" else None}
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise UnreadableObjectError(f"payment intent: {error!r}") from None
 
 
@@ -63,13 +63,13 @@ def payment_of_charge(charge: Json) -> dict[str, Any]:
     """What a charge without an intent says of its payment, by column.
 
     Raises:
-        UnreadableObjectError: a field is missing.
+        UnreadableObjectError: a field is missing or odd.
     """
     try:
         status = _charge_status(charge)
         failed = {"failure_code": charge["failure_code"]} if status == "FAILED" else {}
         return _payment(charge, charge, status) | failed
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise UnreadableObjectError(f"charge: {error!r}") from None
 
 
@@ -145,7 +145,7 @@ def failure_fact(
     """What is said of an attempt that failed; None where it did not.
 
     Raises:
-        UnreadableObjectError: a field is missing.
+        UnreadableObjectError: a field is missing or odd.
     """
     try:
         if charge["status"] != "failed":
@@ -162,7 +162,7 @@ def failure_fact(
             failure_code=charge["failure_code"],
             failed_at=from_unix(charge["created"]),
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise UnreadableObjectError(f"charge: {error!r}") from None
 
 

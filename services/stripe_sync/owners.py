@@ -17,6 +17,9 @@ from services.stripe_sync.store_objects import Owner
 ATTEMPTS_BEFORE_GIVING_UP = 7
 """With pauses that double from half a second: about a minute for a link that is on its way."""
 
+_SHARES = frozenset({"application_fee", "application_fee_refund"})
+"""Movements of the platform's share of a payment: their charge is in the connected account."""
+
 _ORDER = {"customer": 0, "subscription": 1, "invoice": 2, "payment_intent": 3, "charge": 4}
 """What others name comes before them."""
 
@@ -76,7 +79,8 @@ async def resolve_all(
     Sluice itself has linked, else one of the tenant's that our metadata names (a payment link has no
     customer of Stripe's). In the platform's account, in this order: the claim made earlier; the
     customer it names (or its charge or source); our metadata where it names a tenant that exists; the
-    tenant its webhook came under.
+    tenant its webhook came under. What is paid out of it, and its share of payments in connected
+    accounts, is the platform's at once.
     """
     signs = sorted({sign for foundling in foundlings for sign in foundling.signs})
     async with database.transaction() as tx:
@@ -129,7 +133,8 @@ async def _on_the_platform(
     directory: Directory, known: Mapping[str, Owner], foundling: Foundling
 ) -> Owner | UnknownOwnerError:
     raw = foundling.raw
-    if foundling.kind == "payout":
+    share = foundling.kind == "balance_transaction" and (raw or {}).get("type") in _SHARES
+    if share or foundling.kind == "payout":
         return Owner(PLATFORM_TENANT_ID, None)
     for sign in foundling.signs:
         if sign in known:

@@ -13,9 +13,9 @@ from libs.db.pool import Database, Row, Tx
 from libs.directory.local import business_now
 from libs.ids import new_id, public_id
 from libs.messaging.outbox import emit
-from libs.money import Money, from_stripe, to_stripe
+from libs.money import Money, MoneyError, from_stripe, to_stripe
 from services.stripe_sync import store_links
-from services.stripe_sync.client import Json, StripeApi
+from services.stripe_sync.client import PAGE_SIZE, Json, StripeApi
 from services.stripe_sync.fees import application_fee
 from services.stripe_sync.metadata import metadata_of
 from services.stripe_sync.once import Writer
@@ -52,7 +52,7 @@ async def create(
         payer: for whom it is meant; None: for anybody.
 
     Raises:
-        PriceNotSoldHereError: the price recurs, or has no fixed amount.
+        PriceNotSoldHereError: the price recurs, or has no fixed amount that can be read.
         NotRepresentableError: Stripe's unit is too coarse for the amount.
         StripeCallError: Stripe did not answer or refused.
     """
@@ -105,7 +105,10 @@ async def _amount_of(api: StripeApi, price_id: str) -> Money:
         raise PriceNotSoldHereError("it recurs, so it is sold as a plan")
     if price.get("unit_amount") is None:
         raise PriceNotSoldHereError("it has no fixed amount")
-    return from_stripe(price["unit_amount"], price["currency"])
+    try:
+        return from_stripe(price["unit_amount"], price["currency"])
+    except MoneyError as error:
+        raise PriceNotSoldHereError(f"its amount cannot be read, {error}") from None
 
 
 def _request(wish: LinkWish, amount: Money, fee: int, metadata: Mapping[str, str]) -> Json:
@@ -128,13 +131,22 @@ def _request(wish: LinkWish, amount: Money, fee: int, metadata: Mapping[str, str
 
 
 async def _look(api: StripeApi, link_id: str) -> Json | None:
-    """The link that an earlier try made although Stripe answered with an error."""
-    links = await api.list_all(
-        "payment_link.list", "/v1/payment_links", {}, pages_max=LOOK_PAGES_MAX
-    )
-    return next(
-        (each for each in links if each["metadata"].get("payment_link_id") == link_id), None
-    )
+    """The link that an earlier try made although Stripe answered with an error.
+
+    Stripe lists the newest first and has no filter by creation: one made just before is on the first
+    pages, or nowhere.
+    """
+    query: Json = {"active": True, "limit": PAGE_SIZE}
+    for _ in range(LOOK_PAGES_MAX):
+        page = await api.get("payment_link.list", "/v1/payment_links", query)
+        for each in page["data"]:
+            if (each["metadata"] or {}).get("payment_link_id") == link_id:
+                found: Json = each
+                return found
+        if not page["has_more"] or not page["data"]:
+            break
+        query["starting_after"] = page["data"][-1]["id"]
+    return None
 
 
 async def deactivate(database: Database, asker: Asker, till: Till, link: Row) -> Row:

@@ -38,7 +38,7 @@ async def reserve_link(
 async def find_link(tx: Tx, account: str, customer_id: UUID) -> Row | None:
     """The link of a customer."""
     return await tx.fetchrow(
-        "select customer_id, request, clock_time, stripe_customer_id, stripe_test_clock_id "
+        "select customer_id, request, clock_time, stripe_customer_id, stripe_test_clock_id, created_at "
         "from customer_link where tenant_id = $1 and mode = $2 and account = $3 "
         "and customer_id = $4",
         tx.tenant_id,
@@ -93,12 +93,15 @@ async def clocks_of(tx: Tx, account: str) -> list[Row]:
 
 
 async def reserve_session(tx: Tx, session: Json) -> Row:
-    """A checkout, entered now; with a client's key the one entered first under it."""
+    """A checkout, entered now; with a client's key the one entered first under it.
+
+    Of a plan a customer has one open page only: where that is another's, it is the answer.
+    """
     await tx.execute(
         """
         insert into checkout_session (tenant_id, mode, checkout_id, actor, client_key, account,
-            customer_id, plan_version_id, request, created_at)
-        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) on conflict do nothing
+            customer_id, plan_version_id, request, created_at, open)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) on conflict do nothing
         """,
         tx.tenant_id,
         tx.mode,
@@ -110,18 +113,36 @@ async def reserve_session(tx: Tx, session: Json) -> Row:
         session["plan_version_id"],
         session["request"],
         session["created_at"],
+        session["plan_version_id"] is not None,
     )
     return await tx.fetchrow(
         """
-        select checkout_id, plan_version_id, request, stripe_session_id, url
+        select checkout_id, plan_version_id, request, stripe_session_id, url, created_at,
+            checkout_id = $3 or coalesce(actor = $4 and client_key = $5, false) as asked_for
         from checkout_session where tenant_id = $1 and mode = $2 and
-            (checkout_id = $3 or (actor = $4 and client_key = $5))
+            (checkout_id = $3 or (actor = $4 and client_key = $5)
+            or (open and account = $6 and customer_id = $7 and $8))
+        order by asked_for desc limit 1
         """,
         tx.tenant_id,
         tx.mode,
         session["checkout_id"],
         session["actor"],
         session["client_key"],
+        session["account"],
+        session["customer_id"],
+        session["plan_version_id"] is not None,
+    )
+
+
+async def close_session(tx: Tx, checkout_id: UUID) -> None:
+    """The page cannot be paid any more: the customer may have another one."""
+    await tx.execute(
+        "update checkout_session set open = false "
+        "where tenant_id = $1 and mode = $2 and checkout_id = $3",
+        tx.tenant_id,
+        tx.mode,
+        checkout_id,
     )
 
 

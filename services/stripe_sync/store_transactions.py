@@ -1,6 +1,7 @@
 """SQL of balance transactions, and how far they have been listed."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -20,6 +21,21 @@ TRANSACTION_COLUMNS = (
     "created_at",
     "available_at",
 )
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A reading of an account's list, newest first, over one run or several.
+
+    Attributes:
+        cursor: up to when everything was listed before.
+        listed_to: up to when everything is listed once the end is reached.
+        read_to: the transaction below which the next run reads on; None: from the top.
+    """
+
+    cursor: datetime
+    listed_to: datetime
+    read_to: str | None
 
 
 async def insert_transactions(
@@ -50,22 +66,60 @@ async def insert_transactions(
     )
 
 
-async def read_cursor(tx: Tx, account: str, mode: str) -> datetime | None:
-    """Up to when balance transactions have been listed."""
-    found: datetime | None = await tx.fetchval(
-        "select listed_to from transaction_cursor where account = $1 and mode = $2", account, mode
+async def read_listing(
+    tx: Tx, account: str, mode: str, *, first: datetime, now: datetime
+) -> Listing:
+    """The listing under way, else a new one that reaches up to now.
+
+    Args:
+        first: the cursor of an account that has none.
+    """
+    await tx.execute(
+        "insert into transaction_cursor (account, mode, listed_to) values ($1, $2, $3) "
+        "on conflict do nothing",
+        account,
+        mode,
+        first,
     )
-    return found
+    row = await tx.fetchrow(
+        "select listed_to, pending_listed_to, pending_read_to from transaction_cursor "
+        "where account = $1 and mode = $2",
+        account,
+        mode,
+    )
+    assert row is not None, "it was entered above"
+    if row["pending_read_to"] is None:
+        return Listing(row["listed_to"], now, None)
+    return Listing(row["listed_to"], row["pending_listed_to"], row["pending_read_to"])
+
+
+async def pause_listing(tx: Tx, account: str, mode: str, listed_to: datetime, read_to: str) -> None:
+    """Remember how far down a list was read, and up to when it will have been listed."""
+    await tx.execute(
+        "update transaction_cursor set pending_listed_to = $3, pending_read_to = $4 "
+        "where account = $1 and mode = $2",
+        account,
+        mode,
+        listed_to,
+        read_to,
+    )
+
+
+async def drop_listing(tx: Tx, account: str, mode: str) -> None:
+    """Have the list read from its top again."""
+    await tx.execute(
+        "update transaction_cursor set pending_listed_to = null, pending_read_to = null "
+        "where account = $1 and mode = $2",
+        account,
+        mode,
+    )
 
 
 async def move_cursor(tx: Tx, account: str, mode: str, listed_to: datetime) -> None:
-    """Remember how far balance transactions have been listed; never back."""
+    """Remember up to when balance transactions have been listed; never back."""
     await tx.execute(
-        """
-        insert into transaction_cursor as c (account, mode, listed_to) values ($1, $2, $3)
-        on conflict (account, mode) do update set listed_to = excluded.listed_to
-        where c.listed_to < excluded.listed_to
-        """,
+        "update transaction_cursor set listed_to = greatest(listed_to, $3), "
+        "pending_listed_to = null, pending_read_to = null where account = $1 and mode = $2",
         account,
         mode,
         listed_to,

@@ -159,7 +159,7 @@ async def record_page(visit: Visit, page: list[Json]) -> int:
         visit.database, visit.directory, visit.identity, page[::-1]
     )
     if waiting:
-        raise UnknownOwnerError(f"{waiting} balance transactions wait for their customer")
+        raise UnknownOwnerError(f"{len(waiting)} balance transactions wait for their customer")
     return recorded
 
 

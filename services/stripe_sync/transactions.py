@@ -13,15 +13,18 @@ from uuid import UUID
 import structlog
 
 from libs.clock import from_unix, utc_now
+from libs.contracts.stripe_sync import BalanceTransactionRecorded
 from libs.contracts.tenants import PLATFORM_TENANT_ID
 from libs.db.pool import Database, Tx
 from libs.db.tenant import Scope
 from libs.directory.local import Directory, Tenant, business_now
 from libs.messaging.outbox import emit
+from libs.observability.metrics import STRIPE_OBJECTS_UNREADABLE_TOTAL
 from services.stripe_sync import store_marks, store_objects, store_transactions
-from services.stripe_sync.client import Json
+from services.stripe_sync.client import PAGE_SIZE, Json, StripeRefusedError
 from services.stripe_sync.identities import Identity
-from services.stripe_sync.objects import id_of
+from services.stripe_sync.marks import BALANCE
+from services.stripe_sync.objects import UnreadableObjectError, id_of
 from services.stripe_sync.objects_money import source_of, transaction_fact
 from services.stripe_sync.owners import (
     ATTEMPTS_BEFORE_GIVING_UP,
@@ -31,6 +34,7 @@ from services.stripe_sync.owners import (
 )
 from services.stripe_sync.payments import collected_by
 from services.stripe_sync.store_objects import Owner
+from services.stripe_sync.store_transactions import Listing
 
 log = structlog.get_logger()
 
@@ -38,7 +42,8 @@ OVERLAP = timedelta(minutes=15)
 FIRST_LOOK_BACK = timedelta(days=35)
 """On the platform's account. What moved on a tenant's before it was connected is not ours."""
 STRANGER_AFTER = timedelta(minutes=5)
-PAGES_MAX = 100
+STRETCH_PAGES_MAX = 20
+"""Read at once and recorded, the oldest first; what a list has beyond them, the next run reads."""
 AT_ONCE = 200
 """Balance transactions that are recorded in one transaction."""
 
@@ -53,19 +58,18 @@ class Movement:
 
 
 async def record_all(tx: Tx, account: str, movements: Sequence[Movement]) -> list[Movement]:
-    """Record balance transactions whose tenants are in scope; those that were not recorded before."""
-    if not movements:
+    """Record balance transactions whose tenants are in scope; those that were not recorded before.
+
+    One that cannot be read is left aside, and claimed by nobody: a sweep comes upon it again.
+    """
+    facts = _readable(account, movements)
+    if not facts:
         return []
-    facts = {
-        each.raw["id"]: transaction_fact(
-            each.raw, account=account, collected_by=collected_by(account)
-        )
-        for each in movements
-    }
+    readable = [each for each in movements if each.raw["id"] in facts]
     claimed = await store_objects.claim_new(
-        tx, account, [(each.raw["id"], each.owner) for each in movements]
+        tx, account, [(each.raw["id"], each.owner) for each in readable]
     )
-    new = [each for each in movements if each.raw["id"] in claimed]
+    new = [each for each in readable if each.raw["id"] in claimed]
     await store_transactions.insert_transactions(
         tx,
         account,
@@ -73,7 +77,7 @@ async def record_all(tx: Tx, account: str, movements: Sequence[Movement]) -> lis
             (
                 each.owner.tenant_id,
                 facts[each.raw["id"]].model_dump(),
-                each.raw | {"source": facts[each.raw["id"]].source_id},
+                _kept(each.raw, facts[each.raw["id"]].source_id),
             )
             for each in new
         ],
@@ -84,46 +88,107 @@ async def record_all(tx: Tx, account: str, movements: Sequence[Movement]) -> lis
     return new
 
 
+def _readable(account: str, movements: Sequence[Movement]) -> dict[str, BalanceTransactionRecorded]:
+    """What is said of each, by id; nothing of those that cannot be read."""
+    facts = {}
+    for each in movements:
+        try:
+            facts[each.raw["id"]] = transaction_fact(
+                each.raw, account=account, collected_by=collected_by(account)
+            )
+        except UnreadableObjectError as error:
+            STRIPE_OBJECTS_UNREADABLE_TOTAL.labels(object_type="balance_transaction").inc()
+            log.error(  # noqa: TRY400 - the message says all
+                "balance_transaction_unreadable",
+                account=account,
+                balance_transaction=each.raw["id"],
+                error=str(error),
+            )
+    return facts
+
+
+def _kept(raw: Json, source_id: str | None) -> Json:
+    """What is kept of a balance transaction: not its free words, for rows are never changed."""
+    kept = {name: value for name, value in raw.items() if name != "description"}
+    return kept | {"source": source_id}
+
+
 async def list_transactions(database: Database, directory: Directory, identity: Identity) -> int:
     """List what came since the last time and record what is missing; how many that were.
 
-    The cursor moves only when the whole list was read and everything on it has an owner.
+    Stripe lists the newest first. Of a long list each run records a stretch, remembers how far down
+    it has come and marks the account for the next one. When the end is reached the cursor moves, not
+    beyond the oldest transaction that waits for its owner.
 
     Raises:
         StripeCallError: Stripe did not answer; nothing is forgotten.
         UnknownOwnerError: a payment's customer is not known yet.
     """
-    started_at, account, mode = utc_now(), identity.account, identity.mode
-    async with database.transaction() as tx:
-        cursor = await store_transactions.read_cursor(tx, account, mode)
-    look_back = FIRST_LOOK_BACK if identity.is_platform else OVERLAP
-    since = (cursor - OVERLAP) if cursor else (started_at - look_back)
-    found = await identity.api.list_all(
-        "balance_transaction.list",
-        "/v1/balance_transactions",
-        {"created": {"gte": int(since.timestamp())}, "expand": ["data.source"]},
-        pages_max=PAGES_MAX,
-    )
+    account, mode = identity.account, identity.mode
+    listing = await _begin(database, identity)
+    found, read_to = await _read_stretch(database, identity, listing)
     recorded, waiting = await record_listed(database, directory, identity, found[::-1])
-    if waiting:
-        raise UnknownOwnerError(f"{waiting} balance transactions wait for their customer")
-    async with database.transaction() as tx:
-        await store_transactions.move_cursor(tx, account, mode, started_at)
+    listed_to = min([listing.listed_to, *(from_unix(raw["created"]) for raw in waiting)])
+    async with database.tenant(identity.tenant_id, mode) as tx:
+        if read_to is not None:
+            await store_transactions.pause_listing(tx, account, mode, listed_to, read_to)
+            await store_marks.mark(tx, account, [BALANCE])
+        else:
+            await store_transactions.move_cursor(tx, account, mode, listed_to)
     if recorded:
         log.info("balance_transactions_found", account=account, recorded=recorded)
+    if waiting and read_to is None:
+        raise UnknownOwnerError(f"{len(waiting)} balance transactions wait for their customer")
     return recorded
+
+
+async def _begin(database: Database, identity: Identity) -> Listing:
+    """The listing that is under way, or a new one from the cursor to now."""
+    now = utc_now()
+    first = now - FIRST_LOOK_BACK + OVERLAP if identity.is_platform else now
+    async with database.transaction() as tx:
+        return await store_transactions.read_listing(
+            tx, identity.account, identity.mode, first=first, now=now
+        )
+
+
+async def _read_stretch(
+    database: Database, identity: Identity, listing: Listing
+) -> tuple[list[Json], str | None]:
+    """Some pages, newest first, and the id after which the list goes on; None at its end."""
+    since = {"gte": int((listing.cursor - OVERLAP).timestamp())}
+    found: list[Json] = []
+    after = listing.read_to
+    for _ in range(STRETCH_PAGES_MAX):
+        query: Json = {"created": since, "expand": ["data.source"], "limit": PAGE_SIZE}
+        if after is not None:
+            query["starting_after"] = after
+        try:
+            page = await identity.api.get(
+                "balance_transaction.list", "/v1/balance_transactions", query
+            )
+        except StripeRefusedError:
+            # The place may be gone (test data can be deleted): the next run begins at the top.
+            async with database.transaction() as tx:
+                await store_transactions.drop_listing(tx, identity.account, identity.mode)
+            raise
+        found += page["data"]
+        if not page["has_more"] or not page["data"]:
+            return found, None
+        after = page["data"][-1]["id"]
+    return found, after
 
 
 async def record_listed(
     database: Database, directory: Directory, identity: Identity, listed: Sequence[Json]
-) -> tuple[int, int]:
+) -> tuple[int, list[Json]]:
     """Record those listed balance transactions that are missing, the oldest first.
 
     Args:
         listed: with `source` expanded.
 
     Returns:
-        How many were recorded, and how many wait for their owner to be known.
+        How many were recorded, and those that wait for their owner to be known.
     """
     async with database.transaction() as tx:
         ids = [raw["id"] for raw in listed]
@@ -144,7 +209,7 @@ async def record_listed(
     recorded = 0
     for start in range(0, len(found), AT_ONCE):
         recorded += await _record_some(database, identity, tenants, found[start : start + AT_ONCE])
-    return recorded, len(waiting)
+    return recorded, waiting
 
 
 async def _record_some(

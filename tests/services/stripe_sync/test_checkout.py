@@ -17,12 +17,12 @@ from libs.ids import new_id
 from tests.services.stripe_sync.conftest import World, without_platform
 
 
-async def test_ten_at_once_make_one_customer(world: World) -> None:
+async def test_ten_at_once_make_one_customer_and_one_page(world: World) -> None:
     await world.plan()
     acme = world.tenants["acme"]
     answers = await asyncio.gather(*(world.checkout(acme) for _ in range(10)))
     assert {answer.status_code for answer in answers} == {201}
-    assert len({answer.json()["session_id"] for answer in answers}) == 10
+    assert len({answer.json()["session_id"] for answer in answers}) == 1
     created = [e for e in world.sandbox.events(world.key) if e["type"] == "customer.created"]
     assert len(created) == 1
     await world.log.settle()
@@ -48,6 +48,62 @@ async def test_a_subscribed_tenant_is_not_billed_twice(world: World) -> None:
     await world.subscribe(world.tenants["acme"])
     again = await world.checkout(world.tenants["acme"])
     assert (again.status_code, again.json()["code"]) == (409, "already_subscribed")
+
+
+async def session_at_stripe(world: World, session_id: str) -> str:
+    status: str = world.sandbox.get(f"/v1/checkout/sessions/{session_id}", world.key)["status"]
+    return status
+
+
+async def test_the_page_of_another_plan_or_of_yesterday_is_closed_first(world: World) -> None:
+    await world.plan()
+    await world.plan("max", 4900)
+    acme = world.tenants["acme"]
+    first = (await world.checkout(acme, {"idempotency-key": "a"})).json()
+    again = await world.checkout(acme, {"idempotency-key": "b"})
+    assert again.json() == first
+    other = (await world.checkout(acme, plan="max")).json()
+    assert other["session_id"] != first["session_id"]
+    assert await session_at_stripe(world, first["session_id"]) == "expired"
+    async with world.test_database.admin() as admin:
+        await admin.execute(
+            "update stripe_sync.checkout_session set created_at = now() - interval '23 hours'"
+        )
+    fresh = (await world.checkout(acme, plan="max")).json()
+    assert fresh["session_id"] != other["session_id"]
+    assert await session_at_stripe(world, other["session_id"]) == "expired"
+    assert await session_at_stripe(world, fresh["session_id"]) == "open"
+    assert [row["open"] for row in await world.rows("checkout_session")].count(True) == 1
+
+
+async def test_a_page_that_was_paid_a_moment_ago_leads_to_no_second_one(world: World) -> None:
+    await world.plan()
+    await world.plan("max", 4900)
+    acme = world.tenants["acme"]
+    page = (await world.checkout(acme)).json()
+    world.sandbox.pay(page["session_id"])
+    # No webhook has told of it yet.
+    for plan in ("pro", "max"):
+        second = await world.checkout(acme, plan=plan)
+        assert (second.status_code, second.json()["code"]) == (409, "already_subscribed")
+    bought = world.sandbox.get(f"/v1/checkout/sessions/{page['session_id']}", world.key)
+    headers = {"authorization": f"Bearer {world.key}"}
+    world.sandbox.client.delete(f"/v1/subscriptions/{bought['subscription']}", headers=headers)
+    await world.take_webhooks()
+    anew = await world.checkout(acme)
+    assert anew.status_code == 201, anew.text
+    assert anew.json()["session_id"] != page["session_id"]
+
+
+async def test_a_page_whose_opener_never_heard_of_it_is_found_by_the_next(world: World) -> None:
+    await world.plan()
+    acme = world.tenants["acme"]
+    page = (await world.checkout(acme)).json()
+    async with world.test_database.admin() as admin:
+        await admin.execute(
+            "update stripe_sync.checkout_session set stripe_session_id = null, url = null"
+        )
+    assert (await world.checkout(acme)).json() == page
 
 
 async def test_a_plan_on_its_way_is_waited_for(world: World) -> None:

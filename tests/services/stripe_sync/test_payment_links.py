@@ -8,7 +8,10 @@ import pytest
 
 from libs.contracts.audit import ConfigurationChanged
 from libs.contracts.stripe_sync import PaymentSucceeded
-from libs.contracts.tenants import ConfigRecord, TenantSnapshot
+from libs.contracts.tenants import ConfigRecord, ConnectionRecord, TenantSnapshot
+from libs.ids import new_id
+from libs.money import EXPONENTS, Money
+from services.stripe_sync.fees import application_fee
 from tests.services.stripe_sync.conftest import World
 from tests.services.stripe_sync.paying import EUR, KINDS, Shop, open_shop
 
@@ -95,6 +98,33 @@ async def test_a_link_sells_a_price_of_the_account(shop: Shop) -> None:
     assert refused.status_code == 422
     unknown = await shop.post("payment-links", {"price": "price_nosuch"})
     assert (unknown.status_code, unknown.json()["code"]) == (409, "stripe_refused")
+
+
+@pytest.mark.parametrize("shop", ["RAW_KEYS"], indirect=True)
+async def test_a_price_that_cannot_be_read_is_not_sold(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    headers = {"authorization": f"Bearer {shop.key}"}
+    form = {"currency": "eur", "unit_amount": "700", "product_data[name]": "Pen"}
+    price = shop.world.sandbox.client.post("/v1/prices", data=form, headers=headers).json()
+    # A currency that is added to ISO 4217 one day is as unknown as this one is for now.
+    monkeypatch.delitem(EXPONENTS, "EUR")
+    refused = await shop.post("payment-links", {"price": price["id"]})
+    assert refused.status_code == 422, refused.text
+
+
+@pytest.mark.parametrize(("amount", "fee"), [(12_340, 10), (12_390, 10), (99_000, 90)])
+def test_a_share_of_dinars_is_rounded_down_to_what_stripe_takes(amount: int, fee: int) -> None:
+    connection = ConnectionRecord(
+        connection_id=new_id(),
+        mode="test",
+        kind="CONNECT_STANDARD",
+        status="CONNECTED",
+        account_id="acct_1",
+        credential_version=0,
+        application_fee_basis_points=10,
+    )
+    assert application_fee(connection, Money(amount, "KWD")) == Money(fee, "KWD")
 
 
 @pytest.mark.parametrize(
