@@ -306,9 +306,7 @@ class StripeCredentialRefused(Fact):
 
 
 class StripeEventFound(Fact):
-    """An event stands in Stripe's list that never arrived here; the gateway takes it in.
-
-    It passes through the archive like a webhook, so that there is one way in and one of each.
+    """An event stands in Stripe's list that never arrived; the gateway takes it in like a webhook.
 
     Attributes:
         payload: the event as JSON text, as Stripe's list has it.
