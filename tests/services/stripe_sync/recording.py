@@ -18,6 +18,9 @@ _STRIPE_ID = re.compile(
     r"\"((?:ch|cs|cus|evt|il|ii|in|inpay|pi|pm|price|prod|re|si|sub|txn)_[A-Za-z0-9_]+)\""
 )
 _NUMBER = re.compile(r"x(\d{4})x")
+MOVEMENTS = "/v1/balance_transactions"
+WHICH_PART = {"created", "limit", "starting_after"}
+"""Parameters that choose a part of a list."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class Recording:
                 await fetching.find_origins(writer, [payment])  # type: ignore[arg-type]
         await writer.list_all(
             "balance_transaction.list",
-            "/v1/balance_transactions",
+            MOVEMENTS,
             {"expand": ["data.source"]},
             pages_max=1,
         )
@@ -81,7 +84,7 @@ def plain(text: str, life: Life) -> str:
 
 
 def _key(path: str, params: Mapping[str, Any]) -> str:
-    kept = {name: value for name, value in params.items() if name != "created"}
+    kept = {name: value for name, value in params.items() if name not in WHICH_PART}
     return f"{path} {json.dumps(kept, sort_keys=True)}"
 
 
@@ -118,8 +121,10 @@ class Playback:
     stages: dict[int, int] = field(default_factory=dict)
 
     async def get(self, operation: str, path: str, params: Mapping[str, Any] | None = None) -> Json:
-        """The answer of the life whose id is asked for, at its stage."""
+        """The answer of the life whose id is asked for, at its stage; or a page of all lives' money."""
         del operation
+        if path == MOVEMENTS:
+            return self._page_of_movements(params or {})
         key = _key(path, params or {})
         found = _NUMBER.search(key)
         assert found is not None, key
@@ -130,17 +135,21 @@ class Playback:
     async def list_all(
         self, operation: str, path: str, params: Mapping[str, Any], **_: Any
     ) -> list[Json]:
-        """The movements of all lives; other lists are too long to be read."""
-        del operation
-        if path != "/v1/balance_transactions":
-            raise StripeTransientError("list_too_long", path)
-        key = _key(path, params)
-        return [
-            entry
-            for life in self.lives
-            if life.number in self.stages
-            for entry in fill(self._at(life)[key], life)
-        ]
+        """Lists of all lives are too long to be read."""
+        del operation, params
+        raise StripeTransientError("list_too_long", path)
+
+    def _page_of_movements(self, params: Mapping[str, Any]) -> Json:
+        """Newest first, as Stripe lists them; every life's have the same few times."""
+        key = _key(MOVEMENTS, params)
+        lives = [life for life in self.lives if life.number in self.stages]
+        found = [entry for life in lives for entry in fill(self._at(life)[key], life)]
+        found.sort(key=lambda entry: entry["created"], reverse=True)
+        ids = [entry["id"] for entry in found]
+        after = params.get("starting_after")
+        start = ids.index(after) + 1 if after else 0
+        end = start + params["limit"]
+        return {"data": found[start:end], "has_more": end < len(found)}
 
     def _at(self, life: Life) -> dict[str, str]:
         return self.recording.answers[self.stages[life.number]]
