@@ -5,7 +5,15 @@ does. Work that must be the last of a transaction (the outbox) registers with `b
 """
 
 import json
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Generator,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -54,10 +62,15 @@ def _arguments_told_apart() -> Generator[None, None, None]:
 
 @dataclass(frozen=True)
 class Cause:
-    """Why this transaction happens: the event or request that led to it."""
+    """Why something happens: the event or request that led to it.
+
+    Attributes:
+        trace: headers of the trace it belongs to; None where that is the current one.
+    """
 
     causation_id: UUID | None = None
     correlation_id: UUID | None = None
+    trace: Mapping[str, str] | None = None
 
 
 @dataclass

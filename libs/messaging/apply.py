@@ -3,12 +3,15 @@
 Nothing here knows Kafka's client; tests feed it records directly.
 """
 
+import itertools
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
+from opentelemetry.context import Context
 
 from libs.contracts.envelope import Envelope, Fact
 from libs.db.pool import TRANSIENT_ERRORS, Cause, Tx
@@ -18,12 +21,36 @@ from libs.messaging.inbox import note_streams, take_new
 from libs.messaging.parked import ParkFullError, park_key, parked_keys, queue_behind
 from libs.messaging.records import Record, UndecodableError, decode
 from libs.observability.metrics import HANDLER_SECONDS, RECORDS_CONSUMED_TOTAL
-from libs.observability.tracing import extract, start_span
+from libs.observability.tracing import extract, span_beside, start_span
 
 log = structlog.get_logger()
 
 Handler = Callable[[Envelope[Any], Tx], Awaitable[None]]
 """One consumed event -> one domain call, inside the transaction of the batch."""
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """An event, and itself as the cause of what comes of it (for `emit`)."""
+
+    event: Envelope[Any]
+    cause: Cause
+
+
+@dataclass(frozen=True)
+class Together:
+    """A handler of many events at once, for set-based work: (deliveries, tx) -> one domain call.
+
+    All deliveries of a call are of one mode and in the order in which they came; their tenants, which
+    may be several, are in scope. What comes after an event of another handler is in another call.
+    """
+
+    work: Callable[[Sequence[Delivery], Tx], Awaitable[None]]
+
+    async def __call__(self, event: Envelope[Any], tx: Tx) -> None:
+        """Handle one event alone."""
+        await self.work([Delivery(event, tx.cause)], tx)
+
 
 BatchHandler = Callable[[Sequence[Record], Tx], Awaitable[None]]
 """All records of one topic at once, for set-based work; it decodes and deduplicates itself."""
@@ -35,6 +62,8 @@ BOTH_BOOKS = ("platform", "tenant")
 class TransientError(Exception):
     """Raised by a handler whose work will succeed later; the batch is tried again."""
 
+
+Arrived = tuple[Record, Envelope[Fact]]
 
 RETRIED: tuple[type[BaseException], ...] = (*TRANSIENT_ERRORS, TransientError, ParkFullError)
 
@@ -140,9 +169,16 @@ class Applier:
             if event is not None and (record.topic, record.key_text) not in waiting
         ]
         new = await take_new(tx, self.name, [event.id for _, event in events])
+        fresh = []
         for record, event in events:
             if event.id in new:
                 new.discard(event.id)
+                fresh.append((record, event))
+        for together, run in itertools.groupby(fresh, key=self._together):
+            if together is not None:
+                await self._handle_together(tx, together, list(run))
+                continue
+            for record, event in run:
                 await self._handle(tx, record, event)
 
     async def _note_streams(
@@ -154,6 +190,36 @@ class Applier:
         if missing:
             log.error("stream_gap", consumer=self.name, missing_records=missing)
 
+    def _together(self, arrived: Arrived) -> Together | None:
+        """How this event is handled with its neighbours; None where it is handled alone."""
+        handle = self.handlers.get(type(arrived[1].data))
+        return handle if isinstance(handle, Together) else None
+
+    async def _handle_together(self, tx: Tx, handle: Together, arrived: Sequence[Arrived]) -> None:
+        """Handle neighbours in one call per mode: events of different modes have no order."""
+        for mode in {event.mode: None for _, event in arrived}:
+            mine = [(record, event) for record, event in arrived if event.mode == mode]
+            tenants = tuple(sorted({event.tenant_id for _, event in mine}))
+            await tx.enter(Scope(tenants, mode, BOTH_BOOKS))
+            started = time.perf_counter()
+            with ExitStack() as spans:
+                deliveries = []
+                for record, event in mine:
+                    trace = spans.enter_context(
+                        span_beside(
+                            f"{self.name} {event.type}",
+                            parent=_trace_of(record),
+                            topic=record.topic,
+                            event_id=str(event.id),
+                        )
+                    )
+                    deliveries.append(Delivery(event, Cause(event.id, event.correlation_id, trace)))
+                await handle.work(deliveries, tx)
+            each = (time.perf_counter() - started) / len(mine)
+            for record, event in mine:
+                HANDLER_SECONDS.labels(event_type=event.type).observe(each)
+                RECORDS_CONSUMED_TOTAL.labels(topic=record.topic).inc()
+
     async def _handle(self, tx: Tx, record: Record, event: Envelope[Fact]) -> None:
         handle = self.handlers.get(type(event.data))
         if handle is None:
@@ -161,10 +227,9 @@ class Applier:
         await tx.enter(Scope((event.tenant_id,), event.mode, BOTH_BOOKS))
         tx.cause = Cause(event.id, event.correlation_id)
         started = time.perf_counter()
-        headers = {"traceparent": record.header("traceparent") or ""}
         with start_span(
             f"{self.name} {event.type}",
-            parent=extract(headers),
+            parent=_trace_of(record),
             topic=record.topic,
             event_id=str(event.id),
         ):
@@ -194,6 +259,11 @@ class Applier:
             await park_key(tx, self.name, record, type(error).__name__, detail)
         else:
             await bury(tx, self.name, [DeadLetter(record, type(error).__name__, detail)])
+
+
+def _trace_of(record: Record) -> Context:
+    """The trace that the record carries on."""
+    return extract({"traceparent": record.header("traceparent") or ""})
 
 
 def _decode_all(

@@ -13,7 +13,7 @@ from uuid import UUID
 from libs.clock import utc_now
 from libs.contracts.envelope import MAX_EVENT_BYTES, D, Envelope, wrap
 from libs.contracts.topics import TOPIC_OF
-from libs.db.pool import Tx
+from libs.db.pool import Cause, Tx
 from libs.db.tenant import Scope
 from libs.messaging.told import told
 from libs.observability.tracing import inject
@@ -54,26 +54,33 @@ def shard_of(tenant_id: UUID) -> int:
 
 
 def emit(
-    tx: Tx, data: D, *, effective_at: datetime | None = None, tenant_id: UUID | None = None
+    tx: Tx,
+    data: D,
+    *,
+    effective_at: datetime | None = None,
+    tenant_id: UUID | None = None,
+    cause: Cause | None = None,
 ) -> Envelope[D]:
     """Send an event of the tenant in scope when this transaction commits.
 
     Args:
         tenant_id: which of the tenants in scope, where there are several.
+        cause: what led to it, where the transaction has several causes.
         effective_at: business time at which the fact holds; handlers pass the time of the event
             they handle. Without it: now, for facts that no business time orders.
 
     Raises:
         EventTooLargeError: the event is over 512 KiB.
     """
+    because = cause or tx.cause
     event = wrap(
         told(data),
         tenant_id=tenant_id or tx.tenant_id,
         mode=tx.scope.mode,
         source=tx.service,
         effective_at=effective_at or utc_now(),
-        causation_id=tx.cause.causation_id,
-        correlation_id=tx.cause.correlation_id,
+        causation_id=because.causation_id,
+        correlation_id=because.correlation_id,
     )
     payload = event.model_dump_json(exclude={"stream_seq"})
     if len(payload.encode()) > MAX_EVENT_BYTES:
@@ -91,7 +98,7 @@ def emit(
                 event.id,
                 event.type,
                 payload,
-                json.dumps(inject()),
+                json.dumps(inject() if because.trace is None else because.trace),
                 shard_of(event.tenant_id),
             ),
         )
