@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Annotated
 
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from libs.contracts.stripe_sync import OUTSIDE, PLATFORM_ACCOUNT
 from libs.ids import InvalidIdError, parse_public_id
@@ -22,6 +22,7 @@ from services.stripe_sync.client import (
     StripeRefusedError,
     StripeStoppedError,
 )
+from services.stripe_sync.marks import ID
 from services.stripe_sync.payers import Asker, Payer, Till
 
 AMOUNT_MINOR_MAX = 10**12
@@ -49,7 +50,15 @@ TenantReference = Annotated[
         description="Id or slug of the tenant; instead of `X-Tenant-ID`.",
     ),
 ]
-StripeId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]{1,255}$")]
+
+
+def _is_id(text: str) -> str:
+    if ID.fullmatch(text) is None:
+        raise ValueError("not an id of Stripe's")
+    return text
+
+
+StripeId = Annotated[str, Field(max_length=255), AfterValidator(_is_id)]
 Line = Annotated[
     str,
     StringConstraints(

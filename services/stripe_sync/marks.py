@@ -53,7 +53,7 @@ _REFERENCES: Mapping[str, tuple[tuple[str, str], ...]] = {
 _HAS_PAYMENT = frozenset({"charge", "dispute", "refund"})
 """Types whose payment changes with them: an intent, or a charge that has none."""
 
-_ID = re.compile(r"""(?!\.{1,2}$)[!"$&-.0->@-~]{1,255}""")
+ID = re.compile(r"""(?!\.{1,2}$)[!"$&-.0->@-~]{1,255}""")
 """Also ids that users chose at Stripe, such as `basic.monthly`; what no path could carry is not
 fetched."""
 
@@ -72,7 +72,7 @@ def dirty_objects(event: StripeEventReceived) -> list[tuple[str, str]]:
     found += _referred(subject, _REFERENCES.get(kind, ()))
     if kind in _HAS_PAYMENT:
         found += _payment(event, subject)
-    found = [pair for pair in found if _ID.fullmatch(pair[1])]
+    found = [pair for pair in found if ID.fullmatch(pair[1])]
     if event.event_type.startswith(MOVES_MONEY):
         found.append(BALANCE)
     if event.account != PLATFORM_ACCOUNT and event.event_type.startswith(CHANGES_HEALTH):

@@ -17,6 +17,7 @@ from libs.money import Money, MoneyError, from_stripe, to_stripe
 from services.stripe_sync import store_links
 from services.stripe_sync.client import PAGE_SIZE, Json, StripeApi
 from services.stripe_sync.fees import application_fee
+from services.stripe_sync.fetching import path_of
 from services.stripe_sync.metadata import metadata_of
 from services.stripe_sync.once import Writer
 from services.stripe_sync.payers import Asker, Payer, Till
@@ -100,7 +101,7 @@ async def create(
 
 
 async def _amount_of(api: StripeApi, price_id: str) -> Money:
-    price = await api.get("price.retrieve", f"/v1/prices/{price_id}")
+    price = await api.get("price.retrieve", path_of("price", price_id))
     if price["type"] != "one_time":
         raise PriceNotSoldHereError("it recurs, so it is sold as a plan")
     if price.get("unit_amount") is None:
