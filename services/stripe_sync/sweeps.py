@@ -1,7 +1,8 @@
 """Comparing the mirror with what Stripe lists: what differs or is absent is fetched again.
 
-Lists show an object as a fetch would, so every plain field that both have must agree. Nothing is
-taken from the list itself: it may be older than what was fetched meanwhile.
+Lists show an object as a fetch would, so every plain field that both have must agree, once what the
+mirror does not keep (people, secrets) is left out of both. Nothing is taken from the list itself: it
+may be older than what was fetched meanwhile.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from libs.observability.metrics import STRIPE_MIRROR_DIFFERENCES_TOTAL
 from services.stripe_sync import store_marks, store_walks
 from services.stripe_sync.client import Json
 from services.stripe_sync.marks import BALANCE
-from services.stripe_sync.objects import id_of
+from services.stripe_sync.objects import id_of, mirrored
 from services.stripe_sync.owners import UnknownOwnerError
 from services.stripe_sync.store_walks import Walk
 from services.stripe_sync.transactions import OVERLAP, record_listed
@@ -100,7 +101,9 @@ async def compare(visit: Visit, kind: str, listed: Sequence[Json]) -> int:
     async with visit.database.maintenance() as tx:
         kept = await store_walks.mirrored(tx, walk.account, walk.mode, kind, ids)
     differing = [
-        each["id"] for each in listed if each["id"] not in kept or differs(kept[each["id"]], each)
+        each["id"]
+        for each in listed
+        if each["id"] not in kept or differs(kept[each["id"]], mirrored(kind, each))
     ]
     await _mark(visit, kind, differing)
     return len(differing)

@@ -565,3 +565,17 @@ async def test_a_slow_account_holds_up_no_other(world: World) -> None:
         found = {event.data.account for event in world.log.events(StripeEventFound)}
         assert found == {well.account}
     assert healing_all.crew.busy == []
+
+
+async def test_what_the_mirror_keeps_of_nobody_is_no_difference(world: World) -> None:
+    own = await own_account(world, "acme")
+    await world.settle()
+    headers = {"authorization": f"Bearer {own.key}"}
+    form = {"amount": "500", "currency": "eur", "receipt_email": "ada@people.example"}
+    opened = world.sandbox.client.post("/v1/payment_intents", data=form, headers=headers)
+    assert opened.status_code == 200, opened.text
+    counted = []
+    for _ in range(2):
+        await heal(world, "sweep:payment_intent", account=own.account)
+        counted.append((await walk(world, "sweep:payment_intent", own.account))["counted_before"])
+    assert counted == [1, 0], "fetched once, and not again every night for the address that it has"
