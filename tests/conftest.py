@@ -13,6 +13,7 @@ from cli.story import Story
 from cli.terms import draw
 from deploy.local.scratch import RunningKafka, RunningPostgres, start_kafka, start_postgres
 from deploy.local.stack import Stack
+from libs.messaging.key_use import KEY_USES
 from libs.testing.databases import TestDatabase, clone, make_template
 from libs.testing.memory_log import MemoryLog
 from tests.trace_sink import TraceSink, trace_sink
@@ -34,6 +35,12 @@ def free_port_base() -> int:
     first when a program of the stack starts again.
     """
     return 21_000 + (os.getpid() % 117) * 100
+
+
+@pytest.fixture(autouse=True)
+def _no_keys_used_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test is a process of its own: keys that earlier tests used are not told in it."""
+    monkeypatch.setattr(KEY_USES, "_uses", {})
 
 
 @pytest.fixture(scope="session")
