@@ -77,10 +77,10 @@ generate: $(STAMP) ## Write every generated file anew (OpenAPI, AsyncAPI, schema
 	$(PYTHON) -m cli.generate
 
 chaos: $(STAMP) ## Kill programs at random moments of the story, then prove that nothing is lost or doubled
-	@$(WITHOUT_STACK) SLUICE_CHAOS=long $(PYTHON) -m pytest tests/chaos
+	@$(WITHOUT_STACK) SLUICE_CHAOS=long $(PYTHON) -m pytest -o faulthandler_timeout=0 tests/chaos
 
 bench: $(STAMP) ## Measure throughput, latency and footprint
-	@$(WITHOUT_STACK) $(PYTHON) -m pytest -rP tests/bench
+	@$(WITHOUT_STACK) $(PYTHON) -m pytest -o faulthandler_timeout=0 -rP tests/bench
 
 test-containers: $(STAMP) ## Run the tests that need a container engine (skipped with a reason without one)
 	@$(WITHOUT_STACK) SLUICE_TEST_CONTAINERS=1 $(PYTHON) -m pytest -m containers
