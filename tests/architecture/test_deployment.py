@@ -133,6 +133,13 @@ def test_an_expression_names_metrics_that_are_recorded(title: str, expression: s
         assert _is_recorded(known[name]), f"{title}: nothing records {known[name]}"
 
 
+@pytest.mark.parametrize(
+    "told_by", ["sluice_stripe_objects_unreadable_total", 'kind="stripe_access_in_doubt"']
+)
+def test_what_only_a_person_can_mend_raises_an_alert(told_by: str) -> None:
+    assert [rule["alert"] for rule in RULES if told_by in rule["expr"]]
+
+
 def test_every_alert_has_a_runbook_and_every_runbook_an_alert() -> None:
     folder = ROOT / "docs" / "runbooks"
     alerts = {rule["alert"] for rule in RULES}
