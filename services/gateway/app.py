@@ -49,6 +49,7 @@ def build() -> FastAPI:
             ("measure_spool", spool.measure, 1),
             ("release_quarantined", partial(jobs.release_quarantined, database), 1),
             ("go_on_with_replays", partial(jobs.go_on_with_replays, database), 0.5),
+            ("forget_erased", partial(jobs.forget_erased, database), 1),
             ("tell_quarantine", partial(jobs.tell_quarantine, database), 15),
         ):
             runtime.add_job(name, run_once, every_seconds=every_seconds)

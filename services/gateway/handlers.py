@@ -10,7 +10,7 @@ from services.gateway import erasure, found
 
 async def on_customer_erased(event: Envelope[CustomerErased], tx: Tx) -> None:
     """Archived webhooks of the customer say no more who it was."""
-    await erasure.forget(tx, event.data)
+    await erasure.forget(tx, event)
 
 
 async def on_stripe_event_found(event: Envelope[StripeEventFound], tx: Tx) -> None:

@@ -2,7 +2,7 @@
 
 from libs.clock import utc_now
 from libs.db.pool import Database
-from services.gateway import months, quarantine, replays
+from services.gateway import erasure, months, quarantine, replays
 
 
 async def release_quarantined(database: Database) -> None:
@@ -18,6 +18,11 @@ async def tell_quarantine(database: Database) -> None:
 async def go_on_with_replays(database: Database) -> None:
     """Send the next batches of the replays under way."""
     await replays.run_once(database)
+
+
+async def forget_erased(database: Database) -> None:
+    """Blank the next pages of the archive for customers that were erased."""
+    await erasure.run_once(database, utc_now())
 
 
 async def keep_months(database: Database, kept_months: int) -> None:

@@ -26,6 +26,8 @@ from services.gateway.store_replays import Selection
 log = structlog.get_logger()
 
 BATCH_EVENTS = 500
+COUNTED_EVENTS = 10_000
+"""So many events are counted at a time: a statement over a whole archive would take too long."""
 BATCHES_MAX = 20
 REPLAYS_AT_ONCE_MAX = 20
 BREATH_EVENTS = 25
@@ -47,20 +49,12 @@ class Wish:
     """What somebody wants replayed.
 
     Attributes:
-        matched: how many events that is.
         actor: who wants it, as the audit log names callers.
     """
 
     selection: Selection
-    matched: int
     dry_run: bool
     actor: str
-
-
-async def count(database: Database, tenant_id: UUID, mode: Mode, selection: Selection) -> int:
-    """How many events a replay would send."""
-    async with _reading(database, tenant_id, mode, every_tenant=selection.every_tenant) as tx:
-        return await store_replays.count_selected(tx, tenant_id, mode, selection, utc_now())
 
 
 async def begin(tx: Tx, wish: Wish) -> Row:
@@ -75,7 +69,6 @@ async def begin(tx: Tx, wish: Wish) -> Row:
         wish.selection,
         dry_run=wish.dry_run,
         actor=wish.actor,
-        matched=wish.matched,
         at=utc_now(),
     )
     if row is None:
@@ -86,7 +79,7 @@ async def begin(tx: Tx, wish: Wish) -> Row:
             action="webhook_events.replayed",
             actor=wish.actor,
             object_id=public_id("webhook_replay", row["id"]),
-            after=_told(wish.selection) | {"matched": wish.matched, "dry_run": wish.dry_run},
+            after=_told(wish.selection) | {"dry_run": wish.dry_run},
         ),
     )
     return row
@@ -117,15 +110,19 @@ async def cancel(tx: Tx, replay: Row, actor: str) -> Row:
 
 
 async def run_once(database: Database, *, batches_max: int = BATCHES_MAX) -> None:
-    """Some batches of every replay under way, in turn."""
+    """Some batches of the replays under way, in turn; where there are many, of the next ones."""
     async with database.maintenance() as tx:
-        running = await store_replays.running_replays(tx, REPLAYS_AT_ONCE_MAX)
+        running = await store_replays.take_turns(tx, utc_now(), REPLAYS_AT_ONCE_MAX)
     for _ in range(batches_max):
-        running = [each for each in running if await _send_batch(database, each)]
+        running = [each for each in running if await _go_on(database, each)]
 
 
-async def _send_batch(database: Database, which: Row) -> bool:
-    """The next batch of a replay; whether there may be more now."""
+async def _go_on(database: Database, which: Row) -> bool:
+    """The next step of a replay: first what it chooses is counted, then it is sent.
+
+    Returns:
+        Whether there may be more to do now.
+    """
     async with database.maintenance() as tx:
         if await store_spool.count_unsent(tx, UNSENT_EVENTS_MAX) >= UNSENT_EVENTS_MAX:
             return False
@@ -134,22 +131,29 @@ async def _send_batch(database: Database, which: Row) -> bool:
         replay = await store_replays.lock_running(tx, tenant_id, mode, which["id"])
         if replay is None:
             return False
-        rows = await store_replays.read_on(tx, replay, BATCH_EVENTS)
-        chosen = [row for row in rows if row["chosen"]]
-        replay_id = public_id("webhook_replay", replay["id"])
-        for number, row in enumerate(chosen, start=1):
-            await tx.enter(Scope((row["tenant_id"],), mode))
-            kept = store.kept_event(row)
-            keeping.publish(tx, kept, replay_id=replay_id, dry_run=replay["dry_run"])
-            if number % BREATH_EVENTS == 0:
-                await asyncio.sleep(0)
-        await tx.enter(Scope((tenant_id,), mode))
-        if rows:
-            await store_replays.move_on(tx, replay, rows[-1], len(chosen))
-        ended = len(rows) < BATCH_EVENTS
-        if ended:
-            await store_replays.finish(tx, replay, "done", utc_now())
+        if not replay["is_counted"]:
+            await store_replays.count_on(tx, replay, COUNTED_EVENTS)
+            return True
+        return await _send_batch(tx, replay)
+
+
+async def _send_batch(tx: Tx, replay: Row) -> bool:
+    """The next batch of a replay that is locked; whether there may be more."""
+    rows = await store_replays.read_on(tx, replay, BATCH_EVENTS) if replay["matched"] else []
+    chosen = [row for row in rows if row["chosen"]]
+    replay_id = public_id("webhook_replay", replay["id"])
+    for number, row in enumerate(chosen, start=1):
+        await tx.enter(Scope((row["tenant_id"],), replay["mode"]))
+        kept = store.kept_event(row)
+        keeping.publish(tx, kept, replay_id=replay_id, dry_run=replay["dry_run"])
+        if number % BREATH_EVENTS == 0:
+            await asyncio.sleep(0)
+    await tx.enter(Scope((replay["tenant_id"],), replay["mode"]))
+    if rows:
+        await store_replays.move_on(tx, replay, rows[-1], len(chosen))
+    ended = len(rows) < BATCH_EVENTS
     if ended:
+        await store_replays.finish(tx, replay, "done", utc_now())
         log.info("webhooks_replayed", replay_id=replay_id, dry_run=replay["dry_run"])
     return not ended
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 from libs.db.pool import Row, Tx
@@ -29,7 +30,8 @@ EARLIEST_AT, EARLIEST_ID = FIRST
 
 _COLUMNS = """
     tenant_id, mode, id, every_tenant, event_ids, event_type, object_id, received_from, received_to,
-    dry_run, actor, state, matched, replayed, reached_at, reached_id, started_at, finished_at
+    dry_run, actor, state, matched, is_counted, counted_at, counted_id, replayed, reached_at,
+    reached_id, started_at, finished_at
 """
 
 _WITHIN = """
@@ -41,36 +43,6 @@ _CHOSEN = """
 """
 
 
-async def count_selected(
-    tx: Tx, tenant_id: UUID, mode: str, wanted: Selection, now: datetime
-) -> int:
-    """How many events a replay would send; what is in quarantine is not replayed."""
-    arguments = (
-        tenant_id,
-        mode,
-        wanted.every_tenant,
-        wanted.received_from or EARLIEST_AT,
-        wanted.received_to or now,
-        wanted.event_type,
-        wanted.object_id,
-    )
-    if wanted.event_ids is None:
-        return int(
-            await tx.fetchval(
-                f"select count(*) from webhook_event where {_WITHIN} and {_CHOSEN}",  # noqa: S608 - constants only
-                *arguments,
-            )
-        )
-    return int(
-        await tx.fetchval(
-            f"select count(*) from webhook_event where {_WITHIN} and {_CHOSEN} "  # noqa: S608 - likewise
-            "and id = any($8::uuid[])",
-            *arguments,
-            wanted.event_ids,
-        )
-    )
-
-
 async def insert_replay(
     tx: Tx,
     replay_id: UUID,
@@ -78,21 +50,14 @@ async def insert_replay(
     *,
     dry_run: bool,
     actor: str,
-    matched: int,
     at: datetime,
 ) -> Row | None:
-    """Begin a replay of the tenant in scope; None while another of it runs.
-
-    One that has nothing to send is done at once.
-    """
+    """Begin a replay of the tenant in scope; None while another of it runs."""
     return await tx.fetchrow(
         f"""
         insert into webhook_replay (tenant_id, mode, id, every_tenant, event_ids, event_type,
-            object_id, received_from, received_to, dry_run, actor, state, matched, started_at,
-            finished_at)
-        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11,
-            case when $12::bigint = 0 then 'done' else 'running' end, $12, $13::timestamptz,
-            case when $12::bigint = 0 then $13::timestamptz end)
+            object_id, received_from, received_to, dry_run, actor, state, matched, started_at)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 'running', 0, $12)
         on conflict (tenant_id, mode) where state = 'running' do nothing returning {_COLUMNS}
         """,  # noqa: S608 - constants only
         tx.tenant_id,
@@ -106,7 +71,6 @@ async def insert_replay(
         wanted.received_to,
         dry_run,
         actor,
-        matched,
         at,
     )
 
@@ -141,11 +105,27 @@ async def find_replay(
     )
 
 
-async def running_replays(tx: Tx, limit: int) -> list[Row]:
-    """(tenant_id, mode, id, every_tenant) of replays that are under way, of any tenant."""
+async def take_turns(tx: Tx, now: datetime, limit: int) -> list[Row]:
+    """(tenant_id, mode, id, every_tenant) of replays under way, of any tenant, whose turn it is now.
+
+    Those that were served longest ago come first, so that however many there are each comes to its
+    end.
+    """
     return await tx.fetch(
-        "select tenant_id, mode, id, every_tenant from webhook_replay where state = 'running' "
-        "order by started_at limit $1",
+        """
+        with next as (
+            select tenant_id, mode, id, served_at, started_at from webhook_replay
+            where state = 'running' order by served_at nulls first, started_at limit $2
+            for update skip locked),
+        served as (
+            update webhook_replay r set served_at = $1 from next n
+            where r.tenant_id = n.tenant_id and r.mode = n.mode and r.id = n.id
+            returning r.tenant_id, r.mode, r.id, r.every_tenant,
+                n.served_at as served_before, r.started_at)
+        select tenant_id, mode, id, every_tenant from served
+        order by served_before nulls first, started_at
+        """,
+        now,
         limit,
     )
 
@@ -169,13 +149,13 @@ _READ = f"""
 """
 
 
-async def read_on(tx: Tx, replay: Row, limit: int) -> list[Row]:
-    """The next events of the archive after the place reached, `chosen` or passed over.
+def _page_after(replay: Row, at: datetime | None, event_id: UUID | None, limit: int) -> list[Any]:
+    """The arguments of `_WITHIN`, `_CHOSEN` and `_NEXT` for a page after a place, and its length.
 
     What came after the replay began is not its own: it has just been sent.
     """
     since = replay["received_from"] or EARLIEST_AT
-    arguments = (
+    return [
         replay["tenant_id"],
         replay["mode"],
         replay["every_tenant"],
@@ -183,11 +163,16 @@ async def read_on(tx: Tx, replay: Row, limit: int) -> list[Row]:
         replay["received_to"] or replay["started_at"] + timedelta(seconds=1),
         replay["event_type"],
         replay["object_id"],
-        replay["reached_at"] or since,
-        replay["reached_id"] or EARLIEST_ID,
+        at or since,
+        event_id or EARLIEST_ID,
         replay["started_at"],
         limit,
-    )
+    ]
+
+
+async def read_on(tx: Tx, replay: Row, limit: int) -> list[Row]:
+    """The next events of the archive after the place reached, `chosen` or passed over."""
+    arguments = _page_after(replay, replay["reached_at"], replay["reached_id"], limit)
     if replay["event_ids"] is None:
         return await tx.fetch(
             f"select {_READ} from webhook_event where {_WITHIN} and {_NEXT} "  # noqa: S608 - constants only
@@ -200,6 +185,32 @@ async def read_on(tx: Tx, replay: Row, limit: int) -> list[Row]:
         *arguments,
         replay["event_ids"],
     )
+
+
+async def count_on(tx: Tx, replay: Row, limit: int) -> bool:
+    """Count what the replay chooses among the next events; whether all are counted with them."""
+    named = replay["event_ids"]
+    row = await tx.fetchrow(
+        f"""
+        with page as (
+            select received_at, id, {_CHOSEN} as chosen from webhook_event
+            where {_WITHIN} and {_NEXT}
+                {"" if named is None else "and id = any($13::uuid[])"}
+            order by received_at, id limit $11),
+        last as (select received_at, id from page order by received_at desc, id desc limit 1),
+        counted as (
+            select count(*) filter (where chosen) as chosen, count(*) < $11 as ended from page)
+        update webhook_replay r set matched = matched + c.chosen, is_counted = c.ended,
+            counted_at = coalesce(l.received_at, r.counted_at), counted_id = coalesce(l.id, r.counted_id)
+        from counted c left join last l on true
+        where r.tenant_id = $1 and r.mode = $2 and r.id = $12 returning c.ended, r.matched
+        """,  # noqa: S608 - constants only
+        *_page_after(replay, replay["counted_at"], replay["counted_id"], limit),
+        replay["id"],
+        *([] if named is None else [named]),
+    )
+    assert row is not None, "the caller holds the replay's lock"
+    return bool(row["ended"])
 
 
 async def move_on(tx: Tx, replay: Row, reached: Row, sent: int) -> None:

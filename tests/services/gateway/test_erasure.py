@@ -1,11 +1,16 @@
 """A customer that is erased: the archive keeps the events and forgets the person."""
 
 import json
+from uuid import UUID
 
+import pytest
+
+from libs.clock import utc_now
 from libs.contracts.billing import CustomerErased
 from libs.contracts.envelope import wrap
 from libs.ids import new_id
 from libs.testing.memory_log import EPOCH
+from services.gateway import erasure
 from services.gateway.erasure import redacted
 from services.gateway.handlers import on_customer_erased
 from tests.services.gateway.conftest import ACME, ACME_CUSTOMER, GLOBEX, Gateway, about
@@ -13,24 +18,37 @@ from tests.services.gateway.conftest import ACME, ACME_CUSTOMER, GLOBEX, Gateway
 PERSON = {"customer_email": "ada.canary@people.example", "customer_name": "Ada Canary"}
 
 
-async def test_only_the_customers_events_forget(gateway: Gateway) -> None:
-    await gateway.send(about(id="in_1", customer=ACME_CUSTOMER, amount_due=2900, **PERSON))
-    await gateway.send(about(id="in_2", customer="cus_nobody", **PERSON))
-    before = await gateway.archived()
+async def tell(gateway: Gateway, tenant_id: UUID = ACME) -> None:
+    """Billing says now that a customer of a tenant is to be forgotten."""
     event = wrap(
         CustomerErased(customer_id=new_id(), stripe_customer_ids=(ACME_CUSTOMER,)),
-        tenant_id=ACME,
+        tenant_id=tenant_id,
         mode="test",
         source="billing",
         effective_at=EPOCH,
     )
-    # Another tenant's word forgets nothing of acme's.
-    async with gateway.database.tenant(GLOBEX, "test") as tx:
+    async with gateway.database.tenant(tenant_id, "test") as tx:
         await on_customer_erased(event, tx)
+
+
+async def go_through(gateway: Gateway, pages_max: int = erasure.PAGES_MAX) -> None:
+    """A turn of the job, when what was being kept at the time of the erasure is kept."""
+    await erasure.run_once(
+        gateway.database, utc_now() + 2 * erasure.SETTLED_AFTER, pages_max=pages_max
+    )
+
+
+async def test_only_the_customers_events_forget(gateway: Gateway) -> None:
+    await gateway.send(about(id="in_1", customer=ACME_CUSTOMER, amount_due=2900, **PERSON))
+    await gateway.send(about(id="in_2", customer="cus_nobody", **PERSON))
+    before = await gateway.archived()
+    # Another tenant's word forgets nothing of acme's.
+    await tell(gateway, GLOBEX)
+    await go_through(gateway)
     assert await gateway.archived() == before
     for _ in range(2):
-        async with gateway.database.tenant(ACME, "test") as tx:
-            await on_customer_erased(event, tx)
+        await tell(gateway)
+        await go_through(gateway)
     mine, other = await gateway.archived()
     assert b"canary" in bytes(other["payload"]).lower()
     assert b"canary" not in bytes(mine["payload"]).lower()
@@ -46,17 +64,47 @@ async def test_only_the_customers_events_forget(gateway: Gateway) -> None:
     assert {name: mine[name] for name in kept} == {name: first[name] for name in kept}
 
 
+async def test_a_large_archive_forgets_page_by_page_wherever_it_is_killed(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(5):
+        await gateway.send(about(id=f"in_{number}", customer=ACME_CUSTOMER, **PERSON))
+    monkeypatch.setattr(erasure, "PAGE_EVENTS", 2)
+    await tell(gateway)
+    await erasure.run_once(gateway.database, utc_now())
+    left = [await naming_ada(gateway)]
+    killed, forget = False, redacted
+
+    def killed_once(payload: bytes) -> bytes:
+        nonlocal killed
+        if not killed and b"in_3" in payload:
+            killed = True
+            raise KeyboardInterrupt
+        return forget(payload)
+
+    monkeypatch.setattr(erasure, "redacted", killed_once)
+    for _ in range(4):
+        try:
+            await go_through(gateway, pages_max=1)
+        except KeyboardInterrupt:
+            left.append(-1)
+        left.append(await naming_ada(gateway))
+    assert left == [5, 3, -1, 3, 1, 0], "not before all is kept that was being kept; then in turns"
+    # Told again, by a replay: nothing is gone through once more.
+    before = await gateway.archived()
+    await tell(gateway)
+    monkeypatch.setattr(erasure, "redacted", lambda _: pytest.fail("it was forgotten before"))
+    await go_through(gateway)
+    assert await gateway.archived() == before
+
+
+async def naming_ada(gateway: Gateway) -> int:
+    """How many archived events still tell of her."""
+    return sum(b"canary" in bytes(row["payload"]).lower() for row in await gateway.archived())
+
+
 async def test_what_stripe_sends_afterwards_comes_without_the_person(gateway: Gateway) -> None:
-    event = wrap(
-        CustomerErased(customer_id=new_id(), stripe_customer_ids=(ACME_CUSTOMER,)),
-        tenant_id=ACME,
-        mode="test",
-        source="billing",
-        effective_at=EPOCH,
-    )
-    for _ in range(2):
-        async with gateway.database.tenant(ACME, "test") as tx:
-            await on_customer_erased(event, tx)
+    await tell(gateway)
     late = about(id="in_late", customer=ACME_CUSTOMER, amount_due=2900, **PERSON)
     assert (await gateway.send(late)).json() == {"status": "stored"}
     assert (await gateway.send(late)).json() == {"status": "duplicate"}

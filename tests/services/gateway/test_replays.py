@@ -58,12 +58,13 @@ async def told(gateway: Gateway, action: str) -> list[Any]:
 
 async def test_a_replay_sends_what_was_chosen_again_under_its_own_id(filled: Gateway) -> None:
     replay = await begin(filled, "acme", object_id="in_1")
-    assert (replay["state"], replay["matched"], replay["replayed"]) == ("running", 1, 0)
+    assert (replay["state"], replay["counted"], replay["replayed"]) == ("running", False, 0)
     assert replay["tenant_id"] == str(ACME)
     assert await sent_again(filled, replay) == []
     await replays.run_once(filled.database)
     done = await state_of(filled, "acme", replay)
     assert (done["state"], done["replayed"]) == ("done", 1)
+    assert (done["matched"], done["counted"]) == (1, True)
     assert done["finished_at"]
     assert await sent_again(filled, replay) == [(ACME, "in_1", False)]
     await replays.run_once(filled.database)
@@ -71,7 +72,7 @@ async def test_a_replay_sends_what_was_chosen_again_under_its_own_id(filled: Gat
     assert await filled.count("webhook_event") == 4
     ((tenant_id, actor, after),) = await told(filled, "webhook_events.replayed")
     assert (tenant_id, actor) == (ACME, replay["started_by"])
-    assert (after["object_id"], after["matched"], after["dry_run"]) == ("in_1", 1, False)
+    assert (after["object_id"], after["dry_run"]) == ("in_1", False)
 
 
 async def test_a_dry_run_sends_with_the_flag(filled: Gateway) -> None:
@@ -98,20 +99,20 @@ async def test_an_operator_chooses_among_all_tenants(
     filled: Gateway, body: dict[str, Any], sent: list[str]
 ) -> None:
     replay = await begin(filled, "operator", **body)
-    assert replay["matched"] == len(sent)
-    assert replay["state"] == ("running" if sent else "done")
     await replays.run_once(filled.database)
     assert [object_id for _, object_id, _ in await sent_again(filled, replay)] == sent
-    assert (await state_of(filled, "operator", replay))["state"] == "done"
+    done = await state_of(filled, "operator", replay)
+    assert (done["state"], done["matched"]) == ("done", len(sent))
 
 
 async def test_by_id_only_what_is_ones_own(filled: Gateway) -> None:
     items = (await filled.get(EVENTS, "acme")).json()["items"]
     ids = [item["id"] for item in items[:2]]
     strangers = await begin(filled, "globex", ids=ids)
-    assert (strangers["matched"], strangers["state"]) == (0, "done")
     own = await begin(filled, "acme", ids=ids)
     await replays.run_once(filled.database)
+    done = await state_of(filled, "globex", strangers)
+    assert (done["matched"], done["state"]) == (0, "done")
     assert [object_id for _, object_id, _ in await sent_again(filled, own)] == ["in_1", "in_2"]
 
 
@@ -158,14 +159,14 @@ async def test_killed_after_any_batch_it_goes_on_and_sends_nothing_twice(
 
     monkeypatch.setattr(keeping, "publish", publish_until_killed)
     progress = []
-    for _ in range(6):
+    for _ in range(7):
         try:
             await replays.run_once(filled.database, batches_max=1)
         except KeyboardInterrupt:
             continue
         progress.append((await state_of(filled, "operator", replay))["replayed"])
     assert killed == 3
-    assert progress == [2, 4, 4]
+    assert progress == [0, 2, 4, 4], "the first turn counts"
     assert [object_id for _, object_id, _ in await sent_again(filled, replay)] == [
         "in_0",
         "in_1",
@@ -173,6 +174,37 @@ async def test_killed_after_any_batch_it_goes_on_and_sends_nothing_twice(
         "in_unassigned",
     ]
     assert (await state_of(filled, "operator", replay))["state"] == "done"
+
+
+async def test_a_large_archive_is_counted_page_by_page(
+    filled: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replays, "COUNTED_EVENTS", 2)
+    replay = await begin(filled, "operator", object_id="in_2")
+    told = []
+    for _ in range(4):
+        await replays.run_once(filled.database, batches_max=1)
+        now = await state_of(filled, "operator", replay)
+        told.append((now["matched"], now["counted"], now["state"]))
+    assert told == [
+        (0, False, "running"),
+        (1, False, "running"),
+        (1, True, "running"),
+        (1, True, "done"),
+    ]
+    assert [object_id for _, object_id, _ in await sent_again(filled, replay)] == ["in_2"]
+
+
+async def test_of_more_replays_than_run_at_once_each_has_its_turn(
+    filled: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replays, "REPLAYS_AT_ONCE_MAX", 1)
+    monkeypatch.setattr(replays, "BATCH_EVENTS", 1)
+    first, second = await begin(filled, "acme"), await begin(filled, "operator")
+    for _ in range(4):
+        await replays.run_once(filled.database, batches_max=1)
+    sent = [(await state_of(filled, "operator", each))["replayed"] for each in (first, second)]
+    assert sent == [1, 1], "neither waits for the end of the other"
 
 
 async def test_many_gateways_share_one_replay(
