@@ -2,7 +2,8 @@
 
 A caller's own try is over after a minute and a half at most; whatever is open then is looked up at
 Stripe, or sent again as it was, until it is done or refused. What nobody can ask about for a day ends
-as unknown: the mirror corrects it if the account ever comes back.
+as unknown: the mirror corrects it if the account ever comes back. A refund that ended so counts as
+given back, and is looked for again until Stripe says whether it has it.
 """
 
 import asyncio
@@ -13,21 +14,23 @@ import structlog
 from libs.clock import utc_now
 from libs.contracts.envelope import Mode
 from libs.db.pool import TRANSIENT_ERRORS, Database, Row
-from libs.directory.local import Directory, business_now
+from libs.directory.local import Directory, Tenant, business_now
 from libs.observability.metrics import PAYMENT_REQUESTS_OLDEST_AGE_SECONDS
 from services.stripe_sync import store_requests
 from services.stripe_sync.client import StripeCallError
 from services.stripe_sync.concurrency import all_of
 from services.stripe_sync.crew import Crew
-from services.stripe_sync.identities import Identities
-from services.stripe_sync.outcomes import OUTCOME_UNKNOWN, Outcome
+from services.stripe_sync.identities import Identities, Identity
+from services.stripe_sync.outcomes import Outcome
 from services.stripe_sync.requests import (
     NEVER_REACHED,
     DeclinedError,
     Errand,
     RefusedError,
+    find_refund,
     is_over,
 )
+from services.stripe_sync.store_requests import OUTCOME_UNKNOWN
 
 log = structlog.get_logger()
 
@@ -37,6 +40,8 @@ AT_ONCE_MAX = 4
 TAKEN_FOR = timedelta(seconds=300)
 """Longer than a batch takes; a worker that died gives its requests back after it."""
 UNCALLABLE_PAUSE = timedelta(seconds=60)
+LOST_PAUSE = timedelta(hours=1)
+"""Between two looks for a refund that nobody could tell of."""
 
 Account = tuple[str, Mode]
 
@@ -90,6 +95,9 @@ class RequestWorker:
         callable_ = identity is not None and (
             identity.is_platform or identity.tenant_id == row["tenant_id"]
         )
+        if row["state"] == "refused":
+            await self._look_again(row, identity if callable_ else None, tenant)
+            return
         if identity is None or tenant is None or not callable_:
             if tenant is not None and is_over(row):
                 code = OUTCOME_UNKNOWN if row["sent"] else NEVER_REACHED
@@ -115,3 +123,25 @@ class RequestWorker:
             log.error("payment_request_odd", request=str(row["request_id"]), error=detail)  # noqa: TRY400
         else:
             log.info("payment_outcome_found", request=str(row["request_id"]), kind=row["kind"])
+
+    async def _look_again(self, row: Row, identity: Identity | None, tenant: Tenant | None) -> None:
+        """A lost refund: whether Stripe has it or not, once Stripe can be asked."""
+        async with self.database.tenant(row["tenant_id"], row["mode"]) as tx:
+            await store_requests.postpone(
+                tx, row["request_id"], utc_now() + LOST_PAUSE, "looked for again"
+            )
+            refund = await store_requests.find_lost(tx, row["request_id"])
+        if identity is None or tenant is None or refund is None:
+            return
+        intent, charge = refund["stripe_payment_intent_id"], refund["stripe_charge_id"]
+        query = {"payment_intent": intent} if intent else {"charge": charge}
+        try:
+            found = await find_refund(identity.api, query, row["request_id"])
+        except StripeCallError as error:
+            log.info("lost_refund_unseen", request=str(row["request_id"]), error=str(error))
+            return
+        outcome = Outcome(self.database, row, business_now(tenant, row["mode"]))
+        await outcome.proved(found, NEVER_REACHED)
+        log.warning(
+            "lost_refund_proved", request=str(row["request_id"]), is_at_stripe=found is not None
+        )

@@ -6,11 +6,10 @@ from datetime import datetime
 from libs.db.pool import Database, Row, Tx
 from services.stripe_sync import outside, store_marks, store_objects, store_requests
 from services.stripe_sync.client import Json
+from services.stripe_sync.objects import id_of
 from services.stripe_sync.payments import record_intent
 from services.stripe_sync.store_objects import Owner
-
-OUTCOME_UNKNOWN = "outcome_unknown"
-"""It was sent, and Stripe could not be asked about it for a day."""
+from services.stripe_sync.store_requests import OUTCOME_UNKNOWN
 
 
 @dataclass(frozen=True)
@@ -43,8 +42,8 @@ class Outcome:
     async def refused(self, code: str, status: int, intent: Json | None = None) -> None:
         """It was not done, or nobody will ever tell; the mirror corrects this if it can.
 
-        A refund that nobody can tell of goes on counting as given back: to give the money back twice
-        would be worse.
+        A refund that nobody can tell of goes on counting as given back, until Stripe can be asked: to
+        give the money back twice would be worse.
 
         Args:
             intent: as the refusal left it, where that is known.
@@ -67,6 +66,25 @@ class Outcome:
             elif row["kind"] == "outside":
                 await outside.settle(tx, row["payment_id"], self.at, pays_invoice=False)
 
+    async def proved(self, refund: Json | None, code: str) -> None:
+        """Stripe could be asked about a lost refund after all.
+
+        Args:
+            refund: as Stripe has it; None: it was never made, and its money is free again.
+            code: why it failed where it was never made.
+        """
+        row = self.row
+        state, refusal = ("refused", code) if refund is None else ("done", None)
+        async with self.database.tenant(row["tenant_id"], row["mode"]) as tx:
+            if not await store_requests.end_lost(tx, row["request_id"], state, refusal):
+                return
+            if refund is not None:
+                await self._take_refund(tx, refund)
+            else:
+                await store_requests.answer_refund(
+                    tx, row["request_id"], status="failed", stripe_refund_id=None, failure=code
+                )
+
     async def _take_intent(self, tx: Tx, intent: Json) -> None:
         row = self.row
         payment = await store_requests.lock_payment(tx, row["payment_id"])
@@ -84,7 +102,7 @@ class Outcome:
         )
 
     async def _take_refund(self, tx: Tx, refund: Json) -> None:
-        row, params = self.row, self.row["request"]["params"]
+        row = self.row
         await store_requests.answer_refund(
             tx,
             row["request_id"],
@@ -93,5 +111,8 @@ class Outcome:
             stripe_refund_id=refund["id"],
             failure=refund.get("failure_reason"),
         )
-        subjects = [(kind, params[kind]) for kind in ("payment_intent", "charge") if kind in params]
-        await store_marks.mark(tx, row["account"], [("refund", refund["id"]), *subjects])
+        params = row["request"].get("params") or refund
+        named = [(kind, id_of(params.get(kind))) for kind in ("payment_intent", "charge")]
+        subject = next(((kind, each) for kind, each in named if each is not None), None)
+        dirty = [("refund", refund["id"]), *([subject] if subject else [])]
+        await store_marks.mark(tx, row["account"], dirty)

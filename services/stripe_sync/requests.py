@@ -35,8 +35,9 @@ from services.stripe_sync.client import (
     StripeTransientError,
 )
 from services.stripe_sync.once import STORED_STATUS, Writer
-from services.stripe_sync.outcomes import OUTCOME_UNKNOWN, Outcome
+from services.stripe_sync.outcomes import Outcome
 from services.stripe_sync.payers import Asker
+from services.stripe_sync.store_requests import OUTCOME_UNKNOWN
 
 log = structlog.get_logger()
 
@@ -299,8 +300,7 @@ class Errand:
             return await self.api.get("payment_intent.retrieve", path, EXPANDED)
         names = ("payment_intent", "charge")
         query = {name: params[name] for name in names if name in params}
-        found = await list_all("refund.list", "/v1/refunds", query)
-        return _with(found, "refund_id", self.row["request_id"])
+        return await find_refund(self.api, query, self.row["request_id"])
 
     async def _look_at_invoice(self) -> Json | None:
         """The invoice where it is marked as paid outside; a payment at Stripe was somebody else's."""
@@ -327,6 +327,19 @@ class Errand:
         log.warning("payment_outcome_unknown", request=str(row["request_id"]), error=str(error))
         async with self.database.tenant(row["tenant_id"], row["mode"]) as tx:
             await store_requests.postpone(tx, row["request_id"], utc_now() + pause, str(error))
+
+
+async def find_refund(api: StripeApi, query: Json, refund_id: UUID) -> Json | None:
+    """The refund of ours among those that Stripe has of a payment; None: it has it not.
+
+    Args:
+        query: `payment_intent` or `charge` with its id.
+
+    Raises:
+        StripeCallError: see its kinds.
+    """
+    found = await api.list_all("refund.list", "/v1/refunds", query, pages_max=LOOK_PAGES_MAX)
+    return _with(found, "refund_id", refund_id)
 
 
 def is_over(row: Row) -> bool:

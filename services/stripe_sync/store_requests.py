@@ -13,6 +13,12 @@ Json = dict[str, Any]
 
 _PAYMENT = ", ".join(f"p.{name}" for name in PAYMENT_COLUMNS)
 
+OUTCOME_UNKNOWN = "outcome_unknown"
+"""How a request ends that was sent, and about which Stripe could not be asked for a day."""
+
+_IS_LOST = "state = 'refused' and kind = 'refund' and refusal = 'outcome_unknown'"
+"""A refund that ended so: it counts as given back until Stripe says whether it has it."""
+
 
 async def reserve(tx: Tx, request: Json) -> tuple[Row, bool]:
     """A request, entered now; with a client's key the one entered first under it.
@@ -87,6 +93,33 @@ async def end(
     )
 
 
+async def end_lost(tx: Tx, request_id: UUID, state: str, refusal: str | None) -> bool:
+    """Stripe has told of a lost refund after all; False where it had before."""
+    return (
+        await tx.execute(
+            f"update payment_request set state = $4, refusal = $5, attempts = attempts + 1 "  # noqa: S608 - constants only
+            f"where tenant_id = $1 and mode = $2 and request_id = $3 and {_IS_LOST}",
+            tx.tenant_id,
+            tx.mode,
+            request_id,
+            state,
+            refusal,
+        )
+        == 1
+    )
+
+
+async def find_lost(tx: Tx, refund_id: UUID) -> Row | None:
+    """The refund that a lost request was for, as it was entered or as the mirror has it by now."""
+    return await tx.fetchrow(
+        "select stripe_charge_id, stripe_payment_intent_id from refund "
+        "where tenant_id = $1 and mode = $2 and refund_id = $3",
+        tx.tenant_id,
+        tx.mode,
+        refund_id,
+    )
+
+
 async def note_sent(tx: Tx, request_id: UUID) -> bool | None:
     """A request is about to be sent: whether it may have been before; None where it has its answer."""
     sent_before: bool | None = await tx.fetchval(
@@ -119,8 +152,9 @@ async def was_sent(tx: Tx, request_id: UUID) -> bool:
 async def postpone(tx: Tx, request_id: UUID, until: datetime, error: str) -> None:
     """Nobody knows what came of it: somebody looks later."""
     await tx.execute(
-        "update payment_request set next_try_at = $4, last_error = $5, attempts = attempts + 1 "
-        "where tenant_id = $1 and mode = $2 and request_id = $3 and state = 'open'",
+        "update payment_request set next_try_at = $4, last_error = $5, attempts = attempts + 1 "  # noqa: S608 - constants only
+        "where tenant_id = $1 and mode = $2 and request_id = $3 "
+        f"and (state = 'open' or {_IS_LOST})",
         tx.tenant_id,
         tx.mode,
         request_id,
@@ -142,11 +176,11 @@ async def due_accounts(
 ) -> list[tuple[str, Mode]]:
     """(account, mode) of requests without an answer whose turn it is, the longest waiting first."""
     rows = await tx.fetch(
-        """
+        f"""
         select account, mode from payment_request
-        where state = 'open' and next_try_at <= $1 and account <> all ($2::text[])
+        where (state = 'open' or {_IS_LOST}) and next_try_at <= $1 and account <> all ($2::text[])
         group by account, mode order by min(next_try_at) limit $3
-        """,
+        """,  # noqa: S608 - constants only
         now,
         busy,
         limit,
@@ -159,14 +193,15 @@ async def take_due(
 ) -> Sequence[Row]:
     """Due requests of an account, over its tenants; other workers leave them alone until then."""
     return await tx.fetch(
-        """
+        f"""
         update payment_request r set next_try_at = $4
         from (select tenant_id, mode, request_id from payment_request
-            where state = 'open' and account = $1 and mode = $2 and next_try_at <= $3
+            where (state = 'open' or {_IS_LOST}) and account = $1 and mode = $2
+                and next_try_at <= $3
             order by next_try_at limit $5 for update skip locked) as d
         where r.tenant_id = d.tenant_id and r.mode = d.mode and r.request_id = d.request_id
         returning r.*
-        """,
+        """,  # noqa: S608 - constants only
         account,
         mode,
         now,

@@ -11,7 +11,8 @@ from libs.contracts.stripe_sync import OutsidePaymentRecorded
 from libs.observability.metrics import PAYMENT_REQUESTS_OLDEST_AGE_SECONDS
 from services.stripe_sync import outcomes, requests, store_requests
 from services.stripe_sync.janitor import RequestWorker
-from services.stripe_sync.outcomes import OUTCOME_UNKNOWN, Outcome
+from services.stripe_sync.outcomes import Outcome
+from services.stripe_sync.store_requests import OUTCOME_UNKNOWN
 from tests.services.stripe_sync.conftest import World
 from tests.services.stripe_sync.paying import EUR, Shop, open_shop
 
@@ -251,6 +252,32 @@ async def test_what_nobody_can_ask_about_for_a_day_ends_as_unknown(shop: Shop) -
     await shop.take_webhooks()
     assert (await shop.get(f"payments/{lost['id']}"))["status"] == "COMPLETED"
     assert (await shop.get(f"refunds/{refund['id']}"))["status"] == "succeeded"
+
+
+@pytest.mark.parametrize(
+    ("moment", "ends_as", "anew"), [("before", "failed", 201), ("after", "succeeded", 409)]
+)
+async def test_a_lost_refund_is_proved_once_stripe_can_be_asked(
+    shop: Shop, moment: str, ends_as: str, anew: int
+) -> None:
+    """Its money is free again where it is not at Stripe, and only there."""
+    payment = (await shop.get("payments"))["items"][0]["id"]
+    fault = {"kind": "error", "stored": False, "path": "/v1/refunds"}
+    shop.world.sandbox.fault(**fault, status=503, method="POST", moment=moment)
+    shop.world.sandbox.fault(**fault, status=403, method="GET")
+    lost = (await shop.post("refunds", {"payment": payment})).json()
+    await age(shop)
+    for _ in range(2):
+        await let_worker_look(shop)
+        assert await open_requests(shop) == []
+        assert (await shop.get(f"refunds/{lost['id']}"))["status"] == "unknown"
+    assert (await shop.post("refunds", {"payment": payment})).status_code == 409
+    shop.world.sandbox.mend()
+    for _ in range(2):
+        await let_worker_look(shop)
+        assert (await shop.get(f"refunds/{lost['id']}"))["status"] == ends_as
+    assert (await shop.post("refunds", {"payment": payment})).status_code == anew
+    assert len(shop.listed("refunds")) == 1
 
 
 async def test_an_account_that_lets_nobody_look_for_a_day_ends_it_too(shop: Shop) -> None:
