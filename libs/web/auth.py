@@ -6,16 +6,15 @@ Callers show an API key (`Authorization: Bearer` or `X-API-Key`) or the console'
 time is recorded.
 """
 
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import NoReturn
 from uuid import UUID
 
-import structlog
 from fastapi import Request
 
 from libs.clock import utc_now
-from libs.contracts.audit import SecurityEventRaised
 from libs.contracts.envelope import Mode
 from libs.contracts.tenants import PLATFORM_TENANT_ID, ApiKeyRecord
 from libs.crypto import apikeys, tokens
@@ -23,9 +22,9 @@ from libs.db.pool import Database
 from libs.directory.local import Directory, LookupKind, Tenant
 from libs.ids import public_id
 from libs.messaging.key_use import KEY_USES
-from libs.messaging.outbox import emit
 from libs.observability.metrics import SECURITY_EVENTS_TOTAL
 from libs.observability.remote import remote_address
+from libs.web.alarms import Alarms, Concerned
 from libs.web.headers import credential, tenant_header
 from libs.web.key_waits import KeyWaits
 from libs.web.problems import (
@@ -37,8 +36,6 @@ from libs.web.problems import (
     Unauthorized,
     Unavailable,
 )
-
-log = structlog.get_logger()
 
 OPERATOR = "operator"
 """The permission that only the platform's staff has."""
@@ -146,6 +143,7 @@ class Gate:
         self._key_pepper = key_pepper
         self._admits_before_live = admits_before_live
         self._key_waits = KeyWaits()
+        self._alarms = Alarms(database)
 
     async def admit(
         self, request: Request, permission: str, *, path_names_tenant: bool = True
@@ -168,7 +166,7 @@ class Gate:
             raise InvalidRequest("`X-Tenant-ID` and the path name different tenants. Name one.")
         access = await self._choose(request, caller, path or header)
         if not caller.may(permission):
-            await self._raise_alarm(request, access, "permission_denied", permission)
+            await self._alarms.tell(request, _concerned(access), "permission_denied", permission)
             raise Forbidden(permission)
         if access.mode == "live" and not self._is_open(access):
             # What is remembered may be older than the live key that was just made.
@@ -197,8 +195,16 @@ class Gate:
         Raises:
             Forbidden: always.
         """
-        await self._raise_alarm(request, access, "permission_denied", permission)
+        await self._alarms.tell(request, _concerned(access), "permission_denied", permission)
         raise Forbidden(permission, detail)
+
+    async def note_absent(self, request: Request, access: Access, permission: str) -> None:
+        """Record that a route did not find what it was asked for.
+
+        Operators see every tenant's objects: what they do not find is not there.
+        """
+        if not access.caller.operator:
+            await self._alarms.tell_absent(request, _concerned(access), permission)
 
     async def _authenticate_after_writes(self, request: Request) -> Caller:
         """The caller, once this service knows what the caller has written.
@@ -289,14 +295,14 @@ class Gate:
                 raise NotFound("There is no such tenant. Check the id or slug.")
             access = Access(caller, tenant, caller.mode, named=True)
             if tenant.id != caller.tenant_id:
-                await self._raise_alarm(request, access, "operator_access", None)
+                await self._alarms.tell(request, _concerned(access), "operator_access", None)
             return access
         tenant = await self.directory.by_reference(reference)
         if tenant is None or tenant.id != caller.tenant_id:
             own = await self.directory.by_id(caller.tenant_id)
             if own is not None:
                 denied = Access(caller, own, caller.mode, named=False)
-                await self._raise_alarm(request, denied, "tenant_denied", None)
+                await self._alarms.tell(request, _concerned(denied), "tenant_denied", None)
             raise TenantForbidden
         return Access(caller, tenant, caller.mode, named=True)
 
@@ -327,29 +333,6 @@ class Gate:
         if not await self.directory.wait_for_version(*wanted):
             raise Unavailable("This service has not caught up with your change yet.")
 
-    async def _raise_alarm(
-        self, request: Request, access: Access, kind: str, permission: str | None
-    ) -> None:
-        """Record a security event: who, what, permission, role, severity."""
-        severity = "info" if kind == "operator_access" else "warning"
-        SECURITY_EVENTS_TOTAL.labels(kind=kind, severity=severity).inc()
-        caller = access.caller
-        log.warning(kind, actor=caller.actor, path=request.url.path, permission=permission)
-        async with self.database.tenant(access.tenant_id, access.mode) as tx:
-            emit(
-                tx,
-                SecurityEventRaised(
-                    kind=kind,
-                    severity=severity,
-                    actor=caller.actor,
-                    service=self.database.service,
-                    method=request.method,
-                    path=request.url.path[:500],
-                    permission=permission,
-                    role=caller.role,
-                ),
-            )
-
 
 class Requires:
     """A route's permission; as a dependency it answers with the caller's access."""
@@ -358,16 +341,26 @@ class Requires:
         self.permission = permission
         self.path_names_tenant = path_names_tenant
 
-    async def __call__(self, request: Request) -> Access:
-        """Admit the request or raise the problem that refuses it."""
+    async def __call__(self, request: Request) -> AsyncGenerator[Access, None]:
+        """Admit the request or raise the problem that refuses it; note what the route did not find."""
         gate: Gate = request.app.state.gate
         named = self.path_names_tenant
-        return await gate.admit(request, self.permission, path_names_tenant=named)
+        access = await gate.admit(request, self.permission, path_names_tenant=named)
+        try:
+            yield access
+        except NotFound:
+            await gate.note_absent(request, access, self.permission)
+            raise
 
 
 def in_mode(access: Access, mode: Mode) -> Access:
     """The same access in another mode, for the one body that names a mode (new API keys)."""
     return replace(access, mode=mode)
+
+
+def _concerned(access: Access) -> Concerned:
+    caller = access.caller
+    return Concerned(access.tenant_id, access.mode, caller.actor, caller.role)
 
 
 def _is_void(claims: tokens.Claims, tenant: Tenant, platform: Tenant) -> bool:

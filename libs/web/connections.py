@@ -50,6 +50,12 @@ def needs_connection(
                 "Stripe refuses the key of the tenant's account. Give a new one, or connect it again, "
                 "at /settings/stripe in the console."
             )
+        if connection.account_id is None:
+            raise StripeNotConnected(
+                "The tenant's restricted key may not read its own account, so nobody can tell where the "
+                "money would go. Give it read access to the account in Stripe's dashboard, then send it "
+                "again at /settings/stripe in the console."
+            )
         return connection
     if may_fall_back(tenant, mode, settings):
         return None

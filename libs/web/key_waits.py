@@ -40,7 +40,8 @@ class KeyWaits:
             return found
         with self._place(address or "") as waits:
             ends = began + (WAIT_SECONDS if waits else REFUSED_AFTER_SECONDS)
-            while waits and time.monotonic() + POLL_SECONDS < ends:
+            # The last look, too, is over before the end.
+            while waits and time.monotonic() + POLL_SECONDS < ends - REFUSED_AFTER_SECONDS:
                 await asyncio.sleep(POLL_SECONDS)
                 found = await look()
                 if found is not None:

@@ -80,6 +80,6 @@ def test_the_tenants_own_account_comes_first_and_is_never_replaced() -> None:
     found = needs_connection(tenant(status="CONNECTED"), "test", settings("test"))
     assert found is not None
     assert found.account_id == "acct_1"
-    for broken in ({"is_active": False}, {"key_valid": False}):
+    for broken in ({"is_active": False}, {"key_valid": False}, {"account_id": None}):
         with pytest.raises(StripeNotConnected):
             needs_connection(tenant(**broken), "test", settings("test"))

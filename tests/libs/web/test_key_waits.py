@@ -64,20 +64,32 @@ async def test_a_request_that_is_given_up_leaves_its_place() -> None:
     assert await timed(waits) >= WAIT_SECONDS
 
 
-async def test_the_time_does_not_tell_a_slow_look_from_a_quick_one(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """One in the database against one in memory, where requests wait and where they do not."""
-    monkeypatch.setattr(key_waits, "WAIT_SECONDS", 0.3)
+class Clock:
+    """Time that passes only where somebody waits, or where a look says it took some."""
 
-    async def slow() -> str | None:
-        await asyncio.sleep(0.01)
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.mark.parametrize(("places", "ends"), [(0, REFUSED_AFTER_SECONDS), (1, WAIT_SECONDS)])
+@pytest.mark.parametrize("look_seconds", [0.0, 0.001, 0.049])
+async def test_the_time_does_not_tell_a_slow_look_from_a_quick_one(
+    monkeypatch: pytest.MonkeyPatch, places: int, ends: float, look_seconds: float
+) -> None:
+    """Attack A22: the moment of the refusal is fixed, whatever a look in memory or database takes."""
+    clock = Clock()
+    monkeypatch.setattr(key_waits, "time", clock)
+    monkeypatch.setattr(key_waits, "asyncio", clock)
+
+    async def look() -> str | None:
+        clock.now += look_seconds
         return None
 
-    for places, least in ((0, REFUSED_AFTER_SECONDS), (1, 0.3)):
-        times = []
-        for look in (nothing, slow):
-            began = time.monotonic()
-            await KeyWaits(places=places).find(look, None)
-            times.append(time.monotonic() - began)
-        assert all(least <= each < least + 0.05 for each in times), times
+    assert await KeyWaits(places=places).find(look, None) is None
+    assert clock.now == pytest.approx(ends, abs=1e-9)
