@@ -331,7 +331,7 @@ class StatementLine(Part):
     """A balance transaction as Stripe lists it now.
 
     Attributes:
-        payout_id: the automatic payout it left with, where the statement is of that payout.
+        payout_id: the automatic payout it left with, where that is in the statement and complete.
     """
 
     stripe_balance_transaction_id: str

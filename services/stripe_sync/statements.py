@@ -86,13 +86,33 @@ async def list_statement(api: StripeApi, listed_from: datetime, listed_to: datet
     payouts = await api.list_all(
         "payout.list", "/v1/payouts", {"created": created}, pages_max=PAGES_MAX
     )
+    left_with = await _left_with(api, payouts)
     balance = await api.get("balance.retrieve", "/v1/balance")
     return Listed(
-        [_line(raw) for raw in reversed(lines)],
+        [_line(raw, left_with.get(raw["id"])) for raw in reversed(lines)],
         [_payout(raw) for raw in reversed(payouts)],
         _balances(balance),
         listed_at,
     )
+
+
+async def _left_with(api: StripeApi, payouts: Sequence[Json]) -> dict[str, str]:
+    """The payout that each balance transaction left with, as far as Stripe says it.
+
+    It does of payouts that it made by itself, once it has put together what is in them
+    (docs.stripe.com/payouts/reconciliation).
+    """
+    found: dict[str, str] = {}
+    for payout in payouts:
+        if payout["automatic"] and payout.get("reconciliation_status") == "completed":
+            lines = await api.list_all(
+                "balance_transaction.list",
+                "/v1/balance_transactions",
+                {"payout": payout["id"]},
+                pages_max=PAGES_MAX,
+            )
+            found |= {line["id"]: payout["id"] for line in lines}
+    return found
 
 
 def parts_of(row: Row, listed: Listed) -> list[StripeStatement]:
@@ -213,7 +233,7 @@ def _whole_seconds_up(at: datetime) -> int:
     return -int(-at.timestamp() // 1)
 
 
-def _line(raw: Json) -> StatementLine:
+def _line(raw: Json, payout_id: str | None) -> StatementLine:
     currency = raw["currency"]
     return StatementLine(
         stripe_balance_transaction_id=raw["id"],
@@ -225,6 +245,7 @@ def _line(raw: Json) -> StatementLine:
         currency=currency.upper(),
         created_at=from_unix(raw["created"]),
         available_at=from_unix(raw["available_on"]),
+        payout_id=payout_id,
     )
 
 

@@ -86,6 +86,28 @@ async def test_a_statement_is_what_stripe_lists_and_not_what_the_mirror_has(
     assert await kept(ledger, PLATFORM_TENANT_ID, wanted.statement_id) == row
 
 
+async def test_a_line_says_with_which_payout_it_left_once_stripe_does(world: World) -> None:
+    await world.plan()
+    post, account = world.sandbox.client.post, world.sandbox.get("/v1/account", world.key)["id"]
+    payout = {}
+    for slug in ("acme", "globex"):
+        world.sandbox.pay((await world.checkout(world.tenants[slug])).json()["session_id"])
+        if slug == "acme":
+            post(f"/_sim/accounts/{account}/release", json={})
+            payout = post(f"/_sim/accounts/{account}/payout", json={"currency": "eur"}).json()
+    told = []
+    for settles in (True, False):
+        await world.publish(of_today("platform"), PLATFORM_TENANT_ID)
+        await answer(world)
+        lines = world.log.events(StripeStatement)[-1].data.lines
+        told.append([(line.kind, line.payout_id) for line in lines])
+        if settles:
+            post(f"/_sim/payouts/{payout['id']}/settle", json={})
+    kinds = ("charge", "payout", "charge")
+    assert told[0] == [(kind, None) for kind in kinds]
+    assert told[1] == list(zip(kinds, (payout["id"], payout["id"], None), strict=True))
+
+
 async def test_an_account_without_movements_has_an_empty_statement(
     world: World, ledger: Database
 ) -> None:
