@@ -1,5 +1,6 @@
 """HTTP of money: reading payments, refunds, disputes and payouts."""
 
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import Annotated
@@ -7,12 +8,12 @@ from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query, Request
 
-from libs.db.pool import Database, Tx
+from libs.db.pool import Database, Row, Tx
 from libs.ids import InvalidIdError, parse_public_id
 from libs.web.auth import Access, Requires
 from libs.web.pagination import Page, PageRequest, page_request
 from libs.web.problems import InvalidFields, NotFound, problem_responses
-from services.stripe_sync import store_money, store_payments
+from services.stripe_sync import store_money
 from services.stripe_sync.bodies_money import (
     DisputeBody,
     DisputeStatus,
@@ -27,6 +28,7 @@ from services.stripe_sync.bodies_money import (
     payout_body,
     refund_body,
 )
+from services.stripe_sync.store_money import Listed
 
 router = APIRouter()
 
@@ -49,30 +51,16 @@ async def list_payments(
     customer: CustomerFilter = None,
 ) -> Page[PaymentBody]:
     """List payments, newest first; an operator who names no tenant sees all of them."""
-    customer_id = _wanted("customer", customer)
-    async with reading(request.app.state.database, access) as tx:
-        rows = await store_payments.list_payments(
-            tx,
-            access.mode,
-            _after(page),
-            page.limit + 1,
-            status=status,
-            customer_id=customer_id,
-        )
+    about = _wanted("customer", customer)
     return Page[PaymentBody].of(
-        rows, page.limit, lambda row: (row["created_at"], row["payment_id"]), payment_body
+        *await _rows(request, access, page, "payment", status, about), payment_body
     )
 
 
 @router.get("/api/v1/payments/{payment}", responses=problem_responses(NotFound))
 async def get_payment(request: Request, payment: str, access: Reader) -> PaymentBody:
     """Read one payment."""
-    payment_id = _named("payment", payment)
-    async with reading(request.app.state.database, access) as tx:
-        row = await store_payments.find_payment(tx, access.mode, payment_id)
-    if row is None:
-        raise NotFound
-    return payment_body(row)
+    return payment_body(await _row(request, access, "payment", payment))
 
 
 @router.get("/api/v1/refunds")
@@ -84,25 +72,16 @@ async def list_refunds(
     payment: PaymentFilter = None,
 ) -> Page[RefundBody]:
     """List refunds, newest first; an operator who names no tenant sees all of them."""
-    payment_id = _wanted("payment", payment)
-    async with reading(request.app.state.database, access) as tx:
-        rows = await store_money.list_refunds(
-            tx, access.mode, _after(page), page.limit + 1, status=status, payment_id=payment_id
-        )
+    about = _wanted("payment", payment)
     return Page[RefundBody].of(
-        rows, page.limit, lambda row: (row["created_at"], row["refund_id"]), refund_body
+        *await _rows(request, access, page, "refund", status, about), refund_body
     )
 
 
 @router.get("/api/v1/refunds/{refund}", responses=problem_responses(NotFound))
 async def get_refund(request: Request, refund: str, access: Reader) -> RefundBody:
     """Read one refund."""
-    refund_id = _named("refund", refund)
-    async with reading(request.app.state.database, access) as tx:
-        row = await store_money.find_refund(tx, access.mode, refund_id)
-    if row is None:
-        raise NotFound
-    return refund_body(row)
+    return refund_body(await _row(request, access, "refund", refund))
 
 
 @router.get("/api/v1/disputes")
@@ -114,25 +93,16 @@ async def list_disputes(
     payment: PaymentFilter = None,
 ) -> Page[DisputeBody]:
     """List disputes, newest first; an operator who names no tenant sees all of them."""
-    payment_id = _wanted("payment", payment)
-    async with reading(request.app.state.database, access) as tx:
-        rows = await store_money.list_disputes(
-            tx, access.mode, _after(page), page.limit + 1, status=status, payment_id=payment_id
-        )
+    about = _wanted("payment", payment)
     return Page[DisputeBody].of(
-        rows, page.limit, lambda row: (row["created_at"], row["dispute_id"]), dispute_body
+        *await _rows(request, access, page, "dispute", status, about), dispute_body
     )
 
 
 @router.get("/api/v1/disputes/{dispute}", responses=problem_responses(NotFound))
 async def get_dispute(request: Request, dispute: str, access: Reader) -> DisputeBody:
     """Read one dispute."""
-    dispute_id = _named("dispute", dispute)
-    async with reading(request.app.state.database, access) as tx:
-        row = await store_money.find_dispute(tx, access.mode, dispute_id)
-    if row is None:
-        raise NotFound
-    return dispute_body(row)
+    return dispute_body(await _row(request, access, "dispute", dispute))
 
 
 @router.get("/api/v1/payouts")
@@ -143,24 +113,48 @@ async def list_payouts(
 
     Those of the platform's own account are the platform's.
     """
-    async with reading(request.app.state.database, access) as tx:
-        rows = await store_money.list_payouts(
-            tx, access.mode, _after(page), page.limit + 1, status=status
-        )
-    return Page[PayoutBody].of(
-        rows, page.limit, lambda row: (row["created_at"], row["payout_id"]), payout_body
-    )
+    return Page[PayoutBody].of(*await _rows(request, access, page, "payout", status), payout_body)
 
 
 @router.get("/api/v1/payouts/{payout}", responses=problem_responses(NotFound))
 async def get_payout(request: Request, payout: str, access: Reader) -> PayoutBody:
     """Read one payout."""
-    payout_id = _named("payout", payout)
+    return payout_body(await _row(request, access, "payout", payout))
+
+
+async def _rows(
+    request: Request,
+    access: Access,
+    page: PageRequest,
+    listed: Listed,
+    status: str | None,
+    about: UUID | None = None,
+) -> tuple[Sequence[Row], int, Callable[[Row], tuple[datetime, UUID]]]:
+    """What a page is made of: its rows and one more, their number, and their place in the list."""
+    position = page.after(datetime, UUID)
+    after = (position[0], position[1]) if position else None
     async with reading(request.app.state.database, access) as tx:
-        row = await store_money.find_payout(tx, access.mode, payout_id)
+        rows = await store_money.page_of(
+            tx, listed, access.mode, after, page.limit + 1, status=status, about=about
+        )
+    return rows, page.limit, lambda row: (row["created_at"], row[f"{listed}_id"])
+
+
+async def _row(request: Request, access: Access, listed: Listed, text: str) -> Row:
+    """The one that a path names.
+
+    Raises:
+        NotFound: there is none in view.
+    """
+    try:
+        row_id = parse_public_id(listed, text)
+    except InvalidIdError:
+        raise NotFound from None
+    async with reading(request.app.state.database, access) as tx:
+        row = await store_money.find(tx, listed, access.mode, row_id)
     if row is None:
         raise NotFound
-    return payout_body(row)
+    return row
 
 
 def reading(database: Database, access: Access) -> AbstractAsyncContextManager[Tx]:
@@ -168,18 +162,6 @@ def reading(database: Database, access: Access) -> AbstractAsyncContextManager[T
     if access.whole_platform:
         return database.maintenance()
     return database.tenant(access.tenant_id, access.mode)
-
-
-def _after(page: PageRequest) -> tuple[datetime, UUID] | None:
-    position = page.after(datetime, UUID)
-    return (position[0], position[1]) if position else None
-
-
-def _named(kind: str, text: str) -> UUID:
-    try:
-        return parse_public_id(kind, text)
-    except InvalidIdError:
-        raise NotFound from None
 
 
 def _wanted(kind: str, text: str | None) -> UUID | None:

@@ -93,7 +93,7 @@ async def create_refund(request: Request, body: RefundRequest, access: Manager) 
         answer = await run(Errand(database, till.api, row, at))
     answered = answer is not UNANSWERED
     async with database.tenant(access.tenant_id, access.mode) as tx:
-        refund = await store_money.find_refund(tx, access.mode, row["request_id"])
+        refund = await store_money.find(tx, "refund", access.mode, row["request_id"])
         shown = refund_body(refund).model_dump(mode="json")
         if answered and key is not None:
             await remember(tx, access, key, 201, shown)

@@ -1,13 +1,22 @@
-"""SQL of refunds, disputes and payouts."""
+"""SQL of refunds, disputes and payouts, and of the lists of these and of payments."""
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 from libs.db.pool import Row, Tx
 
 Json = dict[str, Any]
+Listed = Literal["payment", "refund", "dispute", "payout"]
+"""What is listed, by the names of the tables; each has its id in `<name>_id`."""
+
+_ABOUT = {
+    "payment": "customer_id",
+    "refund": "payment_id",
+    "dispute": "payment_id",
+    "payout": "payout_id",
+}
 
 
 async def refund_row(
@@ -143,101 +152,42 @@ async def write_payout(tx: Tx, payout_id: UUID, payout: Json) -> str | None:
     return before
 
 
-async def list_refunds(
+async def page_of(
     tx: Tx,
+    listed: Listed,
     mode: str,
     after: tuple[datetime, UUID] | None,
     limit: int,
     *,
     status: str | None,
-    payment_id: UUID | None,
+    about: UUID | None,
 ) -> Sequence[Row]:
-    """Refunds in view, newest first."""
-    at, refund_id = after or (None, None)
+    """Payments, refunds, disputes or payouts in view, newest first.
+
+    Args:
+        about: the payment that refunds and disputes are of, the customer of payments.
+    """
+    at, row_id = after or (None, None)
     return await tx.fetch(
-        """
-        select * from refund where mode = $1
-          and ($2::timestamptz is null or (created_at, refund_id) < ($2, $3::uuid))
-          and ($4::text is null or status = $4) and ($5::uuid is null or payment_id = $5)
-        order by created_at desc, refund_id desc limit $6
-        """,
+        f"""
+        select * from {listed} where mode = $1
+          and ($2::timestamptz is null or (created_at, {listed}_id) < ($2, $3::uuid))
+          and ($4::text is null or status = $4) and ($5::uuid is null or {_ABOUT[listed]} = $5)
+        order by created_at desc, {listed}_id desc limit $6
+        """,  # noqa: S608 - words of our own
         mode,
         at,
-        refund_id,
+        row_id,
         status,
-        payment_id,
+        about,
         limit,
     )
 
 
-async def find_refund(tx: Tx, mode: str, refund_id: UUID) -> Row | None:
-    """One refund in view."""
+async def find(tx: Tx, listed: Listed, mode: str, row_id: UUID) -> Row | None:
+    """One payment, refund, dispute or payout in view."""
     return await tx.fetchrow(
-        "select * from refund where mode = $1 and refund_id = $2", mode, refund_id
-    )
-
-
-async def list_disputes(
-    tx: Tx,
-    mode: str,
-    after: tuple[datetime, UUID] | None,
-    limit: int,
-    *,
-    status: str | None,
-    payment_id: UUID | None,
-) -> Sequence[Row]:
-    """Disputes in view, newest first."""
-    at, dispute_id = after or (None, None)
-    return await tx.fetch(
-        """
-        select * from dispute where mode = $1
-          and ($2::timestamptz is null or (created_at, dispute_id) < ($2, $3::uuid))
-          and ($4::text is null or status = $4) and ($5::uuid is null or payment_id = $5)
-        order by created_at desc, dispute_id desc limit $6
-        """,
+        f"select * from {listed} where mode = $1 and {listed}_id = $2",  # noqa: S608 - likewise
         mode,
-        at,
-        dispute_id,
-        status,
-        payment_id,
-        limit,
-    )
-
-
-async def find_dispute(tx: Tx, mode: str, dispute_id: UUID) -> Row | None:
-    """One dispute in view."""
-    return await tx.fetchrow(
-        "select * from dispute where mode = $1 and dispute_id = $2", mode, dispute_id
-    )
-
-
-async def list_payouts(
-    tx: Tx,
-    mode: str,
-    after: tuple[datetime, UUID] | None,
-    limit: int,
-    *,
-    status: str | None,
-) -> Sequence[Row]:
-    """Payouts in view, newest first."""
-    at, payout_id = after or (None, None)
-    return await tx.fetch(
-        """
-        select * from payout where mode = $1
-          and ($2::timestamptz is null or (created_at, payout_id) < ($2, $3::uuid))
-          and ($4::text is null or status = $4)
-        order by created_at desc, payout_id desc limit $5
-        """,
-        mode,
-        at,
-        payout_id,
-        status,
-        limit,
-    )
-
-
-async def find_payout(tx: Tx, mode: str, payout_id: UUID) -> Row | None:
-    """One payout in view."""
-    return await tx.fetchrow(
-        "select * from payout where mode = $1 and payout_id = $2", mode, payout_id
+        row_id,
     )

@@ -199,33 +199,6 @@ async def unsettled_payments(
     return {row["payment_id"] for row in rows}
 
 
-async def list_payments(
-    tx: Tx,
-    mode: str,
-    after: tuple[datetime, UUID] | None,
-    limit: int,
-    *,
-    status: str | None,
-    customer_id: UUID | None,
-) -> Sequence[Row]:
-    """Payments in view, newest first."""
-    at, payment_id = after or (None, None)
-    return await tx.fetch(
-        f"""
-        select tenant_id, mode, {_COLUMNS} from payment where mode = $1
-          and ($2::timestamptz is null or (created_at, payment_id) < ($2, $3::uuid))
-          and ($4::text is null or status = $4) and ($5::uuid is null or customer_id = $5)
-        order by created_at desc, payment_id desc limit $6
-        """,  # noqa: S608 - constants only
-        mode,
-        at,
-        payment_id,
-        status,
-        customer_id,
-        limit,
-    )
-
-
 async def find_payment(tx: Tx, mode: str, payment_id: UUID) -> Row | None:
     """One payment in view."""
     return await tx.fetchrow(

@@ -31,6 +31,8 @@ OUR_OWN: Mapping[tuple[str, str], str] = {
     ("services/metering/store_queries.py", "parts"): "numbers of places, or `s.user_id`",
     ("services/metering/store_queries.py", "columns"): "constants of this module",
     ("services/metering/store_queries.py", "table"): "constants of this module",
+    ("services/stripe_sync/store_money.py", "listed"): "one of four words",
+    ("services/stripe_sync/store_money.py", "_ABOUT[listed]"): "a row of the constant table",
     ("services/tenants/store_connections.py", "columns"): "asserted to be among the constant ones",
     ("services/tenants/store_people.py", "tx.service"): "the service's own name",
     ("services/tenants/store_personal_data.py", "table"): "a row of the constant tuple",
