@@ -1,7 +1,6 @@
 """SQL of payments."""
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime
 from typing import Any
 from uuid import UUID
 
