@@ -69,6 +69,11 @@ class Folders:
         """Caddy's configuration and what it stores."""
         return self.root / "data" / "caddy"
 
+    @property
+    def usage_archive(self) -> Path:
+        """Usage as it came in, in Parquet."""
+        return self.root / "data" / "usage-archive"
+
     def log(self, program: str) -> Path:
         """The log of one program."""
         return self.logs / f"{program}.log"

@@ -64,6 +64,7 @@ def plan(
     common = {
         **shell,
         "PYTHONUNBUFFERED": "1",
+        "SLUICE_METERING_ARCHIVE": str(folders.usage_archive.absolute()),
         "SLUICE_CODE_VERSION": version,
         **values,
         **extra_environment,

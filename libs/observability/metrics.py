@@ -172,6 +172,22 @@ USAGE_EVENTS_TOTAL = Counter(
     "Usage events by verdict: accepted, duplicate, rejected.",
     ["verdict"],
 )
+USAGE_CONFLICTS_TOTAL = Counter(
+    "sluice_usage_conflicts_total",
+    "Events that came under an id of another content; the first content was counted.",
+)
+USAGE_ARCHIVE_AGE_SECONDS = Gauge(
+    "sluice_usage_archive_age_seconds",
+    "Age of the oldest usage that is on the topic and not in the archive.",
+)
+USAGE_ARCHIVE_LOST_RECORDS = Gauge(
+    "sluice_usage_archive_lost_records",
+    "Records of usage.events that the topic deleted before they were archived.",
+)
+USAGE_REBUILD_DIFFERENCES = Gauge(
+    "sluice_usage_rebuild_differences",
+    "Rows in which the last rebuild of a tenant's aggregates and the live ones differ.",
+)
 PAYMENTS_TOTAL = Counter(
     "sluice_payments_total",
     "Payments that came to an end, by outcome and mode.",

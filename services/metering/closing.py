@@ -48,7 +48,7 @@ async def answer(tx: Tx, due: DueClosure, at: datetime) -> None:
         if meter is None:
             log.error("closure_of_unknown_meter", closure_id=str(due.id), meter=key)
             return
-        quantity, event_count = await _quantity(tx, meter, closure, due.self_customer_id)
+        quantity, event_count = await quantity_of(tx, meter, closure, due.self_customer_id)
         last = told.get(key)
         if last is not None and (last["quantity"], last["event_count"]) == (quantity, event_count):
             continue
@@ -78,9 +78,10 @@ async def _meters_by_key(tx: Tx, closure: Row, self_customer_id: UUID) -> dict[s
     return {meter.key: meter for meter in known.get(biller, ())}
 
 
-async def _quantity(
+async def quantity_of(
     tx: Tx, meter: Meter, closure: Row, self_customer_id: UUID
 ) -> tuple[Decimal, int]:
+    """The exact quantity of a closed period's meter, and of how many events."""
     question = Question(
         closure["period_from"],
         closure["period_to"],

@@ -1,11 +1,25 @@
 """The settings of the metering service."""
 
+from pathlib import Path
 from typing import ClassVar
+
+from pydantic import Field
 
 from libs.settings import ServiceSettings
 
 
 class Settings(ServiceSettings):
-    """Metering needs nothing beyond what every service needs."""
+    """What metering needs beyond what every service needs: where usage is archived."""
 
     service: ClassVar[str] = "metering"
+
+    archive: Path = Field(
+        default=Path(".local/data/usage-archive"),
+        description="the folder that usage is archived in, as Parquet",
+    )
+    archive_every_seconds: int = Field(
+        default=300,
+        ge=0,
+        le=86_400,
+        description="how long usage waits at most before it is archived",
+    )

@@ -1,0 +1,229 @@
+"""The archive's files: usage as it came in, in Parquet, by tenant, mode and received day.
+
+    tenant=<uuid>/mode=test/received_day=2026-11-21/03-00000000000000000000-00000000000000020000.parquet
+
+A file holds the records of one stretch of one partition and is named by it: from the first offset to
+before the second. The same records make the same bytes. `value` is the record to the byte; the other
+columns repeat what people look for. Any engine that knows Parquet reads the folder as one table.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any, get_args
+from uuid import UUID
+
+import duckdb
+
+from libs.db.tenant import Mode
+from libs.messaging.dead_letter import printable
+from libs.messaging.records import Record, UndecodableError, tenant_of
+from services.metering import exact_json
+from services.metering.usage_log import TOPIC
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MEMORY = "128MB"
+MODES = get_args(Mode)
+
+_COLUMNS = (
+    "record_offset",
+    "received_at",
+    "id",
+    "source",
+    "type",
+    "subject",
+    "user_id",
+    "time",
+    "value",
+)
+_ATTRIBUTES = ("id", "source", "type", "subject", "userid", "time")
+_READ_ROWS = """
+    select record_offset, epoch_us(received_at), value from read_parquet($1) order by record_offset
+"""
+_WRITE_ROWS = """
+    copy (
+        select record_offset, make_timestamp(received_at) as received_at,
+            id, source, type, subject, user_id, time, value
+        from read_json($1, format = 'newline_delimited', columns = {
+            record_offset: 'BIGINT', received_at: 'BIGINT', id: 'VARCHAR', source: 'VARCHAR',
+            type: 'VARCHAR', subject: 'VARCHAR', user_id: 'VARCHAR', time: 'VARCHAR',
+            value: 'VARCHAR'})
+        order by record_offset
+    ) to $2 (format parquet, compression zstd)
+"""
+
+
+class DamagedFileError(RuntimeError):
+    """A file of the archive is missing, or is not the one that was written."""
+
+
+@dataclass(frozen=True)
+class ArchivedFile:
+    """One file, and what must be in it.
+
+    Attributes:
+        first_offset, next_offset: the stretch of the partition; other tenants' records lie in it too.
+    """
+
+    tenant_id: UUID
+    mode: Mode
+    received_day: date
+    partition: int
+    first_offset: int
+    next_offset: int
+    records: int
+    size_bytes: int
+    sha256: bytes
+
+    def path_in(self, folder: Path) -> Path:
+        """Where the file lies."""
+        place = (self.tenant_id, self.mode, self.received_day)
+        return _path(folder, place, self.partition, self.first_offset, self.next_offset)
+
+
+Place = tuple[UUID, Mode, date]
+
+
+def _path(folder: Path, place: Place, partition: int, first: int, end: int) -> Path:
+    tenant_id, mode, day = place
+    inside = f"tenant={tenant_id}/mode={mode}/received_day={day.isoformat()}"
+    return folder / inside / f"{partition:02}-{first:020}-{end:020}.parquet"
+
+
+def write(
+    folder: Path, partition: int, first_offset: int, next_offset: int, records: Sequence[Record]
+) -> list[ArchivedFile]:
+    """Write a stretch, one file for each tenant, mode and day in it; all are on disk on return.
+
+    What names no tenant or no mode is never counted: it lies among the dead letters, not here.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    by_place: dict[Place, list[dict[str, Any]]] = {}
+    for record in records:
+        found = _row(record)
+        if found is not None:
+            place, row = found
+            by_place.setdefault(place, []).append(row)
+    files = []
+    with _engine() as engine:
+        for place in sorted(by_place):
+            rows = by_place[place]
+            path = _path(folder, place, partition, first_offset, next_offset)
+            content = _write_file(engine, path, rows)
+            files.append(
+                ArchivedFile(
+                    *place,
+                    partition,
+                    first_offset,
+                    next_offset,
+                    len(rows),
+                    len(content),
+                    hashlib.sha256(content).digest(),
+                )
+            )
+    return files
+
+
+def read(folder: Path, file: ArchivedFile) -> list[Record]:
+    """The records of a file in order, as they came off the topic.
+
+    Raises:
+        DamagedFileError: it is missing or altered.
+    """
+    path = file.path_in(folder)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DamagedFileError(f"{path.name} of {file.tenant_id}: {error.strerror}") from None
+    if hashlib.sha256(content).digest() != file.sha256:
+        raise DamagedFileError(f"{path.name} of {file.tenant_id} is not what was written")
+    key = str(file.tenant_id).encode()
+    with _engine() as engine:
+        rows = engine.execute(_READ_ROWS, [str(path)]).fetchall()
+    return [
+        Record(
+            TOPIC,
+            file.partition,
+            offset,
+            EPOCH + timedelta(microseconds=received_at),
+            key,
+            value.encode(),
+        )
+        for offset, received_at, value in rows
+    ]
+
+
+def _row(record: Record) -> tuple[Place, dict[str, Any]] | None:
+    """Where a record belongs, and its columns."""
+    try:
+        tenant_id = tenant_of(record)
+        value = (record.value or b"").decode()
+        document = exact_json.loads(value)
+    except (UndecodableError, ValueError, RecursionError):
+        return None
+    if not isinstance(document, dict) or document.get("mode") not in MODES:
+        return None
+    texts = (document.get(name) for name in _ATTRIBUTES)
+    row = dict(
+        zip(
+            _COLUMNS,
+            (
+                record.offset,
+                (record.at - EPOCH) // timedelta(microseconds=1),
+                *(printable(text) if isinstance(text, str) else None for text in texts),
+                value,
+            ),
+            strict=True,
+        )
+    )
+    return (tenant_id, document["mode"], record.at.date()), row
+
+
+def _write_file(
+    engine: duckdb.DuckDBPyConnection, path: Path, rows: Iterable[dict[str, Any]]
+) -> bytes:
+    """Write a file whole or not at all; its content."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft, made = (path.with_name(f".{path.name}.{os.getpid()}.{end}") for end in ("json", "made"))
+    try:
+        with draft.open("w") as lines:
+            lines.writelines(json.dumps(row) + "\n" for row in rows)
+        engine.execute(_WRITE_ROWS, [str(draft), str(made)])
+        with made.open("rb") as written:
+            os.fsync(written.fileno())
+            content = written.read()
+        made.replace(path)
+        _sync_folders(path.parent)
+    finally:
+        draft.unlink(missing_ok=True)
+        made.unlink(missing_ok=True)
+    return content
+
+
+def _sync_folders(day: Path) -> None:
+    """Make the names of the file and of its three folders durable."""
+    for folder in (day, *list(day.parents)[:3]):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _engine() -> duckdb.DuckDBPyConnection:
+    """An engine in memory: one thread, so that the same rows make the same bytes."""
+    return duckdb.connect(
+        ":memory:",
+        config={
+            "threads": "1",
+            "memory_limit": MEMORY,
+            "autoinstall_known_extensions": "false",
+            "autoload_known_extensions": "false",
+        },
+    )

@@ -1,0 +1,84 @@
+"""What an event added, in a few bytes beside its id, so that it can be taken back exactly.
+
+Meters come and go between an event and its void; these bytes name the rows that were added to, and
+what to. Layout: the minute since 1970 in 4 bytes, then for each row of aggregates its series in 16
+bytes, how it was added to in one, the length of what follows in one, and that.
+"""
+
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Literal
+from uuid import UUID
+
+from services.metering.aggregation import series_of
+from services.metering.measuring import Measurement
+
+How = Literal["counted", "added", "kept"]
+"""Only the number of events; a total too; or a value that stands among the kept ones."""
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+_HEAD = struct.Struct(">I")
+_CODES: dict[How, bytes] = {"counted": b"n", "added": b"t", "kept": b"v"}
+_WORDS: dict[int, How] = {code[0]: how for how, code in _CODES.items()}
+_HOW: dict[str, How] = {
+    "count": "counted",
+    "sum": "added",
+    "avg": "added",
+    "min": "kept",
+    "max": "kept",
+    "latest": "kept",
+    "unique_count": "kept",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one event added to one row of aggregates.
+
+    Attributes:
+        total: what `added` added; zero otherwise.
+    """
+
+    series_id: UUID
+    minute: datetime
+    how: How
+    total: Decimal
+
+
+def how_of(measurement: Measurement) -> How:
+    """How a measurement goes into its row of aggregates."""
+    return _HOW[measurement.meter.aggregation]
+
+
+def write(
+    tenant_id: UUID,
+    customer: str,
+    user_id: str,
+    at: datetime,
+    measurements: Sequence[Measurement],
+) -> bytes:
+    """What an event adds to the aggregates, told so that `read` finds it again."""
+    parts = [_HEAD.pack((at - EPOCH) // timedelta(minutes=1))]
+    for each in measurements:
+        how = how_of(each)
+        value = str(each.value).encode() if how == "added" else b""
+        series = series_of(tenant_id, each.meter.id, customer, user_id, each.groups)
+        parts += (series.id.bytes, _CODES[how], bytes((len(value),)), value)
+    return b"".join(parts)
+
+
+def read(gained: bytes) -> Iterator[Part]:
+    """The parts that `write` told."""
+    (minutes,) = _HEAD.unpack_from(gained)
+    minute = EPOCH + timedelta(minutes=minutes)
+    position = _HEAD.size
+    while position < len(gained):
+        series_id = UUID(bytes=gained[position : position + 16])
+        how, length = _WORDS[gained[position + 16]], gained[position + 17]
+        position += 18 + length
+        text = gained[position - length : position].decode()
+        yield Part(series_id, minute, how, Decimal(text or 0))

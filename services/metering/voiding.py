@@ -1,0 +1,122 @@
+"""Voids as the consumer takes them: what an event added goes, as if it had never come.
+
+A void is a record of its own on `usage.events` that names an event by source and id, so that a replay
+or a rebuild decides the same. It holds whether it comes before its event or after: an id that is
+voided counts no more.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Any, NamedTuple, Protocol
+from uuid import UUID
+
+from libs.clock import floor_to_minute
+from libs.db.pool import Tx
+from libs.messaging.records import UndecodableError
+from services.metering import gained
+from services.metering import store_voids as store
+from services.metering.aggregation import hash_of_value, series_of
+from services.metering.measuring import EXACT, Measurement
+from services.metering.store_usage import TENANT_BYTES, EventKey
+from services.metering.store_voids import Kept, Loss
+
+VOIDED = "sluice.usage.voided"
+"""The type of a void; no event of a product may have it."""
+SOURCE = "sluice:correction"
+
+
+class Used(NamedTuple):
+    """An event that has just been counted: whose it is, when it was, and what meters read from it."""
+
+    tenant_id: UUID
+    customer: str
+    user_id: str
+    at: datetime
+    id_hash: bytes
+    measurements: Sequence[Measurement]
+
+
+class Named(Protocol):
+    """What of an event names it."""
+
+    @property
+    def type(self) -> str:
+        """The event type."""
+
+    @property
+    def source(self) -> str:
+        """Where it happened."""
+
+    @property
+    def id(self) -> str:
+        """Its id within the source."""
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """What it says."""
+
+
+def named_by(event: Named) -> tuple[str, str]:
+    """Source and id of the event that a void names; an event's own otherwise.
+
+    Raises:
+        UndecodableError: the void names none.
+    """
+    if event.type != VOIDED:
+        return event.source, event.id
+    source, event_id = event.data.get("source"), event.data.get("id")
+    if not (_is_name(source) and _is_name(event_id)):
+        raise UndecodableError("invalid_void", "the void names no event by `source` and `id`")
+    return str(source), str(event_id)
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= 256
+
+
+async def take_back(
+    tx: Tx, voids: Mapping[EventKey, date]
+) -> tuple[list[tuple[UUID, datetime]], set[EventKey]]:
+    """Void ids of the tenants in scope, each with the day its void came in.
+
+    Returns:
+        The minutes that lost something, by tenant; and the ids of events that were counted before
+        metering kept what they added: those cannot be voided.
+    """
+    counted, unknown = await store.void_ids(tx, voids)
+    losses: dict[tuple[UUID, UUID, datetime], Loss] = {}
+    kept: list[tuple[UUID, UUID, datetime, bytes]] = []
+    for key, told in counted.items():
+        tenant_id, id_hash = UUID(bytes=key[:TENANT_BYTES]), key[TENANT_BYTES:]
+        for part in gained.read(told):
+            place = (tenant_id, part.series_id, part.minute)
+            before = losses.get(place, Loss(0, Decimal(0)))
+            losses[place] = Loss(before.event_count + 1, EXACT.add(before.total, part.total))
+            if part.how == "kept":
+                kept.append((*place, id_hash))
+    if losses:
+        await store.subtract(tx, losses)
+        await store.forget_values(tx, kept)
+        await store.drop_empty_minutes(tx, list(losses))
+    return sorted({(tenant, minute) for tenant, _, minute in losses}), unknown
+
+
+async def keep_values(tx: Tx, counted: Iterable[Used]) -> None:
+    """Keep what a later void could not reckon back; one statement, none where no meter needs it."""
+    rows = [
+        Kept(
+            used.tenant_id,
+            used.id_hash,
+            series_of(used.tenant_id, each.meter.id, used.customer, used.user_id, each.groups).id,
+            floor_to_minute(used.at),
+            used.at,
+            each.value,
+            None if each.unique is None else hash_of_value(each.unique),
+        )
+        for used in counted
+        for each in used.measurements
+        if gained.how_of(each) == "kept"
+    ]
+    if rows:
+        await store.keep_values(tx, rows)
