@@ -62,13 +62,29 @@ class CustomerCreated(Fact):
     """A payer exists.
 
     Attributes:
-        email: not told any more: this topic is kept for ever, and an e-mail must be erasable.
+        name, email: not told any more: this topic is kept for ever, and people must be erasable. The
+            name that Stripe is told travels as `NameCustomer`.
     """
 
     customer_id: UUID
     billed_by: BilledBy
-    name: str
+    name: str | None = None
     email: str | None = None
+
+
+class NameCustomer(Fact):
+    """Stripe is to be told this name of a customer of the tenant's own.
+
+    It is sealed under a key of the customer's own (`libs.crypto.personal`), on a topic that forgets.
+
+    Attributes:
+        personal: base64 of the sealed name.
+        wrapped: base64 of the key, wrapped under the installation's pepper.
+    """
+
+    customer_id: UUID
+    personal: str
+    wrapped: str
 
 
 class CustomerErased(Fact):

@@ -116,8 +116,8 @@ TOPICS: tuple[Topic, ...] = (
         name="stripe.commands",
         producers=("billing",),
         consumers=("stripe_sync",),
-        events=(billing.CompleteInvoice,),
-        purpose="What billing wants done at Stripe.",
+        events=(billing.CompleteInvoice, billing.NameCustomer),
+        purpose="What billing wants done at Stripe, and names that Stripe is told, sealed.",
         retention_ms=90 * DAY_MS,
     ),
     Topic(

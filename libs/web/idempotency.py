@@ -2,10 +2,14 @@
 
 The key is entered in the transaction of the work, so either both hold or neither. A concurrent twin
 waits for the first and reads its answer. The same key with another body is refused with 409.
+
+What an answer says of a person is not kept: whoever sends the request again says it again.
 """
 
 import hashlib
-from collections.abc import Awaitable, Callable
+import json
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from typing import Any
 
 from fastapi import Request
 from fastapi.responses import JSONResponse
@@ -46,8 +50,12 @@ async def answer_once(
     work: Callable[[Tx], Awaitable[BaseModel]],
     *,
     status: int = 201,
+    personal: Collection[str] = (),
 ) -> JSONResponse:
     """Run `work` in one transaction for the tenant, once per key, and answer with its result.
+
+    Args:
+        personal: fields that the answer takes from the request as they are, and that tell of people.
 
     Raises:
         IdempotencyMismatch: the key was used with another request.
@@ -57,11 +65,26 @@ async def answer_once(
         if key is not None:
             stored = await reserve(tx, access, key, request_hash(request, body))
             if stored is not None:
-                return stored
+                return said_again(stored, body, personal)
         answer = (await work(tx)).model_dump(mode="json", by_alias=True)
         if key is not None:
-            await remember(tx, access, key, status, answer)
+            await remember(tx, access, key, status, without(answer, personal))
     return JSONResponse(answer, status)
+
+
+def without(answer: Mapping[str, Any], personal: Collection[str]) -> dict[str, Any]:
+    """An answer as it is kept."""
+    return {name: value for name, value in answer.items() if name not in personal}
+
+
+def said_again(stored: JSONResponse, body: BaseModel, personal: Collection[str]) -> JSONResponse:
+    """The first answer, with what is not kept of it from the same request that is here again."""
+    if not personal:
+        return stored
+    kept: dict[str, Any] = json.loads(bytes(stored.body))
+    said = body.model_dump(mode="json", include=set(personal))
+    headers = {"Idempotent-Replayed": "true"}
+    return JSONResponse(kept | said, stored.status_code, headers=headers)
 
 
 async def reserve(tx: Tx, access: Access, key: str, digest: bytes) -> JSONResponse | None:

@@ -6,6 +6,7 @@ from functools import partial
 
 from fastapi import FastAPI
 
+from libs.crypto.personal import PersonalKeys
 from libs.db.pool import open_database
 from libs.directory.consume import consumers_of
 from libs.directory.local import Directory
@@ -36,6 +37,7 @@ def build() -> FastAPI:
         database = await open_database(settings.postgres_dsn, settings.service)
         directory = Directory(database)
         app.state.database, app.state.directory = database, directory
+        app.state.personal_keys = PersonalKeys(settings.key_pepper_bytes)
         app.state.gate = Gate(database, directory, settings.key_pepper_bytes)
         runtime = Runtime(database, settings.kafka, health)
         runtime.add_consumers(consumers_of(database, settings.kafka, HANDLERS, parks=True))

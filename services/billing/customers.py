@@ -1,11 +1,14 @@
 """A tenant's own customers: entered by the tenant, billed by the tenant."""
 
+import base64
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from uuid import UUID
 
 from libs.contracts.audit import ConfigurationChanged
-from libs.contracts.billing import CustomerCreated
+from libs.contracts.billing import CustomerCreated, NameCustomer
+from libs.crypto.personal import PersonalKeys
 from libs.db.pool import Row, Tx
 from libs.ids import new_id, public_id
 from libs.messaging.outbox import emit
@@ -31,8 +34,8 @@ class NewCustomer:
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
-async def create(tx: Tx, wish: NewCustomer, at: datetime, *, actor: str) -> Row:
-    """Enter a customer whom the tenant bills, and tell of it: the name alone, never the e-mail.
+async def create(tx: Tx, wish: NewCustomer, at: datetime, *, actor: str, keys: PersonalKeys) -> Row:
+    """Enter a customer whom the tenant bills, and tell of it: the name sealed, the e-mail never.
 
     Raises:
         KeyTakenError: there is one with this key.
@@ -51,8 +54,8 @@ async def create(tx: Tx, wish: NewCustomer, at: datetime, *, actor: str) -> Row:
     )
     if not added:
         raise KeyTakenError
-    created = CustomerCreated(customer_id=customer_id, billed_by="tenant", name=wish.name)
-    emit(tx, created, effective_at=at)
+    emit(tx, CustomerCreated(customer_id=customer_id, billed_by="tenant"), effective_at=at)
+    emit(tx, _sealed_name(keys, customer_id, wish.name), effective_at=at)
     change = ConfigurationChanged(
         action="customer.created",
         actor=actor,
@@ -61,3 +64,13 @@ async def create(tx: Tx, wish: NewCustomer, at: datetime, *, actor: str) -> Row:
     )
     emit(tx, change, effective_at=at)
     return await store.find_customer(tx, customer_id)
+
+
+def _sealed_name(keys: PersonalKeys, customer_id: UUID, name: str) -> NameCustomer:
+    wrapped = keys.new_key(customer_id)
+    personal = keys.seal({"name": name}, wrapped, customer_id)
+    return NameCustomer(
+        customer_id=customer_id,
+        personal=base64.b64encode(personal).decode(),
+        wrapped=base64.b64encode(wrapped).decode(),
+    )

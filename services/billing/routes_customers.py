@@ -28,6 +28,8 @@ IdPath = Annotated[str, Path(max_length=100)]
 Reader = Annotated[Access, Depends(Requires("billing:read"))]
 Paging = Annotated[PageRequest, Depends(page_request)]
 
+PERSONAL = ("name", "email", "metadata")
+"""What a customer's record says of the person; see `personal_data`."""
 
 CustomerKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:@/+-]{0,199}$")]
 EmailAddress = Annotated[
@@ -113,11 +115,15 @@ async def create_customer(
     now = business_now(access.tenant, access.mode)
 
     async def work(tx: Tx) -> CustomerAnswer:
-        row = await customers.create(tx, wish, now, actor=access.caller.actor)
+        row = await customers.create(
+            tx, wish, now, actor=access.caller.actor, keys=request.app.state.personal_keys
+        )
         return shape_customer(access, row)
 
     try:
-        return await answer_once(request, access, request.app.state.database, body, work)
+        return await answer_once(
+            request, access, request.app.state.database, body, work, personal=PERSONAL
+        )
     except customers.KeyTakenError:
         raise Conflict(
             "The tenant has a customer with this `key` already. Find it in `GET /api/v1/customers`, "

@@ -65,12 +65,12 @@ async def sign_up(tx: Tx, fact: TenantCreated | TenantWentLive, at: datetime) ->
     )
     if not added:
         return
-    created = CustomerCreated(
-        customer_id=fact.self_customer_id,
-        billed_by="platform",
-        name=fact.name,
+    # Its name is the tenant's, which the directory tells everybody.
+    emit(
+        tx,
+        CustomerCreated(customer_id=fact.self_customer_id, billed_by="platform"),
+        effective_at=at,
     )
-    emit(tx, created, effective_at=at)
     free = await plans.ensure_free_plan(tx, at)
     subscription = await store.add_subscription(
         tx,

@@ -98,7 +98,9 @@ async def payer_of(request: Request, access: Access, customer: str | None) -> Pa
     state = request.app.state
     try:
         customer_id = parse_public_id("customer", customer) if customer else None
-        return await payers.find_payer(state.database, access.tenant, access.mode, customer_id)
+        return await payers.find_payer(
+            state.database, state.personal_keys, access.tenant, access.mode, customer_id
+        )
     except (InvalidIdError, payers.PayerUnknownError):
         raise NotFound(
             "There is no such customer. Enter it with `POST /api/v1/customers`, or leave "

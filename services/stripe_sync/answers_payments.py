@@ -14,7 +14,7 @@ from libs.db.pool import Database, Row
 from libs.directory.local import business_now
 from libs.ids import InvalidIdError, parse_public_id, public_id
 from libs.web.auth import OPERATOR, Access
-from libs.web.idempotency import idempotency_key, remember, request_hash, reserve
+from libs.web.idempotency import idempotency_key, remember, request_hash, reserve, without
 from libs.web.problems import (
     Conflict,
     NotFound,
@@ -24,7 +24,7 @@ from libs.web.problems import (
 )
 from services.stripe_sync import intents, requests, store_links, store_payments
 from services.stripe_sync.answers import cut_off, till_at
-from services.stripe_sync.bodies_money import payment_body
+from services.stripe_sync.bodies_money import PERSONAL, payment_body
 from services.stripe_sync.budget import user_facing
 from services.stripe_sync.client import (
     Json,
@@ -33,8 +33,8 @@ from services.stripe_sync.client import (
     StripeStoppedError,
     StripeTransientError,
 )
-from services.stripe_sync.outcomes import OUTCOME_UNKNOWN
 from services.stripe_sync.requests import DeclinedError, Errand, RefusedError
+from services.stripe_sync.store_requests import OUTCOME_UNKNOWN
 
 
 def may_answer_later(
@@ -80,7 +80,7 @@ async def answer_intent(
     shown = payment_body(payment).model_dump(mode="json")
     if answered and key is not None:
         async with database.tenant(access.tenant_id, access.mode) as tx:
-            await remember(tx, access, key, status, shown)
+            await remember(tx, access, key, status, without(shown, PERSONAL))
     return JSONResponse(shown | {"client_secret": secret}, status if answered else 202)
 
 
@@ -133,10 +133,9 @@ async def _secret(api: StripeApi, payment: Row, intent: Json | None) -> str | No
 
 
 async def _replayed(request: Request, access: Access, stored: JSONResponse) -> JSONResponse:
-    """The answer that was kept, with the secret that was not."""
+    """The answer that was kept, with the secret that was not, and what is known of the payer now."""
     database: Database = request.app.state.database
-    shown = json.loads(bytes(stored.body))
-    payment = await find_own(database, access, payment_id_or_404(shown["id"]))
+    shown, payment = await with_payer(database, access, stored)
     try:
         till = await till_at(request, access, payment["account"])
         secret = await _secret(till.api, payment, None)
@@ -144,6 +143,13 @@ async def _replayed(request: Request, access: Access, stored: JSONResponse) -> J
         secret = None
     headers = {"Idempotent-Replayed": "true"}
     return JSONResponse(shown | {"client_secret": secret}, stored.status_code, headers)
+
+
+async def with_payer(database: Database, access: Access, stored: JSONResponse) -> tuple[Json, Row]:
+    """A kept answer, with what the payment says of the payer by now; and the payment."""
+    kept: Json = json.loads(bytes(stored.body))
+    payment = await find_own(database, access, payment_id_or_404(kept["id"]))
+    return kept | payment_body(payment).model_dump(mode="json", include=set(PERSONAL)), payment
 
 
 def payment_id_or_404(text: str) -> UUID:

@@ -6,6 +6,7 @@ from functools import partial
 
 from fastapi import FastAPI
 
+from libs.crypto.personal import PersonalKeys
 from libs.db.pool import open_database
 from libs.directory.consume import consumers_of
 from libs.directory.local import Directory
@@ -50,6 +51,7 @@ def build() -> FastAPI:
         async with open_identities(settings, database, directory, secrets) as identities:
             app.state.database, app.state.directory = database, directory
             app.state.gate = Gate(database, directory, settings.key_pepper_bytes)
+            app.state.personal_keys = PersonalKeys(settings.key_pepper_bytes)
             app.state.settings, app.state.identities = settings, identities
             app.state.links = CustomerLinks(database)
             runtime = Runtime(database, settings.kafka, health)

@@ -79,6 +79,10 @@ class PaymentBody(Collected):
     paid_at: datetime | None
 
 
+PERSONAL = ("description", "receipt_email", "receipt_url")
+"""What a payment says of the payer: goes where the customer is erased, and is in no kept answer."""
+
+
 class RefundBody(Collected):
     """Money given back."""
 

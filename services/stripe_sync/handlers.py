@@ -4,6 +4,7 @@ from libs.contracts.billing import (
     CompleteInvoice,
     CustomerCreated,
     CustomerErased,
+    NameCustomer,
     PlanPublished,
 )
 from libs.contracts.envelope import Envelope, Fact
@@ -66,6 +67,11 @@ async def on_customer_created(event: Envelope[CustomerCreated], tx: Tx) -> None:
     await payers.take_customer(tx, event.data)
 
 
+async def on_name_customer(event: Envelope[NameCustomer], tx: Tx) -> None:
+    """Stripe is told this name when the customer first pays."""
+    await payers.take_name(tx, event.data)
+
+
 async def on_customer_erased(event: Envelope[CustomerErased], tx: Tx) -> None:
     """Forget who the customer was; what was paid stays."""
     await store_erasure.forget(tx, event.data.customer_id)
@@ -75,6 +81,7 @@ HANDLERS: dict[type[Fact], Handler] = {
     StripeEventReceived: on_stripe_event,
     PlanPublished: on_plan_published,
     CustomerCreated: on_customer_created,
+    NameCustomer: on_name_customer,
     CustomerErased: on_customer_erased,
     CompleteInvoice: on_complete_invoice,
     ClockAdvanceRequested: on_clock_advance_requested,

@@ -1,21 +1,28 @@
 """Who asks, who pays, and into which Stripe account."""
 
 import asyncio
+import base64
 import time
 from dataclasses import dataclass
 from uuid import UUID
 
-from libs.contracts.billing import BilledBy, CustomerCreated
+import structlog
+
+from libs.contracts.billing import BilledBy, CustomerCreated, NameCustomer
 from libs.contracts.envelope import Mode
 from libs.contracts.stripe_sync import PLATFORM_ACCOUNT
 from libs.contracts.tenants import PLATFORM_TENANT_ID, ConnectionRecord
-from libs.db.pool import Database, Tx
+from libs.crypto.errors import SealedValueError
+from libs.crypto.personal import PersonalKeys
+from libs.db.pool import Database, Row, Tx
 from libs.directory.local import Tenant
 from libs.settings import StripeSettings
 from libs.web.connections import StripeNotConnected, needs_connection
 from services.stripe_sync import store_customers
 from services.stripe_sync.client import StripeApi
 from services.stripe_sync.identities import Identities
+
+log = structlog.get_logger()
 
 WAIT_SECONDS = 2.0
 POLL_SECONDS = 0.05
@@ -44,7 +51,7 @@ class Payer:
     """The tenant itself, whom the platform bills, or one of the tenant's own customers.
 
     Attributes:
-        name: None where the customer was erased.
+        name: None where the customer was erased, or nobody told it.
     """
 
     customer_id: UUID
@@ -75,10 +82,20 @@ async def take_customer(tx: Tx, customer: CustomerCreated) -> None:
     await store_customers.insert(tx, customer.customer_id, customer.billed_by, customer.name)
 
 
+async def take_name(tx: Tx, named: NameCustomer) -> None:
+    """Keep the name that Stripe is to be told of a customer, sealed as it came."""
+    personal, wrapped = base64.b64decode(named.personal), base64.b64decode(named.wrapped)
+    await store_customers.put_name(tx, named.customer_id, personal, wrapped)
+
+
 async def find_payer(
-    database: Database, tenant: Tenant, mode: Mode, customer_id: UUID | None
+    database: Database,
+    keys: PersonalKeys,
+    tenant: Tenant,
+    mode: Mode,
+    customer_id: UUID | None,
 ) -> Payer:
-    """Who pays; a customer that is on its way here from billing has two seconds.
+    """Who pays; a customer, or its name, that is on its way here from billing has two seconds.
 
     Raises:
         PayerUnknownError: the tenant has no such customer.
@@ -90,11 +107,31 @@ async def find_payer(
     while True:
         async with database.tenant(tenant.id, mode) as tx:
             found = await store_customers.find(tx, customer_id)
-        if found is not None:
-            return Payer(customer_id, found["name"], is_tenant=False)
-        if time.monotonic() >= deadline:
+        is_late = time.monotonic() >= deadline
+        if found is not None and (is_late or not found["awaits_name"]):
+            return Payer(customer_id, _name_of(keys, found), is_tenant=False)
+        if is_late:
             raise PayerUnknownError
         await asyncio.sleep(POLL_SECONDS)
+
+
+def _name_of(keys: PersonalKeys, customer: Row) -> str | None:
+    if customer["personal"] is None:
+        told: str | None = customer["name"]
+        return told
+    try:
+        fields = keys.open(
+            bytes(customer["personal"]), bytes(customer["wrapped"]), customer["customer_id"]
+        )
+    except SealedValueError as error:
+        # People pay, also those whose name was sealed under a pepper that is not here any more.
+        log.error(  # noqa: TRY400 - a trace would show the sealed bytes
+            "customer_name_unreadable",
+            customer=str(customer["customer_id"]),
+            reason=type(error).__name__,
+        )
+        return None
+    return fields["name"]
 
 
 async def open_till(

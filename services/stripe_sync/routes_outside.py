@@ -13,7 +13,7 @@ from libs.directory.local import business_now
 from libs.money import Money
 from libs.web.auth import OPERATOR, Access, Requires
 from libs.web.connections import StripeNotConnected
-from libs.web.idempotency import idempotency_key, remember, request_hash, reserve
+from libs.web.idempotency import idempotency_key, remember, request_hash, reserve, without
 from libs.web.problems import Conflict, InvalidFields, NotFound, Unavailable, problem_responses
 from libs.web.times import UtcTime
 from services.stripe_sync import outside, requests, store_outside
@@ -26,8 +26,8 @@ from services.stripe_sync.answers import (
     telling_refusals,
     till_for,
 )
-from services.stripe_sync.answers_payments import find_own
-from services.stripe_sync.bodies_money import PaymentBody, payment_body
+from services.stripe_sync.answers_payments import find_own, with_payer
+from services.stripe_sync.bodies_money import PERSONAL, PaymentBody, payment_body
 from services.stripe_sync.budget import user_facing
 from services.stripe_sync.client import Json, StripeCallError
 from services.stripe_sync.outside import OutsideWish
@@ -77,7 +77,8 @@ async def record_payment(
         async with database.tenant(access.tenant_id, access.mode) as tx:
             stored = await reserve(tx, access, key, digest)
         if stored is not None:
-            return stored
+            again, _ = await with_payer(database, access, stored)
+            return JSONResponse(again, stored.status_code, {"Idempotent-Replayed": "true"})
     payer = await payer_of(request, access, body.customer)
     if payer.is_tenant and not access.caller.operator:
         sentence = "What is paid to the platform only the platform's staff records."
@@ -104,7 +105,8 @@ async def record_payment(
         ) from None
     if key is not None and shown.status != "UNKNOWN":
         async with database.tenant(access.tenant_id, access.mode) as tx:
-            await remember(tx, access, key, 201, shown.model_dump(mode="json"))
+            kept = without(shown.model_dump(mode="json"), PERSONAL)
+            await remember(tx, access, key, 201, kept)
     return JSONResponse(shown.model_dump(mode="json"), 201)
 
 

@@ -18,7 +18,7 @@ async def forget(tx: Tx, customer_id: UUID) -> None:
         customer_id,
     )
     await tx.execute(
-        "update known_customer set name = null "
+        "update known_customer set name = null, personal = null, wrapped = null "
         "where tenant_id = $1 and mode = $2 and customer_id = $3",
         tx.tenant_id,
         tx.mode,

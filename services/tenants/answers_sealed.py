@@ -1,11 +1,12 @@
 """An answer that shows a secret: the same request under the same key gets the same secret again.
 
-`Idempotency-Key` would keep the whole answer, so the secret in it is sealed under the tenant's key.
+`Idempotency-Key` would keep the whole answer, so the secret in it is sealed under the tenant's key, and
+what tells of a person is left out: whoever sends the request again says it again.
 """
 
 import base64
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
 from fastapi import Request
@@ -15,7 +16,14 @@ from pydantic import BaseModel
 from libs.clock import utc_now
 from libs.db.pool import Database, Tx
 from libs.web.auth import Access
-from libs.web.idempotency import idempotency_key, remember, request_hash, reserve
+from libs.web.idempotency import (
+    idempotency_key,
+    remember,
+    request_hash,
+    reserve,
+    said_again,
+    without,
+)
 from services.tenants import sealing, store_sealed
 from services.tenants.settings import Settings
 
@@ -30,8 +38,12 @@ async def answer_sealed_once(
     work: Callable[[Tx], Awaitable[Shown]],
     *,
     field: str,
+    personal: Collection[str] = (),
 ) -> JSONResponse:
     """Run `work` in one transaction for the tenant, once per key; 201 with the secret in `field`.
+
+    Args:
+        personal: fields that the answer takes from the request as they are, and that tell of people.
 
     Raises:
         IdempotencyMismatch: the key was used with another request.
@@ -50,7 +62,7 @@ async def answer_sealed_once(
             shown = made.model_dump(mode="json")
             answer = JSONResponse(shown | {field: secret}, 201)
             if name is not None and sealing_key is not None:
-                kept: dict[str, Any] = dict(shown)
+                kept = without(shown, personal)
                 if secret is not None:
                     place = place_of(access, name, field, shown["id"])
                     sealed = sealing_key.seal(secret.encode(), place).value
@@ -58,7 +70,7 @@ async def answer_sealed_once(
                 await remember(tx, access, name, 201, kept)
     if stored is not None:
         assert name is not None, "an answer is stored under its key"
-        answer = await _opened(sealer, access, name, stored, field)
+        answer = await _opened(sealer, access, name, said_again(stored, body, personal), field)
     answer.headers["Cache-Control"] = "no-store"
     return answer
 

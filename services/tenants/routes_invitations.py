@@ -139,7 +139,9 @@ async def create_invitation(
 
     try:
         async with refusals(request, access):
-            return await answer_sealed_once(request, access, body, work, field="url")
+            return await answer_sealed_once(
+                request, access, body, work, field="url", personal=("email",)
+            )
     except invitations.AlreadyMemberError:
         sentence = "The user of this e-mail is a member already. Change the member instead."
         raise Conflict(sentence, code="already_member") from None
@@ -184,7 +186,9 @@ async def enter_member(request: Request, body: NewInvitationBody, access: Operat
 
     try:
         async with refusals(request, access):
-            return await answer_sealed_once(request, access, body, work, field="invitation_url")
+            return await answer_sealed_once(
+                request, access, body, work, field="invitation_url", personal=("email",)
+            )
     except invitations.AlreadyMemberError:
         sentence = "The user of this e-mail is a member already. Change the member instead."
         raise Conflict(sentence, code="already_member") from None

@@ -131,7 +131,9 @@ async def create_tenant(request: Request, body: NewTenantBody, access: SignedIn)
         return tenant_body(await read_tenant(tx, made.tenant_id, access.mode)), url
 
     try:
-        answer = await answer_sealed_once(request, access, body, work, field="owner_invitation_url")
+        answer = await answer_sealed_once(
+            request, access, body, work, field="owner_invitation_url", personal=("settings",)
+        )
     except tenancy.SlugTakenError:
         raise Conflict("Another tenant has this slug. Choose another.", code="slug_taken") from None
     except people.TooManyTenantsError:

@@ -17,6 +17,7 @@ from libs.contracts.billing import CreditGranted, CustomerErased, PlanPublished
 from libs.contracts.envelope import Mode, wrap
 from libs.contracts.tenants import PLATFORM_TENANT_ID, ApiKeyRecord, TenantSnapshot
 from libs.crypto import apikeys
+from libs.crypto.personal import PersonalKeys
 from libs.db.pool import Database
 from libs.directory.local import Directory
 from libs.ids import new_id
@@ -111,6 +112,7 @@ async def api(
     directory = Directory(billing)
     app.state.database, app.state.directory = billing, directory
     app.state.gate = Gate(billing, directory, PEPPER)
+    app.state.personal_keys = PersonalKeys(PEPPER)
     (operator,) = publish_tenant(
         log, PLATFORM_TENANT_ID, "platform", new_id(), ((),), operator=True
     )

@@ -1,13 +1,16 @@
 """A tenant's own customers: entered once, found by their key, their e-mail told to nobody."""
 
 import asyncio
+from base64 import b64decode
 
 import httpx
 import pytest
 
-from billing.test_api import Api, api, story
+from billing.test_api import PEPPER, Api, api, story
 from libs.contracts.audit import ConfigurationChanged
-from libs.contracts.billing import CustomerCreated
+from libs.contracts.billing import CustomerCreated, NameCustomer
+from libs.crypto.personal import PersonalKeys
+from libs.testing.databases import TestDatabase
 from libs.testing.memory_log import MemoryLog
 
 __all__ = ("api", "story")
@@ -17,7 +20,7 @@ async def enter(api: Api, key: str | None = None, /, **body: object) -> httpx.Re
     return await api.post("/api/v1/customers", key or api.acme, {"name": "Ada Lovelace"} | body)
 
 
-async def test_a_customer_is_entered_and_told_by_name_alone(
+async def test_a_customer_is_entered_and_its_name_told_sealed(
     api: Api,
     log: MemoryLog,
 ) -> None:
@@ -36,8 +39,15 @@ async def test_a_customer_is_entered_and_told_by_name_alone(
     assert (await api.get(f"/api/v1/customers/{made['id']}", api.globex)).status_code == 404
     await log.settle()
     told = [event for event in log.events(CustomerCreated) if event.data.billed_by == "tenant"]
-    assert [(event.data.name, event.data.email) for event in told] == [("Ada Lovelace", None)]
+    assert [(event.data.name, event.data.email) for event in told] == [(None, None)]
     assert made["id"].endswith(str(told[0].data.customer_id))
+    (named,) = [event.data for event in log.events(NameCustomer)]
+    personal, wrapped = b64decode(named.personal), b64decode(named.wrapped)
+    opened = PersonalKeys(PEPPER).open(personal, wrapped, told[0].data.customer_id)
+    assert opened == {"name": "Ada Lovelace"}
+    for topic, records in log.topics.items():
+        told_of = b"".join(record.value or b"" for record in records)
+        assert b"lovelace" not in told_of.lower(), topic
     changes = [e.data for e in log.events(ConfigurationChanged) if e.data.action.startswith("cust")]
     assert [(c.action, c.object_id) for c in changes] == [("customer.created", made["id"])]
     assert "ada" not in " ".join(c.model_dump_json() for c in changes).lower()
@@ -52,12 +62,18 @@ async def test_a_key_names_one_customer_of_a_tenant(api: Api) -> None:
     assert {(await enter(api)).status_code for _ in range(2)} == {201}
 
 
-async def test_the_same_request_again_enters_nobody_twice(api: Api) -> None:
+async def test_the_same_request_again_enters_nobody_twice(api: Api, database: TestDatabase) -> None:
     headers = {"Idempotency_Key": "new-1"}
-    body = {"name": "Bob", "key": "crm-2"}
+    seat = {"seat": "Bob's own"}
+    body = {"name": "Bob", "key": "crm-2", "email": "bob@people.example", "metadata": seat}
     first, again = [await api.post("/api/v1/customers", api.acme, body, **headers) for _ in "12"]
     assert (first.status_code, again.status_code) == (201, 201)
     assert first.json() == again.json()
+    assert again.headers["idempotent-replayed"] == "true"
+    async with database.admin() as admin:
+        (kept,) = await admin.fetch("select answer::text from billing.idempotency_key")
+    assert "bob" not in str(kept).lower()
+    assert first.json()["id"] in str(kept)
 
 
 async def test_an_erased_customer_keeps_its_key_and_nothing_else(api: Api) -> None:

@@ -31,6 +31,7 @@ from libs.contracts.tenants import PLATFORM_TENANT_ID, ApiKeyRecord, TenantSnaps
 from libs.crypto import apikeys
 from libs.crypto.data_keys import DataKeys
 from libs.crypto.keyring import Keyring
+from libs.crypto.personal import PersonalKeys
 from libs.crypto.settings import Sealing
 from libs.crypto.vaults.local import LocalMasterKeys
 from libs.db.pool import Database
@@ -379,6 +380,7 @@ async def make_world(database: TestDatabase, log: MemoryLog, sandbox: Sandbox) -
         app = build()
         app.state.database, app.state.directory = opened, directory
         app.state.gate = Gate(opened, directory, PEPPER)
+        app.state.personal_keys = PersonalKeys(PEPPER)
         app.state.settings, app.state.identities = settings, identities
         app.state.links = CustomerLinks(opened)
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)

@@ -1,6 +1,7 @@
 """A tenant whose customers pay, into whichever of the three kinds of account."""
 
 import asyncio
+import base64
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -8,12 +9,13 @@ from uuid import UUID
 
 import httpx
 
-from libs.contracts.billing import CustomerCreated
+from libs.contracts.billing import CustomerCreated, NameCustomer
 from libs.contracts.gateway import StripeEventReceived
+from libs.crypto.personal import PersonalKeys
 from libs.ids import new_id, public_id
 from services.stripe_sync.janitor import RequestWorker
 from tests.services.stripe_sync.accounts import Own, own_account
-from tests.services.stripe_sync.conftest import Tenant, World
+from tests.services.stripe_sync.conftest import PEPPER, Tenant, World
 
 KINDS = ("PLATFORM", "CONNECT_STANDARD", "RAW_KEYS")
 EUR = {"amount_minor": 2500, "currency": "EUR"}
@@ -113,9 +115,22 @@ class Shop:
     async def enter_customer(self, name: str = "Ada Lovelace") -> UUID:
         """As billing tells of one."""
         customer_id = new_id()
-        created = CustomerCreated(customer_id=customer_id, billed_by="tenant", name=name)
+        created = CustomerCreated(customer_id=customer_id, billed_by="tenant")
         await self.world.publish(created, self.tenant.id)
+        await self.world.publish(sealed_name(customer_id, name), self.tenant.id)
         return customer_id
+
+
+def sealed_name(customer_id: UUID, name: str) -> NameCustomer:
+    """A customer's name as billing tells it."""
+    keys = PersonalKeys(PEPPER)
+    wrapped = keys.new_key(customer_id)
+    personal = keys.seal({"name": name}, wrapped, customer_id)
+    return NameCustomer(
+        customer_id=customer_id,
+        personal=base64.b64encode(personal).decode(),
+        wrapped=base64.b64encode(wrapped).decode(),
+    )
 
 
 async def open_shop(world: World, kind: str, slug: str = "acme") -> Shop:

@@ -2,7 +2,7 @@
 
 from libs.contracts.billing import CustomerErased
 from tests.services.stripe_sync.conftest import World
-from tests.services.stripe_sync.paying import open_shop
+from tests.services.stripe_sync.paying import open_shop, sealed_name
 
 
 async def test_a_payer_is_forgotten_and_stays_so(world: World) -> None:
@@ -32,15 +32,25 @@ async def test_a_payer_is_forgotten_and_stays_so(world: World) -> None:
 
 async def test_a_customer_of_a_tenants_is_forgotten_whenever_its_name_is_told(world: World) -> None:
     shop = await open_shop(world, "RAW_KEYS")
-    assert (
-        await shop.pay(description="For Ada", receipt_email="ada@people.example")
-    ).status_code == 201
+    wish = {"description": "For Ada", "receipt_email": "ada@people.example"}
+    paid, again = [await shop.pay("order-1", **wish) for _ in range(2)]
+    assert (paid.status_code, paid.json()) == (201, again.json())
+    assert again.headers["idempotent-replayed"] == "true"
     await world.publish(CustomerErased(customer_id=shop.customer_id), shop.tenant.id)
     await shop.take_webhooks()
-    for table in ("known_customer", "customer_link", "payment", "payment_request", "stripe_object"):
+    for table in (
+        *("known_customer", "customer_link", "payment", "payment_request", "stripe_object"),
+        "idempotency_key",
+    ):
         kept = str(await world.rows(table))
         assert "Ada" not in kept, table
         assert "ada@" not in kept, table
+    # Told once more under another key, as by somebody who tells everything again: it is not kept.
+    await world.publish(sealed_name(shop.customer_id, "Ada"), shop.tenant.id)
+    (known,) = await world.rows("known_customer")
+    assert (known["name"], known["personal"], known["wrapped"]) == (None, None, None)
+    again = await shop.pay("order-1", **wish)
+    assert [again.json()[name] for name in wish] == [None, None]
     before = await world.checksum()
     for clear in (False, True):
         await world.log.replay(clear_inboxes=clear)

@@ -9,8 +9,9 @@ from libs.contracts.audit import ConfigurationChanged
 from libs.contracts.billing import CustomerCreated
 from libs.contracts.stripe_sync import PaymentSucceeded, StripeCustomerLinked
 from libs.ids import new_id, public_id
+from services.stripe_sync import payers
 from tests.services.stripe_sync.conftest import World, without_platform
-from tests.services.stripe_sync.paying import EUR, KINDS, Shop, open_shop
+from tests.services.stripe_sync.paying import EUR, KINDS, Shop, open_shop, sealed_name
 
 DECLINED = "pm_card_visa_chargeDeclinedInsufficientFunds"
 
@@ -297,7 +298,9 @@ async def test_without_a_connection_the_tenant_is_told_to_connect(world: World) 
     assert (none.status_code, none.json()["code"]) == (409, "stripe_not_configured")
 
 
-async def test_a_customer_that_is_on_its_way_is_waited_for(world: World) -> None:
+async def test_a_customer_that_is_on_its_way_is_waited_for(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shop = await open_shop(world, "RAW_KEYS")
     stranger = await open_shop(world, "RAW_KEYS", "globex")
     for unknown in (public_id("customer", new_id()), "cus_x", stranger.customer):
@@ -305,9 +308,19 @@ async def test_a_customer_that_is_on_its_way_is_waited_for(world: World) -> None
     shop.customer_id = new_id()
     asking = asyncio.create_task(shop.pay())
     await asyncio.sleep(0.3)
-    created = CustomerCreated(customer_id=shop.customer_id, billed_by="tenant", name="Late")
+    created = CustomerCreated(customer_id=shop.customer_id, billed_by="tenant")
     await world.publish(created, shop.tenant.id)
+    await asyncio.sleep(0.3)
+    await world.publish(sealed_name(shop.customer_id, "Late"), shop.tenant.id)
     assert (await asking).status_code == 201
+    # Told in the clear, as it was before; the second is named by nobody, and pays all the same.
+    monkeypatch.setattr(payers, "WAIT_SECONDS", 0.1)
+    for told in ("Former", None):
+        shop.customer_id = new_id()
+        created = CustomerCreated(customer_id=shop.customer_id, billed_by="tenant", name=told)
+        await world.publish(created, shop.tenant.id)
+        assert (await shop.pay()).status_code == 201
+    assert [each["name"] for each in shop.listed("customers")] == [None, "Former", "Late"]
 
 
 @pytest.mark.parametrize(

@@ -225,15 +225,23 @@ async def test_the_same_request_gets_the_same_link(world: World, database: TestD
     assert second.json() == first.json()
     assert second.headers["Idempotent-Replayed"] == "true"
     key = {"Idempotency-Key": "once"}
-    one = await world.call(
-        "POST", "/api/v1/tenants", json={"name": "B", "owner_email": ADA}, headers=key
-    )
-    two = await world.call(
-        "POST", "/api/v1/tenants", json={"name": "B", "owner_email": ADA}, headers=key
-    )
+    tenant = {"name": "B", "owner_email": ADA, "settings": {"billing_email": ADA}}
+    one = await world.call("POST", "/api/v1/tenants", json=tenant, headers=key)
+    two = await world.call("POST", "/api/v1/tenants", json=tenant, headers=key)
     assert one.json() == two.json()
+    entered = {"email": "ben@acme.example"}
+    three, four = [
+        await world.call(
+            "POST", "/api/v1/members", json=entered, headers=headers | {"Idempotency-Key": "twice"}
+        )
+        for _ in range(2)
+    ]
+    assert (three.status_code, three.json()) == (201, four.json())
     secrets = [token_of(first.json()["url"]), token_of(one.json()["owner_invitation_url"])]
     async with database.admin() as admin:
+        kept = await admin.fetch("select answer::text from tenants.idempotency_key")
+        assert len(kept) == 3
+        assert "@" not in str(kept), "of people nothing is kept: the same request says it again"
         tables = await admin.fetch(
             "select relname from pg_class where relnamespace = 'tenants'::regnamespace "
             "and relkind = 'r'"
