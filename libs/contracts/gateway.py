@@ -1,4 +1,4 @@
-"""Events of the webhook gateway: what Stripe said, verified and durable."""
+"""Events of the webhook gateway: what Stripe said, verified and durable; dry runs that were ended."""
 
 from pydantic import AwareDatetime
 
@@ -29,3 +29,15 @@ class StripeEventReceived(Fact):
     payload: str | None
     replay_id: str | None = None
     dry_run: bool = False
+
+
+class WebhookReplayCanceled(Fact):
+    """A dry run was ended before its end: what of it was not compared yet need not be.
+
+    Its tenant is the one whose events were tried, the platform where it was every tenant's.
+
+    Attributes:
+        replay_id: as it travels with the events (`rpl_…`).
+    """
+
+    replay_id: str

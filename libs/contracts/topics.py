@@ -124,8 +124,8 @@ TOPICS: tuple[Topic, ...] = (
         name="stripe.events",
         producers=("gateway",),
         consumers=("stripe_sync",),
-        events=(gateway.StripeEventReceived,),
-        purpose="Verified webhooks, after they are durable.",
+        events=(gateway.StripeEventReceived, gateway.WebhookReplayCanceled),
+        purpose="Verified webhooks, after they are durable; dry runs of replays that were ended.",
         retention_ms=35 * DAY_MS,
     ),
     Topic(

@@ -16,6 +16,7 @@ import structlog
 from libs.clock import utc_now
 from libs.contracts.audit import ConfigurationChanged
 from libs.contracts.envelope import Mode
+from libs.contracts.gateway import WebhookReplayCanceled
 from libs.db.pool import Database, Row, Tx
 from libs.db.tenant import Scope
 from libs.ids import new_id, public_id
@@ -104,6 +105,8 @@ async def cancel(tx: Tx, replay: Row, actor: str) -> Row:
                 after={"replayed": replay["replayed"]},
             ),
         )
+        if replay["dry_run"]:
+            emit(tx, WebhookReplayCanceled(replay_id=public_id("webhook_replay", replay["id"])))
     row = await store_replays.find_replay(tx, replay["mode"], replay["id"])
     assert row is not None, "it was found before, and replays are kept"
     return row

@@ -6,19 +6,20 @@ Nothing is written but the answer, and nothing at Stripe is changed: not even a 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
 
 from libs.clock import utc_now
 from libs.contracts.envelope import Envelope
-from libs.contracts.gateway import StripeEventReceived
+from libs.contracts.gateway import StripeEventReceived, WebhookReplayCanceled
 from libs.db.pool import Database, Tx
 from libs.db.tenant import Mode
 from services.stripe_sync import fetching, store_checks, store_connections, store_walks
 from services.stripe_sync.client import Json, StripeCallError, StripeStoppedError
 from services.stripe_sync.crew import Crew
+from services.stripe_sync.finding import KEPT_FOR
 from services.stripe_sync.identities import Identities, Identity
 from services.stripe_sync.marks import BALANCE, dirty_objects
 from services.stripe_sync.objects import mirrored
@@ -32,6 +33,8 @@ SERVED_MAX = 1_000
 BATCH_OBJECTS = 50
 ATTEMPTS_MAX = 8
 PAUSE_SECONDS_MIN, PAUSE_SECONDS_MAX = 1.0, 60.0
+LATE = timedelta(days=1)
+"""So long after a dry run was canceled its last events may arrive."""
 FIELDS_MAX = 20
 VALUE_LENGTH_MAX = 200
 NOT_CONNECTED = "the tenant has not connected this account"
@@ -41,9 +44,24 @@ NOT_CONNECTED = "the tenant has not connected this account"
 async def take_event(tx: Tx, event: Envelope[StripeEventReceived]) -> None:
     """Enter what the event is about, to be compared."""
     fact = event.data
-    objects = [pair for pair in dirty_objects(fact) if pair != BALANCE]
+    elsewhere = {BALANCE, ("account", fact.object_id)} - {("account", fact.account)}
+    objects = [pair for pair in dirty_objects(fact) if pair not in elsewhere]
     if fact.replay_id is not None:
         await store_checks.enter(tx, fact.replay_id, fact.account, objects, event.occurred_at)
+
+
+async def take_cancellation(tx: Tx, event: Envelope[WebhookReplayCanceled]) -> None:
+    """Compare nothing more for a dry run; what is still on its way, or is others', goes by `clean`."""
+    replay_id = event.data.replay_id
+    await store_checks.note_canceled(tx, replay_id, event.occurred_at)
+    await store_checks.drop_pending(tx, replay_id)
+
+
+async def clean(database: Database, now: datetime) -> None:
+    """Forget what of canceled dry runs waits to be compared, and all of long ago."""
+    async with database.maintenance() as tx:
+        await store_checks.drop_canceled(tx, now - LATE)
+        await store_checks.prune(tx, now - KEPT_FOR)
 
 
 def changes_between(

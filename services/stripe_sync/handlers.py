@@ -8,7 +8,7 @@ from libs.contracts.billing import (
     PlanPublished,
 )
 from libs.contracts.envelope import Envelope, Fact
-from libs.contracts.gateway import StripeEventReceived
+from libs.contracts.gateway import StripeEventReceived, WebhookReplayCanceled
 from libs.contracts.ledger import StatementRequested
 from libs.contracts.tenants import ClockAdvanceRequested
 from libs.db.pool import Tx
@@ -40,6 +40,11 @@ async def on_stripe_event(event: Envelope[StripeEventReceived], tx: Tx) -> None:
         await connections.take_deauthorization(tx, event)
     else:
         await marks.take_event(tx, event)
+
+
+async def on_replay_canceled(event: Envelope[WebhookReplayCanceled], tx: Tx) -> None:
+    """What a dry run has not compared yet is not compared any more."""
+    await checks.take_cancellation(tx, event)
 
 
 async def on_plan_published(event: Envelope[PlanPublished], tx: Tx) -> None:
@@ -79,6 +84,7 @@ async def on_customer_erased(event: Envelope[CustomerErased], tx: Tx) -> None:
 
 HANDLERS: dict[type[Fact], Handler] = {
     StripeEventReceived: on_stripe_event,
+    WebhookReplayCanceled: on_replay_canceled,
     PlanPublished: on_plan_published,
     CustomerCreated: on_customer_created,
     NameCustomer: on_name_customer,

@@ -15,7 +15,7 @@ from libs.db.pool import TRANSIENT_ERRORS, Database
 from libs.db.tenant import Mode
 from libs.directory.local import Directory
 from libs.observability.metrics import STRIPE_UNDELIVERED_EVENTS
-from services.stripe_sync import finding, resync, store_checks, store_events, store_walks
+from services.stripe_sync import checks, finding, resync, store_events, store_walks
 from services.stripe_sync.client import (
     PAGE_SIZE,
     Json,
@@ -210,7 +210,7 @@ class Healing:
         async with self._database.maintenance() as tx:
             STRIPE_UNDELIVERED_EVENTS.set(await store_walks.counted_last(tx, "undelivered"))
             await store_events.prune_found(tx, now - finding.KEPT_FOR)
-            await store_checks.prune(tx, now - finding.KEPT_FOR)
+        await checks.clean(self._database, now)
         async with self._database.transaction() as tx:
             await store_events.prune_taken(tx, now - finding.KEPT_FOR)
 

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from libs.contracts.tenants import PLATFORM_TENANT_ID
 from libs.db.pool import Row, Tx
 from libs.db.tenant import Mode
 
@@ -180,6 +181,43 @@ async def list_differing(
     )
 
 
+async def note_canceled(tx: Tx, replay_id: str, at: datetime) -> None:
+    """Remember once that a replay of the tenant in scope was canceled."""
+    await tx.execute(
+        "insert into canceled_replay (tenant_id, mode, replay_id, canceled_at) "
+        "values ($1, $2, $3, $4) on conflict do nothing",
+        tx.tenant_id,
+        tx.mode,
+        replay_id,
+        at,
+    )
+
+
+async def drop_pending(tx: Tx, replay_id: str) -> None:
+    """Forget what of a replay the tenant in scope has waiting."""
+    await tx.execute(
+        "delete from replay_check where tenant_id = $1 and mode = $2 and replay_id = $3 "
+        "and state = 'pending'",
+        tx.tenant_id,
+        tx.mode,
+        replay_id,
+    )
+
+
+async def drop_canceled(tx: Tx, since: datetime) -> None:
+    """Forget what waits of replays that were canceled since then, over all tenants."""
+    await tx.execute(
+        """
+        delete from replay_check c using canceled_replay d
+        where d.canceled_at >= $1 and d.mode = c.mode and d.replay_id = c.replay_id
+            and (d.tenant_id = c.tenant_id or d.tenant_id = $2) and c.state = 'pending'
+        """,
+        since,
+        PLATFORM_TENANT_ID,
+    )
+
+
 async def prune(tx: Tx, before: datetime) -> None:
-    """Forget comparisons of long ago."""
+    """Forget comparisons and cancellations of long ago."""
     await tx.execute("delete from replay_check where entered_at < $1", before)
+    await tx.execute("delete from canceled_replay where canceled_at < $1", before)

@@ -127,6 +127,11 @@ async def test_one_at_a_time_and_canceling_ends_it(filled: Gateway) -> None:
     await replays.run_once(filled.database)
     assert await sent_again(filled, first) == []
     assert len(await told(filled, "webhook_events.replay_canceled")) == 1
+    assert await filled.told("WebhookReplayCanceled") == [], "it was none that is only tried"
+    tried = await begin(filled, "globex", dry_run=True)
+    await filled.post(f"{PATH}/{tried['id']}/cancel", "globex", {})
+    ((tenant_id, event),) = await filled.told("WebhookReplayCanceled")
+    assert (tenant_id, event["data"]) == (GLOBEX, {"replay_id": tried["id"]})
     third = await begin(filled, "acme")
     await replays.run_once(filled.database)
     late = await filled.post(f"{PATH}/{third['id']}/cancel", "acme", {})

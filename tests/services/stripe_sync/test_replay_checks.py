@@ -2,13 +2,14 @@
 
 import json
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from libs.clock import from_unix, utc_now
 from libs.contracts.envelope import wrap
-from libs.contracts.gateway import StripeEventReceived
+from libs.contracts.gateway import StripeEventReceived, WebhookReplayCanceled
 from libs.contracts.stripe_sync import StripeSubscriptionChanged
 from libs.contracts.tenants import PLATFORM_TENANT_ID
 from services.stripe_sync import checks, store_checks
@@ -165,6 +166,27 @@ async def test_a_long_dry_run_holds_up_no_other(
         turns.append(of[0])
         await checking._check(of)
     assert turns == ["platform", own.account, "platform"]
+
+
+async def test_a_canceled_dry_run_compares_nothing_more(world: World) -> None:
+    acme, globex, platform = (world.tenants[slug] for slug in ("acme", "globex", "platform"))
+    for replay, tenant in (("rpl_own", acme), ("rpl_all", acme), ("rpl_all", globex)):
+        await enter(world, replay, "platform", tenant, 2)
+    # Another tenant's word ends nothing of acme's; its own does at once, the platform's by the job.
+    for tenant, replay in ((globex, "rpl_own"), (platform, "rpl_all")):
+        await world.publish(WebhookReplayCanceled(replay_id=replay), tenant.id)
+    await checks.clean(world.database, utc_now())
+    left = [(row["tenant_id"], row["replay_id"]) for row in await world.rows("replay_check")]
+    assert left == [(acme.id, "rpl_own")] * 2
+    await world.publish(WebhookReplayCanceled(replay_id="rpl_own"), acme.id)
+    assert await world.rows("replay_check") == []
+    # What was on its way goes too; of other replays nothing does.
+    await enter(world, "rpl_all", "platform", globex, 1)
+    await enter(world, "rpl_other", "platform", globex, 1)
+    await checks.clean(world.database, utc_now())
+    assert [row["replay_id"] for row in await world.rows("replay_check")] == ["rpl_other"]
+    await checks.clean(world.database, utc_now() + timedelta(days=60))
+    assert await world.rows("canceled_replay") == []
 
 
 async def test_pages_of_differences_and_bad_questions(world: World) -> None:
