@@ -4,8 +4,9 @@ Owns: plans and their versions, customers, subscriptions, usage charges, invoice
 Consumes: `tenants.events` (TenantCreated, TenantWentLive), `metering.events` (MeterCreated,
 PeriodUsage), `payments.events` (StripeCustomerLinked, StripeSubscriptionChanged, StripeInvoiceChanged,
 StripeCommandFailed).
-Produces: CustomerCreated, NameCustomer, CustomerErased, PlanPublished, SubscriptionChanged, UsagePeriodClosed,
-InvoiceFinalized, InvoicePaid and CreditGranted on `billing.events`; CompleteInvoice on `stripe.commands`.
+Produces: CustomerCreated, CustomerErased, PlanPublished, SubscriptionChanged, UsagePeriodClosed,
+InvoiceFinalized, InvoicePaid and CreditGranted on `billing.events`; CompleteInvoice and NameCustomer
+on `stripe.commands`.
 Invariants: a published plan version never changes; a customer has at most one subscription; a
 subscription has one invoice per reason and period; a line's amount follows from its explanation;
 the lines of a final invoice add up to Stripe's total and never change; credit is used once and
