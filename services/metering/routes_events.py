@@ -1,5 +1,6 @@
 """`/api/v1/events`: usage comes in."""
 
+import asyncio
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
@@ -110,6 +111,27 @@ def _named_tenant(event: object) -> str | None:
     return named.lower() if isinstance(named, str) and parse_uuid(named) else ""
 
 
+async def _others(request: Request, access: Access, named: list[str]) -> dict[str | None, Tenant]:
+    """Those of these tenants that the caller may name; for all that are unknown is waited at once."""
+    gate: Gate = request.app.state.gate
+
+    async def find(reference: str) -> Tenant | None:
+        # The gate records each tenant that is not the caller's to name.
+        try:
+            return (await gate.for_tenant(request, access, reference)).tenant
+        except (NotFound, TenantForbidden):
+            return None
+
+    found = await asyncio.gather(*(find(reference) for reference in named), return_exceptions=True)
+    tenants: dict[str | None, Tenant] = {}
+    for reference, tenant in zip(named, found, strict=True):
+        if isinstance(tenant, BaseException):
+            raise tenant
+        if tenant is not None:
+            tenants[reference] = tenant
+    return tenants
+
+
 async def _arrivals(
     request: Request, access: Access, sent: list[object]
 ) -> dict[str | None, Arrival]:
@@ -121,13 +143,8 @@ async def _arrivals(
             f"The events name over {TENANTS_MAX} tenants. Send fewer at once.",
             code="too_many_tenants",
         )
-    gate: Gate = request.app.state.gate
-    for named in () if access.named else sorted(filter(None, others)):
-        # The gate records each tenant that is not the caller's to name.
-        try:
-            tenants[named] = (await gate.for_tenant(request, access, named)).tenant
-        except (NotFound, TenantForbidden):
-            continue
+    if not access.named:
+        tenants |= await _others(request, access, sorted(filter(None, others)))
     database: Database = request.app.state.database
     ids = sorted({tenant.id for tenant in tenants.values()})
     async with database.transaction() as tx:

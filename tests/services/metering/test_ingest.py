@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import time
 from datetime import timedelta
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from libs.clock import format_time, utc_now
 from libs.contracts.audit import SecurityEventRaised
+from libs.directory import local
 from libs.ids import new_id
 from metering.world import Api, World
 from services.metering.usage_log import TOPIC
@@ -270,6 +272,19 @@ async def test_naming_another_tenant_is_refused_and_recorded(api: Api, world: Wo
     many = [world.event(tenantid=str(new_id())) for _ in range(21)]
     answer = await api.post("/api/v1/events", world.acme, many)
     assert (answer.status_code, answer.json()["code"]) == (400, "too_many_tenants")
+
+
+async def test_unknown_tenants_are_waited_for_together(
+    api: Api, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "WAIT_SECONDS", 0.5)
+    strangers = [world.event(tenantid=str(new_id())) for _ in range(8)]
+    began = time.monotonic()
+    verdicts = await api.send(world.platform, *strangers, world.event(tenantid=str(world.acme.id)))
+    took_seconds = time.monotonic() - began
+    assert [v["code"] for v in verdicts[:8]] == ["wrong_tenant"] * 8
+    assert verdicts[8]["status"] == "accepted"
+    assert took_seconds < 2, "one after another they would take four"
 
 
 async def test_an_operator_reports_for_tenants(api: Api, world: World) -> None:
