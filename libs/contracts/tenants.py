@@ -25,7 +25,7 @@ class TenantCreated(Fact):
     Attributes:
         self_customer_id: the customer that is the tenant itself, billed by the platform.
         billing_email: not told any more and not read: this topic is kept for ever, and an e-mail
-            must be erasable. `TenantSnapshot` tells it, whose older records are compacted away.
+            must be erasable. `TenantSnapshot` tells it, sealed; its older records are compacted away.
     """
 
     name: str
@@ -165,12 +165,27 @@ class MemberRevocation(BaseModel):
     version: int
 
 
+class SealedAddress(BaseModel):
+    """An e-mail, sealed under a key of its own that stands wrapped beside it (`libs.crypto.personal`).
+
+    Attributes:
+        sealed, wrapped: base64; both are bound to the tenant and open with the pepper only.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    sealed: str
+    wrapped: str
+
+
 class TenantSnapshot(Fact):
     """The complete public record of one tenant on the compacted topic `tenants.directory`.
 
     Only a higher `version` is applied. It travels with mode None: it holds in both.
 
     Attributes:
+        billing_email: in the clear only in records from before it was sealed.
+        billing_address: where the tenant's bills go.
         clock_offset_seconds: what business_now adds to the clock, test mode only.
         assertion_keys: on the record of `platform` only.
         sessions_revoked: ids of sessions ended in the last minute or so.
@@ -190,6 +205,7 @@ class TenantSnapshot(Fact):
     locale: str
     self_customer_id: UUID
     billing_email: str | None = None
+    billing_address: SealedAddress | None = None
     plan_key: str | None = None
     api_keys: tuple[ApiKeyRecord, ...] = ()
     stripe: tuple[StripeIds, ...] = ()

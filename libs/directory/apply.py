@@ -1,8 +1,11 @@
 """Taking snapshots from `tenants.directory` into the service's own tables."""
 
+from functools import partial
+
 from libs.contracts.envelope import Envelope
 from libs.contracts.tenants import TenantSnapshot
 from libs.db.pool import Tx
+from libs.directory.arrivals import RECORDS
 
 
 async def apply_snapshot(event: Envelope[TenantSnapshot], tx: Tx) -> None:
@@ -25,6 +28,7 @@ async def apply_snapshot(event: Envelope[TenantSnapshot], tx: Tx) -> None:
     )
     if not changed:
         return
+    tx.after_commit.append(partial(RECORDS.note, tx.service, event.tenant_id, snapshot.version))
     lookups = {("id", str(event.tenant_id)), ("slug", snapshot.slug)}
     lookups |= {("key", key.prefix) for key in snapshot.api_keys}
     for stripe in snapshot.stripe:

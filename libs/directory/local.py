@@ -1,15 +1,20 @@
 """Looking tenants up in the local copy: by id, slug, API key prefix, Stripe id, account or token.
 
-Found tenants are remembered for a second, so a revocation holds everywhere within two.
+Found tenants are remembered for a second, and no longer than until this process takes a newer record
+in, so a revocation holds everywhere within two.
 """
 
 import asyncio
+import binascii
 import time
+from base64 import b64decode
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
 from uuid import UUID
+
+import structlog
 
 from libs.clock import utc_now
 from libs.contracts.envelope import Mode
@@ -21,8 +26,13 @@ from libs.contracts.tenants import (
     ConnectionRecord,
     TenantSnapshot,
 )
+from libs.crypto.errors import SealedValueError
+from libs.crypto.personal import PersonalKeys
 from libs.db.pool import Database
+from libs.directory.arrivals import RECORDS
 from libs.ids import parse_uuid
+
+log = structlog.get_logger()
 
 CACHE_SECONDS = 1.0
 CACHE_ENTRIES = 10_000
@@ -71,28 +81,63 @@ def business_now(tenant: Tenant, mode: Mode) -> datetime:
 class Directory:
     """The service's own copy of the directory."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, pepper: bytes | None = None) -> None:
+        """The copy of a service.
+
+        Args:
+            pepper: opens billing addresses, for the services that write to them; without it a tenant
+                shows none.
+        """
         self._database = database
+        self._personal_keys = None if pepper is None else PersonalKeys(pepper)
         self._cache: dict[tuple[str, str], tuple[float, Tenant]] = {}
 
     async def find(self, kind: LookupKind, value: str) -> Tenant | None:
         """The tenant this exact value belongs to, at most a second old."""
-        cached = self._cache.get((kind, value))
-        if cached is not None and time.monotonic() - cached[0] < CACHE_SECONDS:
-            return cached[1]
+        cached = self._remembered(kind, value)
+        if cached is not None:
+            return cached
         async with self._database.transaction() as tx:
             found = await tx.fetchval("select find_tenant($1, $2)", kind, value)
         return self._remember(kind, value, found)
+
+    def _remembered(self, kind: str, value: str) -> Tenant | None:
+        """What was found less than a second ago, unless a newer version has arrived since."""
+        moment, tenant = self._cache.get((kind, value), (0.0, None))
+        if tenant is None or time.monotonic() - moment >= CACHE_SECONDS:
+            return None
+        is_newest = RECORDS.is_newest(self._database.service, tenant.id, tenant.snapshot.version)
+        return tenant if is_newest else None
 
     def _remember(self, kind: LookupKind, value: str, found: Any) -> Tenant | None:
         if found is None:
             self._cache.pop((kind, value), None)
             return None
-        tenant = Tenant(UUID(found["tenant_id"]), TenantSnapshot.model_validate(found["snapshot"]))
+        tenant_id = UUID(found["tenant_id"])
+        snapshot = TenantSnapshot.model_validate(found["snapshot"])
+        tenant = Tenant(tenant_id, self._addressed(tenant_id, snapshot))
         if len(self._cache) >= CACHE_ENTRIES:
             self._cache.clear()
         self._cache[kind, value] = (time.monotonic(), tenant)
         return tenant
+
+    def _addressed(self, tenant_id: UUID, snapshot: TenantSnapshot) -> TenantSnapshot:
+        """The record with the billing address in the clear, in memory only, where it may be."""
+        address = snapshot.billing_address
+        if self._personal_keys is None or address is None:
+            return snapshot
+        try:
+            sealed, wrapped = b64decode(address.sealed), b64decode(address.wrapped)
+            email = self._personal_keys.open(sealed, wrapped, tenant_id)["email"]
+        except (SealedValueError, binascii.Error) as error:
+            # Everything else of the tenant goes on without it.
+            log.error(  # noqa: TRY400 - the trace says no more
+                "billing_address_does_not_open",
+                tenant_id=str(tenant_id),
+                reason=type(error).__name__,
+            )
+            return snapshot
+        return snapshot.model_copy(update={"billing_email": email})
 
     async def by_reference(self, reference: str) -> Tenant | None:
         """A tenant by id or slug: wherever the API takes the one it takes the other."""
@@ -109,11 +154,8 @@ class Directory:
     async def by_ids(self, tenant_ids: Iterable[UUID]) -> dict[UUID, Tenant]:
         """Tenants by their ids, in one look for all that are not remembered; unknown ones are absent."""
         wanted = set(tenant_ids)
-        fresh = time.monotonic() - CACHE_SECONDS
         missing = [
-            str(tenant_id)
-            for tenant_id in wanted
-            if self._cache.get(("id", str(tenant_id)), (0.0, None))[0] <= fresh
+            str(tenant_id) for tenant_id in wanted if not self._remembered("id", str(tenant_id))
         ]
         if missing:
             async with self._database.transaction() as tx:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from uuid import UUID
 
 import structlog
@@ -22,6 +23,7 @@ from libs.crypto.errors import DestroyedKeyError, MalformedSealedValueError, Sea
 from libs.crypto.sealed import DataKey, header_of, open_sealed
 from libs.crypto.settings import Sealing
 from libs.db.pool import Database, Tx
+from libs.directory.arrivals import SECRETS
 from libs.messaging.outbox import emit
 
 log = structlog.get_logger()
@@ -58,6 +60,9 @@ async def apply_secrets(event: Envelope[TenantSecrets], tx: Tx) -> None:
         event.data.model_dump(mode="json"),
     )
     if held:
+        tx.after_commit.append(
+            partial(SECRETS.note, tx.service, event.tenant_id, event.data.version)
+        )
         emit(
             tx,
             SecretsHeld(service=tx.service, version=event.data.version),
@@ -100,7 +105,7 @@ class _Held:
 class Secrets:
     """Opens what the service holds of tenants' secrets. One per process.
 
-    A change is seen within a second of its arrival. No call is made inside a transaction.
+    A change is seen within a second of its arrival, at once in the process that took it in. No call is made inside a transaction.
     """
 
     def __init__(
@@ -147,7 +152,13 @@ class Secrets:
     async def _look(self, tenant_id: UUID, *, afresh: bool) -> _Held:
         held = self._held.get(tenant_id)
         now = self._clock()
-        if held is not None and not afresh and now - held.looked_at < LOOK_SECONDS:
+        service = self._database.service
+        if (
+            held is not None
+            and not afresh
+            and now - held.looked_at < LOOK_SECONDS
+            and SECRETS.is_newest(service, tenant_id, held.version)
+        ):
             return held
         async with self._database.tenant(tenant_id, None) as tx:
             version = await tx.fetchval(

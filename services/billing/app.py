@@ -35,7 +35,7 @@ def build() -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
         database = await open_database(settings.postgres_dsn, settings.service)
-        directory = Directory(database)
+        directory = Directory(database, settings.key_pepper_bytes)
         app.state.database, app.state.directory = database, directory
         app.state.personal_keys = PersonalKeys(settings.key_pepper_bytes)
         app.state.gate = Gate(database, directory, settings.key_pepper_bytes)

@@ -46,7 +46,7 @@ def build() -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
         database = await open_database(settings.postgres_dsn, settings.service, max_connections=16)
-        directory = Directory(database)
+        directory = Directory(database, settings.key_pepper_bytes)
         secrets = Secrets(database, settings.sealing)
         async with open_identities(settings, database, directory, secrets) as identities:
             app.state.database, app.state.directory = database, directory

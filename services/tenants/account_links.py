@@ -85,7 +85,8 @@ async def _make_account(means: Means, row: Row, start: Start, email: str | None)
         now = utc_now()
         await store_tenants.lock_tenant(tx)
         await store.claim_account(tx, health.account_id)
-        await store.update_connection(tx, now, **raw_keys.health_values(health, now))
+        values = raw_keys.health_values(health, now) | {"account_since": now}
+        await store.update_connection(tx, now, **values)
         await snapshot.publish(tx, now)
     return health.account_id
 

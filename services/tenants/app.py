@@ -74,6 +74,7 @@ def build() -> FastAPI:
             every_seconds=60,
         )
         runtime.add_job("prune", partial(jobs.prune, database), every_seconds=30)
+        runtime.add_job("tell_anew", partial(jobs.tell_anew, database), every_seconds=30)
         runtime.add_job("seal_people", partial(jobs.seal_people, database), every_seconds=5)
         runtime.add_job(
             "anchor_audit", partial(jobs.anchor_audit, database, settings), every_seconds=1

@@ -20,7 +20,9 @@ RAW_KEYS_WARNING = (
 )
 LIMITED_WARNING = (
     "This restricted key may not read its own account, so Sluice cannot tell which account it belongs "
-    "to, nor whether it can charge and be paid out. Give it read access to the account."
+    "to, nor whether it can charge and be paid out: until then no payment is made with it. Give it read "
+    "access to the account in Stripe's dashboard; Sluice looks once a day, and at once when the key is "
+    "sent again."
 )
 PLATFORM_WARNING = (
     "This is the platform's own Stripe account. Its webhooks come in at the platform's address; "

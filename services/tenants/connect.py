@@ -181,6 +181,7 @@ async def _accept(tx: Tx, state: Row, health: Health, at: datetime) -> tuple[str
         "webhook_due_at": None,
         "webhook_endpoint_id": None,
         "webhook_token_hashes": [],
+        "account_since": row["account_since"] if _is_same(row, health) else at,
         "connected_at": at,
         "pending_since": None,
         "revoked_at": None,
@@ -195,6 +196,12 @@ async def _accept(tx: Tx, state: Row, health: Health, at: datetime) -> tuple[str
     await connection_states.tell(tx, "stripe_connection.connected", row, state["actor"], at)
     await snapshot.publish(tx, at)
     return None, False
+
+
+def _is_same(row: Row, health: Health) -> bool:
+    """Whether the account was connected by Connect already: it is the same connection, renewed."""
+    by_connect = row["kind"] != "RAW_KEYS" and row["status"] == "CONNECTED"
+    return bool(by_connect and row["account_id"] == health.account_id)
 
 
 async def _may_connect(tx: Tx, actor: str, at: datetime) -> bool:

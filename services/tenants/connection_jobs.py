@@ -126,7 +126,11 @@ async def _take(tx: Tx, row: Row, answer: Health | str | None, now: datetime) ->
             await connection_states.key_failed(tx, answer, now, now)
         return
     await connection_states.key_proved(tx, row, now)
-    if answer is not None and answer.account_id == row["account_id"]:
+    if answer is None:
+        return
+    if row["account_id"] is None and await store.claim_account(tx, answer.account_id):
+        await connection_states.learn_account(tx, row, raw_keys.health_values(answer, now), now)
+    elif answer.account_id == row["account_id"]:
         values = raw_keys.health_values(answer, now)
         await connection_states.take_health(tx, row, values, now)
 

@@ -17,7 +17,14 @@ from libs.db.pool import Row, Tx
 from libs.ids import public_id
 from libs.messaging.outbox import emit
 from libs.observability.metrics import SECURITY_EVENTS_TOTAL
-from services.tenants import connections, secrets, snapshot, store_secrets, store_tenants
+from services.tenants import (
+    connections,
+    raw_keys,
+    secrets,
+    snapshot,
+    store_secrets,
+    store_tenants,
+)
 from services.tenants import store_connections as store
 
 STRIPE = "stripe"
@@ -42,6 +49,8 @@ def ended(at: datetime) -> dict[str, Any]:
     return {
         "status": "REVOKED",
         "revoked_at": at,
+        "publishable_key": None,
+        "limited": False,
         "key_failure": None,
         "key_check_due_at": None,
         "webhook_state": "none",
@@ -49,12 +58,8 @@ def ended(at: datetime) -> dict[str, Any]:
         "webhook_due_at": None,
         "webhook_endpoint_id": None,
         "webhook_token_hashes": [],
-        "charges_enabled": False,
-        "payouts_enabled": False,
-        "details_submitted": False,
-        "requirements_due": [],
-        "disabled_reason": None,
         "pending_since": None,
+        **raw_keys.NO_HEALTH,
     }
 
 
@@ -127,14 +132,30 @@ async def take_health(tx: Tx, row: Row, values: dict[str, Any], at: datetime) ->
     """Set what Stripe says of the account, and tell what is new in it."""
     connected = is_being_onboarded(row) and values["details_submitted"]
     if connected:
-        values |= {"status": "CONNECTED", "connected_at": at, "pending_since": None}
-        values["key_check_due_at"] = at
+        # As for the other ways to connect: nothing holds on of a connection that was there before.
+        values |= {
+            "status": "CONNECTED",
+            "is_active": True,
+            "key_valid": True,
+            "key_failure": None,
+            "key_check_due_at": at,
+            "connected_at": at,
+            "pending_since": None,
+            "revoked_at": None,
+        }
     await store.update_connection(tx, at, **values)
     if connected:
         await tell(tx, "stripe_connection.connected", row, STRIPE, at)
     told = ("charges_enabled", "payouts_enabled", "requirements_due")
     if connected or any(row[name] != values[name] for name in told):
         await snapshot.publish(tx, at)
+
+
+async def learn_account(tx: Tx, row: Row, values: dict[str, Any], at: datetime) -> None:
+    """A restricted key may read its account by now: it is known whose money it moves."""
+    await store.update_connection(tx, at, **values, limited=False)
+    await tell(tx, "stripe_connection.account_learned", row, SYSTEM, at)
+    await snapshot.publish(tx, at)
 
 
 async def follow_deauthorized(tx: Tx, fact: StripeAccountDeauthorized, at: datetime) -> None:

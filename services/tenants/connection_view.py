@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 from libs.contracts.envelope import Mode
 from libs.contracts.tenants import ConnectionKind, ConnectionStatus
 from libs.db.pool import Row, Tx
-from services.tenants import key_use, store_secrets
+from services.tenants import connections, key_use, store_secrets
 from services.tenants import store_connections as store
 
 SILENT_AFTER = timedelta(hours=1)
@@ -31,10 +31,10 @@ class ConnectionHealthBody(BaseModel):
     key_valid: bool
     key_failure: str | None
     key_version: int | None
-    key_last_used_at: datetime | None
+    key_last_used_at: datetime | None = Field(description="Of this version, by any service.")
     key_checked_at: datetime | None
     webhook: str = Field(description="`registered`, `given`, `wanted`, `none`, or `platform`.")
-    last_webhook_at: datetime | None
+    last_webhook_at: datetime | None = Field(description="Of the account that is connected now.")
     checked_at: datetime | None = Field(description="When Stripe last told of the account.")
     problems: list[str] = Field(description="What is wrong and what to do about it.")
 
@@ -46,8 +46,8 @@ async def read_health(tx: Tx, mode: Mode, now: datetime) -> ConnectionHealthBody
         return ConnectionHealthBody.model_validate(_NOTHING | {"mode": mode})
     connection_id = row["connection_id"]
     key = await store_secrets.find_current(tx, connection_id, "stripe_secret_key")
-    used_at = _latest(await key_use.uses_of(tx, "stripe_secret_key", str(connection_id)))
-    received_at = _latest(await key_use.uses_of(tx, "stripe_webhook_secret", str(connection_id)))
+    uses = await key_use.uses_of(tx, "stripe_secret_key", str(connection_id))
+    received_at = await connections.last_webhook_at(tx, row)
     by_connect = row["kind"] != "RAW_KEYS"
     is_over = row["status"] not in ("CONNECTED", "PENDING")
     return ConnectionHealthBody(
@@ -64,11 +64,11 @@ async def read_health(tx: Tx, mode: Mode, now: datetime) -> ConnectionHealthBody
         key_valid=row["key_valid"] and not is_over,
         key_failure=row["key_failure"],
         key_version=None if key is None else key["version"],
-        key_last_used_at=used_at,
-        key_checked_at=row["key_checked_at"],
+        key_last_used_at=None if key is None else _latest(uses, key["version"]),
+        key_checked_at=None if is_over else row["key_checked_at"],
         webhook="platform" if by_connect and not is_over else row["webhook_state"],
         last_webhook_at=received_at,
-        checked_at=row["health_at"],
+        checked_at=None if is_over else row["health_at"],
         problems=_problems(row, received_at, now),
     )
 
@@ -86,8 +86,8 @@ async def disconnected(tx: Tx) -> dict[str, Any]:
     }
 
 
-def _latest(uses: list[Row]) -> datetime | None:
-    return max((use["used_at"] for use in uses), default=None)
+def _latest(uses: list[Row], version: int) -> datetime | None:
+    return max((use["used_at"] for use in uses if use["version"] == version), default=None)
 
 
 def _problems(row: Row, received_at: datetime | None, now: datetime) -> list[str]:

@@ -4,8 +4,11 @@ A connection keeps its id for ever, so that versions of its secrets and its hist
 made anew. A Stripe account belongs to one tenant among all.
 """
 
+from datetime import datetime
+
 from libs.contracts.tenants import ConnectionRecord
 from libs.db.pool import Row, Tx
+from services.tenants import key_use
 from services.tenants import store_connections as store
 
 
@@ -50,3 +53,25 @@ def shown(row: Row) -> dict[str, str | int | bool | None]:
 async def find(tx: Tx) -> Row | None:
     """The connection of the tenant and mode in scope."""
     return await store.find_connection(tx)
+
+
+async def find_live(tx: Tx) -> Row | None:
+    """The connection that the tenant in scope has for live mode, whatever the mode in scope."""
+    rows = await store.list_connections(tx)
+    return next((row for row in rows if row["mode"] == "live"), None)
+
+
+async def last_webhook_at(tx: Tx, row: Row) -> datetime | None:
+    """When the last webhook of the account that is connected came in: only then its secret is used.
+
+    None where there was none yet, or the connection is over. What came in from an account before it
+    does not count.
+    """
+    if row["status"] not in ("CONNECTED", "PENDING"):
+        return None
+    uses = await key_use.uses_of(tx, "stripe_webhook_secret", str(row["connection_id"]))
+    latest: datetime | None = max((use["used_at"] for use in uses), default=None)
+    since: datetime | None = row["account_since"]
+    if latest is None or (since is not None and latest < since):
+        return None
+    return latest

@@ -10,11 +10,11 @@ from datetime import datetime
 from typing import Literal, cast, get_args
 
 from libs.contracts.audit import ConfigurationChanged
-from libs.contracts.tenants import ConnectionRecord, TenantWentLive
+from libs.contracts.tenants import TenantWentLive
 from libs.db.pool import Row, Tx
 from libs.db.tenant import Scope
 from libs.messaging.outbox import emit
-from services.tenants import connections, key_use, snapshot, store_tenants
+from services.tenants import connections, snapshot, store_tenants
 
 ItemKey = Literal[
     "connection_connected", "charges_enabled", "webhook_seen", "plan_chosen", "tax_region_set"
@@ -140,13 +140,16 @@ async def open_live_mode(
 
 
 async def _checklist(tx: Tx, tenant: Row) -> Checklist:
-    records = await connections.read_connections(tx)
-    connection = next((each for each in records if each.mode == "live" and each.is_active), None)
-    connected = connection is not None and connection.status == "CONNECTED" and connection.key_valid
+    row = await connections.find_live(tx)
+    connection = row if row is not None and row["is_active"] else None
+    connected = (
+        connection is not None and connection["status"] == "CONNECTED" and connection["key_valid"]
+    )
     done: dict[ItemKey, bool] = {
         "connection_connected": connected,
-        "charges_enabled": connection is not None and connected and connection.charges_enabled,
-        "webhook_seen": connection is not None and await _has_seen_webhook(tx, connection),
+        "charges_enabled": connection is not None and connected and connection["charges_enabled"],
+        "webhook_seen": connection is not None
+        and await connections.last_webhook_at(tx, connection) is not None,
         "plan_chosen": tenant["plan_key"] not in (None, FREE_PLAN),
         "tax_region_set": tenant["tax_region"] is not None,
     }
@@ -155,9 +158,3 @@ async def _checklist(tx: Tx, tenant: Row) -> Checklist:
         tenant["live_since"],
         tuple(Item(key, done[key], None if done[key] else waivers.get(key)) for key in ITEM_KEYS),
     )
-
-
-async def _has_seen_webhook(tx: Tx, connection: ConnectionRecord) -> bool:
-    """Whether a webhook of the connection was verified: only then its secret counts as used."""
-    object_id = str(connection.connection_id)
-    return bool(await key_use.uses_of(tx, "stripe_webhook_secret", object_id))

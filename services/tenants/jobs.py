@@ -15,6 +15,7 @@ from services.tenants import (
     rotation,
     sessions,
     shredding,
+    snapshot,
     store_people,
     store_rotation,
 )
@@ -87,6 +88,11 @@ async def destroy_secrets(database: Database, sealer: Sealer) -> None:
     """Secrets that nothing names, any more or ever, are deleted in the store outside."""
     await shredding.forget_left_over(database, sealer, utc_now())
     await shredding.destroy_outside(database, sealer)
+
+
+async def tell_anew(database: Database) -> None:
+    """Records that an earlier version of the code told in another form are told once more."""
+    await snapshot.tell_anew(database, utc_now())
 
 
 async def seal_people(database: Database) -> None:

@@ -251,17 +251,35 @@ async def _account_values(tx: Tx, row: Row, change: Change, at: datetime) -> dic
     }
     health = change.proof.health
     known = row["account_id"] if row["connected_at"] is not None else None
+    if row["kind"] != "RAW_KEYS" or row["status"] != "CONNECTED":
+        values["account_since"] = at
     if health is None:
-        if known is not None and not change.confirm_account_change:
+        if known is None:
+            return values
+        if not change.confirm_account_change:
             raise AccountUnknownError
-        return values
+        # It may be another account: nothing is paid into, or believed of, the one before.
+        return {**values, **NO_HEALTH, "account_id": None, "account_since": at, "moved": True}
     if known is not None and known != health.account_id and not change.confirm_account_change:
         raise AccountDiffersError
     if not await store.claim_account(tx, health.account_id):
         raise AccountTakenError
     values |= health_values(health, at)
     values["moved"] = known is not None and known != health.account_id
+    if values["moved"]:
+        values["account_since"] = at
     return values
+
+
+NO_HEALTH: Mapping[str, Any] = {
+    "charges_enabled": False,
+    "payouts_enabled": False,
+    "details_submitted": False,
+    "requirements_due": [],
+    "disabled_reason": None,
+    "health_at": None,
+}
+"""The columns of an account of which nothing is known."""
 
 
 def health_values(health: Health, at: datetime) -> dict[str, Any]:

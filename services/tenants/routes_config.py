@@ -338,7 +338,8 @@ async def _save(tx: Tx, change: raw_keys.Change) -> raw_keys.Saved:
     except raw_keys.AccountUnknownError:
         raise Conflict(
             "This restricted key may not read its account, so it may belong to another one. Give it "
-            "read access to the account, or send `confirm_account_change: true`.",
+            "read access to the account, or send `confirm_account_change: true`: the account before is "
+            "left then, and payments wait until the key may read its own.",
             code="stripe_account_unknown",
         ) from None
     except secrets.OverlapError as error:

@@ -14,7 +14,9 @@ from libs.clock import utc_now
 from libs.contracts.envelope import Mode
 from libs.db.pool import Database
 from libs.observability.remote import remote_address
+from libs.web.headers import tenant_header
 from libs.web.problems import (
+    InvalidRequest,
     RateLimited,
     TenantForbidden,
     Unauthorized,
@@ -54,7 +56,9 @@ class SignInBody(StrictBody):
 class AssertionRequest(StrictBody):
     """For which tenant and mode; without: the primary tenant, test mode."""
 
-    tenant: TenantReference | None = None
+    tenant: TenantReference | None = Field(
+        default=None, description="Id or slug; `X-Tenant-ID` may name it instead."
+    )
     mode: Mode = "test"
 
 
@@ -124,10 +128,13 @@ async def sign_out(request: Request) -> Response:
 @router.post(
     "/api/v1/session/assertion",
     response_model=AssertionBody,
-    responses=problem_responses(Unauthorized, OriginRefused, TenantForbidden),
+    responses=problem_responses(InvalidRequest, Unauthorized, OriginRefused, TenantForbidden),
 )
 async def make_assertion(request: Request, body: AssertionRequest | None = None) -> JSONResponse:
-    """Change the session cookie for an assertion of 60 seconds; it also says who one is."""
+    """Change the session cookie for an assertion of 60 seconds; it also says who one is.
+
+    It is for one tenant among the caller's: the one that `X-Tenant-ID` or the body names.
+    """
     settings: Settings = request.app.state.settings
     database: Database = request.app.state.database
     refuse_foreign_origin(request, settings)
@@ -143,7 +150,7 @@ async def make_assertion(request: Request, body: AssertionRequest | None = None)
                 private_key,
                 session,
                 who,
-                reference=wanted.tenant,
+                reference=_wanted_tenant(request, wanted, who),
                 mode=wanted.mode,
                 now=now,
             )
@@ -151,6 +158,16 @@ async def make_assertion(request: Request, body: AssertionRequest | None = None)
     except sessions.NoSessionError:
         raise Unauthorized("Sign in first: there is no valid session.", code="no_session") from None
     except sessions.NotAMemberError:
+        if who.homes:
+            async with database.transaction() as tx:
+                await sessions.note(
+                    tx,
+                    who,
+                    kind="tenant_denied",
+                    severity="warning",
+                    path=request.url.path,
+                    address=remote_address() or "unknown",
+                )
         raise TenantForbidden(_why_no_tenant(who)) from None
     shown = AssertionBody(
         assertion=made.text,
@@ -162,6 +179,21 @@ async def make_assertion(request: Request, body: AssertionRequest | None = None)
         tenants=home_bodies(who),
     )
     return JSONResponse(shown.model_dump(mode="json"), 200, {"Cache-Control": "no-store"})
+
+
+def _wanted_tenant(request: Request, wanted: AssertionRequest, who: sessions.Person) -> str | None:
+    """The tenant that header or body name; None: the primary one.
+
+    Raises:
+        InvalidRequest: they name different ones.
+        sessions.NotAMemberError: one of them is not among the person's.
+    """
+    header = tenant_header(request)
+    if header is None or wanted.tenant is None:
+        return header or wanted.tenant
+    if sessions.choose(who.homes, header) != sessions.choose(who.homes, wanted.tenant):
+        raise InvalidRequest("`X-Tenant-ID` and the body name different tenants. Name one.")
+    return header
 
 
 def _why_no_tenant(who: sessions.Person) -> str | None:

@@ -1,5 +1,6 @@
 """The tenant's complete public record, sent whole with the next version after every change."""
 
+import base64
 from collections.abc import Sequence
 from datetime import datetime
 from typing import get_args
@@ -11,14 +12,16 @@ from libs.contracts.tenants import (
     AssertionKey,
     ConfigRecord,
     MemberRevocation,
+    SealedAddress,
     StripeIds,
     TenantSnapshot,
 )
-from libs.db.pool import Row, Tx
+from libs.db.pool import Database, Row, Tx
 from libs.db.tenant import Scope
 from libs.messaging.outbox import emit
 from services.tenants import (
     connections,
+    personal,
     store_configuration,
     store_keys,
     store_members,
@@ -32,6 +35,11 @@ STRIPE_IDS_MAX = 50
 REVOKED_SESSIONS_MAX = 200
 REVOKED_MEMBERS_MAX = 1_000
 
+RECORD_FORMAT = 2
+"""Raised when what a record tells changes, so that all are told anew. 2: the billing address sealed."""
+TOLD_ANEW = 20
+"""Records that one run of the job tells anew."""
+
 
 async def publish(tx: Tx, at: datetime) -> int:
     """Raise the version of the tenant in scope and send its record; the new version.
@@ -41,7 +49,7 @@ async def publish(tx: Tx, at: datetime) -> int:
     """
     here = tx.scope
     await tx.enter(Scope((tx.tenant_id,), None))
-    tenant = await store_tenants.raise_version(tx, at)
+    tenant = await store_tenants.raise_version(tx, at, RECORD_FORMAT)
     revoked = await _revoked(tx)
     snapshot = TenantSnapshot(
         version=tenant["version"],
@@ -52,7 +60,7 @@ async def publish(tx: Tx, at: datetime) -> int:
         currency=tenant["currency"],
         locale=tenant["locale"],
         self_customer_id=tenant["self_customer_id"],
-        billing_email=tenant["billing_email"],
+        billing_address=_billing_address(tenant),
         plan_key=tenant["plan_key"],
         api_keys=tuple(
             _api_key(row) for row in await store_keys.published_keys(tx, ENDED_KEYS_MAX, at)
@@ -80,6 +88,28 @@ async def publish(tx: Tx, at: datetime) -> int:
     emit(tx, snapshot, effective_at=at)
     await tx.enter(here)
     return snapshot.version
+
+
+async def tell_anew(database: Database, at: datetime) -> None:
+    """Publish some of the records that were told in an earlier form."""
+    async with database.maintenance() as tx:
+        due = await store_tenants.told_otherwise(tx, RECORD_FORMAT, TOLD_ANEW)
+    for tenant_id in due:
+        async with database.tenant(tenant_id, None) as tx:
+            await publish(tx, at)
+
+
+def _billing_address(tenant: Row) -> SealedAddress | None:
+    """The address as the row has it; one that still stands in the clear there is sealed for the record."""
+    sealed, wrapped = tenant["billing_personal"], tenant["billing_wrapped"]
+    if tenant["billing_email"] is not None:
+        own = personal.seal_email(tenant["billing_email"], tenant["tenant_id"])
+        sealed, wrapped = own.personal, own.wrapped
+    if sealed is None or wrapped is None:
+        return None
+    return SealedAddress(
+        sealed=base64.b64encode(sealed).decode(), wrapped=base64.b64encode(wrapped).decode()
+    )
 
 
 async def _revoked(tx: Tx) -> tuple[MemberRevocation, ...]:

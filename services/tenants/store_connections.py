@@ -13,6 +13,7 @@ _UPDATABLE = frozenset(
         "status",
         "is_active",
         "account_id",
+        "account_since",
         "publishable_key",
         "limited",
         "charges_enabled",

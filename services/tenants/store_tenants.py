@@ -163,16 +163,27 @@ async def read_names(tx: Tx, tenant_ids: Sequence[UUID]) -> list[Row]:
     )
 
 
-async def raise_version(tx: Tx, at: datetime) -> Row:
-    """Give the tenant's record its next version; the record."""
+async def raise_version(tx: Tx, at: datetime, record_format: int) -> Row:
+    """Give the tenant's record its next version; the row, its billing address as it is sealed."""
     row = await tx.fetchrow(
-        "update tenant set version = version + 1, updated_at = greatest(updated_at, $2) "
-        "where tenant_id = $1 returning *",
+        "update tenant set version = version + 1, updated_at = greatest(updated_at, $2), "
+        "record_format = $3 where tenant_id = $1 returning *",
         tx.tenant_id,
         at,
+        record_format,
     )
     assert row is not None, "only a tenant that exists is published"
-    return personal.billed(row)
+    return row
+
+
+async def told_otherwise(tx: Tx, record_format: int, limit: int) -> list[UUID]:
+    """Tenants whose record was told in an earlier form; as the maintenance role."""
+    rows = await tx.fetch(
+        "select tenant_id from tenant where record_format < $1 and version > 0 limit $2",
+        record_format,
+        limit,
+    )
+    return [row["tenant_id"] for row in rows]
 
 
 async def keep_subscription(tx: Tx, fact: SubscriptionChanged) -> bool:

@@ -11,7 +11,10 @@ from libs.contracts.envelope import Envelope, wrap
 from libs.contracts.tenants import ConnectionRecord, ConnectionStatus, TenantSnapshot
 from libs.db.pool import Database
 from libs.db.tenant import Scope
+from libs.directory import apply as applying
+from libs.directory import local
 from libs.directory.apply import apply_snapshot
+from libs.directory.arrivals import RECORDS, Arrivals
 from libs.directory.local import Directory
 from libs.ids import new_id
 from libs.testing.databases import TestDatabase
@@ -80,6 +83,47 @@ async def test_an_account_that_was_given_up_is_nobodys(database: TestDatabase) -
         await apply(opened, record(FIRST, 1, 1, "CONNECTED"))
         await apply(opened, record(FIRST, 2, 2, "REVOKED"))
         assert await Directory(opened).find("account", f"test:{ACCOUNT}") is None
+
+
+async def test_what_is_remembered_ends_with_the_record_that_this_process_takes_in(
+    database: TestDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def seen(directory: Directory) -> list[int]:
+        by_id = await directory.by_id(FIRST)
+        together = (await directory.by_ids([FIRST]))[FIRST]
+        assert by_id is not None
+        return [by_id.snapshot.version, together.snapshot.version]
+
+    monkeypatch.setattr(local, "CACHE_SECONDS", 3600.0)
+    async with database.open("gateway") as opened:
+        directory = Directory(opened)
+        for version in (11, 12):
+            await apply(opened, record(FIRST, version, version, "CONNECTED"))
+            assert await seen(directory) == [version, version]
+        # Nothing of a commit that fails is believed; what another process takes in is seen later.
+        with pytest.raises(RuntimeError):
+            await _apply_and_fail(opened, record(FIRST, 13, 13, "CONNECTED"))
+        assert RECORDS.is_newest("gateway", FIRST, 12)
+        monkeypatch.setattr(applying, "RECORDS", Arrivals(tenants_max=0))
+        await apply(opened, record(FIRST, 14, 14, "CONNECTED"))
+        assert await seen(directory) == [12, 12]
+        monkeypatch.setattr(local, "CACHE_SECONDS", 0.0)
+        assert await seen(directory) == [14, 14]
+
+
+async def _apply_and_fail(database: Database, event: Envelope[TenantSnapshot]) -> None:
+    async with database.transaction(Scope((event.tenant_id,), None)) as tx:
+        await apply_snapshot(event, tx)
+        raise RuntimeError
+
+
+def test_only_so_many_arrivals_are_kept_in_mind() -> None:
+    arrivals = Arrivals(tenants_max=2)
+    for tenant, version in ((FIRST, 5), (SECOND, 1), (FIRST, 4), (new_id(), 9)):
+        arrivals.note("gateway", tenant, version)
+    assert [arrivals.is_newest("gateway", FIRST, version) for version in (4, 5)] == [False, True]
+    assert arrivals.is_newest("billing", FIRST, 1)
+    assert arrivals.is_newest("gateway", SECOND, 0)
 
 
 async def test_what_stood_there_before_is_still_found(database: TestDatabase) -> None:

@@ -24,6 +24,8 @@ from libs.crypto.sealed import OpenDataKey, seal
 from libs.crypto.settings import Sealing
 from libs.crypto.vaults.local import LocalMasterKeys
 from libs.db.pool import Database
+from libs.directory import secrets as held
+from libs.directory.arrivals import Arrivals
 from libs.directory.secrets import Secrets
 from libs.testing.databases import TestDatabase
 from libs.testing.memory_log import EPOCH, MemoryLog
@@ -141,9 +143,19 @@ async def test_the_current_one_comes_first_and_the_previous_one_ends(world: Worl
     assert [e.data.version for e in world.log.events(SecretsHeld)] == [1]
 
 
+async def test_a_change_is_seen_at_once_where_it_was_taken_in(world: World) -> None:
+    for version, value in enumerate((b"one", b"two"), start=1):
+        await world.tell(ACME, version, await world.record(ACME, value, version))
+        assert await world.values() == [value]
+    await world.tell(ACME, 3)
+    assert await world.values() == []
+
+
 async def test_a_change_is_seen_within_a_second_and_at_once_when_asked_afresh(
-    world: World,
+    world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Where another process of the service takes it in."""
+    monkeypatch.setattr(held, "SECRETS", Arrivals(tenants_max=0))
     await world.tell(ACME, 1, await world.record(ACME, b"one", 1))
     assert await world.values() == [b"one"]
     await world.tell(ACME, 2, await world.record(ACME, b"two", 2))

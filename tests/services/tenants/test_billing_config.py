@@ -193,6 +193,16 @@ async def test_restricted_keys(stripe_world: StripeWorld) -> None:
     answer = await stripe_world.configure(key, stripe_secret_key=narrow)
     assert (answer.status_code, answer.json()["code"]) == (409, "stripe_account_unknown")
     assert (await stripe_world.connection(tenant))["limited"] is False
+    # Confirmed, it may be of any account: nothing of the one before is used, or believed, for it.
+    answer = await stripe_world.configure(
+        key, stripe_secret_key=narrow, confirm_account_change=True
+    )
+    assert (answer.json()["limited"], answer.json()["stripe_account_id"]) == (True, None)
+    (told,) = stripe_world.world.snapshot(tenant).connections
+    assert (told.account_id, told.charges_enabled, told.payouts_enabled) == (None, False, False)
+    kept = {(e.name, e.version) for e in stripe_world.secrets(tenant).secrets}
+    assert ("stripe_secret_key", 2) not in kept
+    assert ("stripe_secret_key", 3) in kept
 
 
 async def test_off_and_on_again_keeps_the_keys(stripe_world: StripeWorld) -> None:

@@ -12,7 +12,7 @@ from libs.ids import public_id
 from services.tenants import connect_states
 from tests.services.tenants.conftest import ORIGIN
 from tests.services.tenants.persons import signed_in
-from tests.services.tenants.sandbox import PLATFORM_KEY, SDK_WARNING, StripeWorld, query_of
+from tests.services.tenants.sandbox import CONFIG, PLATFORM_KEY, SDK_WARNING, StripeWorld, query_of
 
 pytestmark = pytest.mark.filterwarnings(SDK_WARNING)
 
@@ -212,6 +212,29 @@ async def test_an_account_link_makes_and_onboards_an_account(
     assert answer.headers["location"] == f"{ORIGIN}/x?tab=1&connect=onboarded"
     assert await status_of(stripe_world, tenant, key) == (account_id, "CONNECTED", kind)
     assert stripe_world.world.snapshot(tenant).connections[0].charges_enabled
+
+
+async def test_onboarding_begins_with_nothing_of_the_connection_before(
+    stripe_world: StripeWorld,
+) -> None:
+    tenant, key = await stripe_world.tenant("Acme")
+    old = stripe_world.sandbox.account()
+    await stripe_world.configure(
+        key, stripe_secret_key=old.secret_key, stripe_publishable_key=old.publishable_key
+    )
+    await stripe_world.call("PATCH", CONFIG, key, json={"is_active": False})
+    async with stripe_world.world.database.tenant(UUID(tenant), "test") as tx:
+        await tx.execute("update stripe_connection set key_valid = false, key_failure = 'gone'")
+    assert (await stripe_world.call("POST", DISCONNECT, key)).status_code == 200
+    url = await start(stripe_world, key, kind="account_link", confirm_account_change=True)
+    await come_back(stripe_world, stripe_world.sandbox.onboard(url))
+    row = await stripe_world.connection(tenant)
+    assert (row["status"], row["is_active"], row["key_valid"]) == ("CONNECTED", True, True)
+    kept = ("key_failure", "revoked_at", "publishable_key")
+    assert [row[name] for name in kept] == [None] * 3
+    assert row["account_id"] != old.id
+    allowed = await stripe_world.call("GET", "/api/v1/connect/account", key)
+    assert allowed.json()["stripe_account_id"] == row["account_id"]
 
 
 async def test_an_onboarding_address_that_was_used_leads_to_a_new_one(

@@ -90,7 +90,7 @@ async def test_uses_show_when_the_key_and_the_webhook_were_last_used(
 ) -> None:
     tenant, key, _ = await configured(stripe_world)
     connection = str(stripe_world.world.snapshot(tenant).connections[0].connection_id)
-    at = utc_now().replace(microsecond=0)
+    at = utc_now()
     for kind, service in (
         ("stripe_secret_key", "stripe_sync"),
         ("stripe_webhook_secret", "gateway"),
@@ -191,7 +191,91 @@ async def test_what_is_over_shows_no_flag_of_what_was(stripe_world: StripeWorld)
         None,
         "none",
     )
+    seen = ("last_webhook_at", "key_last_used_at", "key_checked_at", "checked_at")
+    assert [body[name] for name in seen] == [None] * 4
     assert body["stripe_account_id"] == account.id
+
+
+async def test_a_webhook_of_the_account_before_says_nothing_of_this_one(
+    stripe_world: StripeWorld,
+) -> None:
+    tenant, key, account = await configured(stripe_world)
+    connection = stripe_world.world.snapshot(tenant).connections[0].connection_id
+
+    async def webhook_came(version: int = 1) -> datetime | None:
+        use = KeyUsed(
+            kind="stripe_webhook_secret",
+            object_id=str(connection),
+            version=version,
+            service="gateway",
+            used_at=utc_now(),
+        )
+        stripe_world.world.tell(tenant, use, source="gateway")
+        await stripe_world.world.settle()
+        return await last_webhook()
+
+    async def last_webhook() -> datetime | None:
+        shown = (await health(stripe_world, key))["last_webhook_at"]
+        return None if shown is None else datetime.fromisoformat(shown)
+
+    assert await webhook_came()
+    # A new key of the same account, or the connection off and on: it is the same account.
+    newer = stripe_world.sandbox.key(account.id)
+    await stripe_world.configure(key, stripe_secret_key=newer)
+    assert await last_webhook()
+    # Another account, by its key,
+    second = stripe_world.sandbox.account()
+    await stripe_world.configure(
+        key, stripe_secret_key=second.secret_key, confirm_account_change=True
+    )
+    assert await last_webhook() is None
+    assert await webhook_came(2)
+    # then by Connect, which keeps what was seen when the same account agrees again,
+    for account_id, is_new in ((account.id, True), (account.id, False)):
+        answer = await stripe_world.start_oauth(key, confirm_account_change=True)
+        back = stripe_world.sandbox.consent(answer.json()["url"], account_id)
+        await stripe_world.world.client.get(back.removeprefix("http://127.0.0.1:8080"))
+        await stripe_world.world.settle()
+        assert (await last_webhook() is None) == is_new
+        assert await webhook_came(0)
+    # and once more after it was disconnected.
+    await stripe_world.call("POST", "/api/v1/connect/disconnect", key)
+    assert await last_webhook() is None
+    await stripe_world.configure(
+        key, stripe_secret_key=second.secret_key, confirm_account_change=True
+    )
+    assert await last_webhook() is None
+
+
+async def test_a_restricted_key_that_may_read_its_account_later_is_connected_then(
+    stripe_world: StripeWorld,
+) -> None:
+    tenant, key = await stripe_world.tenant("Acme")
+    account = stripe_world.sandbox.account()
+    stripe_world.sandbox.fault(kind="error", status=403, stored=False, path="/v1/account")
+    narrow = stripe_world.sandbox.key(account.id, "restricted")
+    answer = await stripe_world.configure(key, stripe_secret_key=narrow)
+    assert (answer.status_code, answer.json()["limited"]) == (201, True)
+    refused = await stripe_world.call("GET", "/api/v1/connect/account", key)
+    assert (refused.status_code, refused.json()["code"]) == (409, "stripe_not_connected")
+    assert "may not read its own account" in refused.json()["detail"]
+    stripe_world.sandbox.mend()
+    await check_keys(stripe_world)
+    assert (await health(stripe_world, key))["stripe_account_id"] == account.id
+    (told,) = stripe_world.world.snapshot(tenant).connections
+    assert (told.account_id, told.charges_enabled) == (account.id, True)
+    shown = await stripe_world.call("GET", "/api/v1/billing/config", key)
+    assert shown.json()["limited"] is False
+    allowed = await stripe_world.call("GET", "/api/v1/connect/account", key)
+    assert allowed.json()["stripe_account_id"] == account.id
+    # Another tenant's key of the same account learns nothing.
+    _, others = await stripe_world.tenant("Globex")
+    stripe_world.sandbox.fault(kind="error", status=403, stored=False, path="/v1/account")
+    other = stripe_world.sandbox.key(account.id, "restricted")
+    assert (await stripe_world.configure(others, stripe_secret_key=other)).status_code == 201
+    stripe_world.sandbox.mend()
+    await check_keys(stripe_world)
+    assert (await health(stripe_world, others))["stripe_account_id"] is None
 
 
 async def test_a_replay_changes_nothing(stripe_world: StripeWorld, database: TestDatabase) -> None:

@@ -169,8 +169,19 @@ async def test_keys_of_another_tenant_are_absent(world: World) -> None:
     assert (await world.call("DELETE", f"{KEYS}/{acme['id']}", key=globex)).status_code == 404
     answer = await world.call("POST", KEYS, key=globex, json=asked())
     assert (answer.status_code, answer.json()["code"]) == (403, "tenant_forbidden")
-    for odd in ("key_x", "x", acme["id"].replace("key_", "usr_")):
+    odd_ones = ("key_x", "x", acme["id"].replace("key_", "usr_"))
+    for odd in odd_ones:
         assert (await world.call("DELETE", f"{KEYS}/{odd}", key=globex)).status_code == 404
+    # Each stands in the log of who asked, whether it was another's or nobody's.
+    asked_for = [
+        event
+        for event in world.log.events(SecurityEventRaised)
+        if event.data.kind == "object_absent"
+    ]
+    assert [event.data.path for event in asked_for] == [
+        f"{KEYS}/{each}" for each in (acme["id"], *odd_ones)
+    ]
+    assert {event.data.permission for event in asked_for} == {"members:manage"}
 
 
 async def test_there_is_an_end_to_keys(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,10 +7,11 @@ from structlog.testing import capture_logs
 
 from libs.clock import utc_now
 from libs.contracts.audit import ConfigurationChanged
+from libs.directory.local import Directory
 from libs.ids import new_id, public_id
 from libs.testing.databases import TestDatabase
 from services.tenants import audit, jobs, store_people
-from tenants.conftest import OPERATOR_EMAIL, World
+from tenants.conftest import OPERATOR_EMAIL, PEPPER, World
 from tenants.persons import PASSWORD, add_person, browser, invite, signed_in
 
 ADA = "ada.canary@people.example"
@@ -103,11 +104,14 @@ async def test_an_odd_row_holds_no_other_up(world: World, database: TestDatabase
 async def test_invitations_and_billing_addresses_stand_sealed(
     world: World, database: TestDatabase
 ) -> None:
-    await world.sign_up("Acme", settings={"billing_email": f"bills.{ADA}"})
+    acme = await world.sign_up("Acme", settings={"billing_email": f"bills.{ADA}"})
     await world.sign_up("Globex")
     await add_person(world, "owner@acme.example", acme="owner")
     await invite(world, "acme", ADA)
-    assert "canary" not in await dump(database, "tenant", "invitation")
+    # Neither in its own rows, nor on its way to the other services, nor as they hold it.
+    assert "canary" not in await dump(database, "tenant", "invitation", "outbox", "directory")
+    assert "canary" not in str([each.value for each in world.log.topics["tenants.directory"]])
+    assert world.snapshot(acme["id"]).billing_address is not None
     shown = (await world.call("GET", "/api/v1/tenants/acme")).json()
     assert shown["settings"]["billing_email"] == f"bills.{ADA}"
     headers = {"X-Tenant-ID": "acme"}
@@ -166,6 +170,32 @@ async def test_addresses_that_stood_in_the_clear_are_sealed(
         )
 
 
+async def test_records_of_an_earlier_form_are_told_anew_once(
+    world: World, database: TestDatabase
+) -> None:
+    acme = await world.sign_up("Acme")
+    before = world.snapshot(acme["id"])
+    async with database.admin() as admin:
+        await admin.execute(
+            "update tenants.tenant set record_format = 1, billing_email = $1 where slug = 'acme'",
+            f"bills.{ADA}",
+        )
+    for _ in range(2):
+        await jobs.tell_anew(world.database)
+        await world.settle()
+    told = world.snapshot(acme["id"])
+    assert (told.version, told.billing_email) == (before.version + 1, None)
+    # It opens for who has the pepper, in this tenant's record alone, and for nobody else.
+    tenant_id = UUID(acme["id"])
+    for pepper, email in ((PEPPER, f"bills.{ADA}"), (None, None), (b"q" * 32, None)):
+        with capture_logs() as logs:
+            found = await Directory(world.database, pepper).by_id(tenant_id)
+        assert found is not None
+        assert found.snapshot.billing_email == email
+        failed = [each["event"] for each in logs if each["log_level"] == "error"]
+        assert failed == (["billing_address_does_not_open"] if pepper == b"q" * 32 else [])
+
+
 async def test_nobody_is_read_with_anothers_key(world: World, database: TestDatabase) -> None:
     one, two = [await add_person(world, f"{name}@people.example") for name in ("one", "two")]
     async with database.admin() as admin:
@@ -206,7 +236,7 @@ async def test_a_member_is_given_out_and_erased(world: World, database: TestData
         assert (await world.call("GET", "/api/v1/members", key=key)).status_code == 401
     # Nothing says any more who it was, nor ever did on the topics that are kept for ever.
     assert "canary" not in await dump_without_outbox(database)
-    assert world.snapshot(acme["id"]).billing_email is None
+    assert world.snapshot(acme["id"]).billing_address is None
     (told,) = [
         e for e in world.log.events(ConfigurationChanged) if e.data.action == "person.erased"
     ]

@@ -46,7 +46,7 @@ async def test_it_makes_and_then_changes(world: World) -> None:
     assert now["id"] == body["id"]
     assert changed.headers["Sluice-Version"] == f"{body['id']}:{now['version']}"
     snapshot = world.snapshot(body["id"])
-    assert (snapshot.name, snapshot.tax_region, snapshot.billing_email) == (
+    assert (snapshot.name, snapshot.tax_region, snapshot.billing_address) == (
         "Acme Ltd",
         "US-CA",
         None,
