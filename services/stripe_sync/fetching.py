@@ -28,7 +28,8 @@ LISTED_FROM = 6
 """So many payments or more are looked up in one list."""
 ORIGIN_SECONDS = 26 * 3600
 """A checkout session is open for a day before it is paid."""
-ORIGIN_PAGES_MAX = 3
+ORIGIN_PAGES_MIN, ORIGINS_PER_PAGE = 3, 8
+"""How far a list is read: by itself each payment would take two calls."""
 
 PATHS = {
     "customer": "/v1/customers/",
@@ -152,11 +153,12 @@ async def find_origins(
 
 async def _listed_origins(api: StripeApi, unplaced: Sequence[Unplaced]) -> dict[str, Origin]:
     since = {"created": {"gte": min(each.created for each in unplaced) - ORIGIN_SECONDS}}
+    pages_max = max(ORIGIN_PAGES_MIN, len(unplaced) // ORIGINS_PER_PAGE)
     payments = await api.list_all(
-        "invoice_payment.list", "/v1/invoice_payments", since, pages_max=ORIGIN_PAGES_MAX
+        "invoice_payment.list", "/v1/invoice_payments", since, pages_max=pages_max
     )
     sessions = await api.list_all(
-        "checkout_session.list", "/v1/checkout/sessions", since, pages_max=ORIGIN_PAGES_MAX
+        "checkout_session.list", "/v1/checkout/sessions", since, pages_max=pages_max
     )
     origins = {
         id_of(each["payment_intent"]): Origin(payment_link_id=id_of(each["payment_link"]))
@@ -260,9 +262,14 @@ async def _intent(api: StripeApi, intent_id: str) -> Fetched:
         path_of("payment_intent", intent_id),
         {"expand": ["latest_charge.balance_transaction"]},
     )
+    return seen_intent(raw)
+
+
+def seen_intent(raw: Json) -> Fetched:
+    """An intent that was read with its latest charge and the balance transaction of that."""
     charge = charge_of(raw)
     waits = charge is not None and waits_for_booking(charge)
-    return Fetched(intent_id, raw, incomplete=NOT_BOOKED if waits else None)
+    return Fetched(raw["id"], raw, incomplete=NOT_BOOKED if waits else None)
 
 
 async def _charge(api: StripeApi, charge_id: str) -> Fetched:

@@ -5,12 +5,12 @@ in the order of their times; an event younger than a minute may still be on its 
 """
 
 import json
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 import structlog
 
 from libs.clock import from_unix, utc_now
-from libs.contracts.envelope import Envelope
 from libs.contracts.gateway import StripeEventReceived
 from libs.contracts.stripe_sync import StripeEventFound
 from libs.db.pool import Tx
@@ -65,16 +65,22 @@ UNDELIVERED_TYPES = (
 """Stripe takes 20 types at most; these move money or rights."""
 
 
-async def note_taken(tx: Tx, event: Envelope[StripeEventReceived]) -> None:
-    """Remember an event that came, so that it is not found again.
+async def note_taken(tx: Tx, facts: Sequence[StripeEventReceived]) -> None:
+    """Remember events that came, so that they are not found again.
 
     Where Stripe tells that it failed to make events, no list has them: all lists of the account are
     compared with the mirror as soon as can be.
     """
-    fact = event.data
-    is_new = await store_events.note_taken(tx, fact.account, fact.stripe_event_id, fact.created_at)
-    if is_new and fact.event_type.startswith(EVENTS_LOST):
-        await store_walks.hasten(tx, fact.account)
+    new = await store_events.note_taken(
+        tx, [(fact.account, fact.stripe_event_id, fact.created_at) for fact in facts]
+    )
+    lost = {
+        fact.account
+        for fact in facts
+        if fact.event_type.startswith(EVENTS_LOST) and (fact.account, fact.stripe_event_id) in new
+    }
+    for account in sorted(lost):
+        await store_walks.hasten(tx, account)
 
 
 async def begin(visit: Visit) -> None:

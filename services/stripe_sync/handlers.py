@@ -1,5 +1,7 @@
 """One function per consumed event: mark or enter, never call."""
 
+from collections.abc import Sequence
+
 from libs.contracts.billing import (
     CompleteInvoice,
     CustomerCreated,
@@ -12,14 +14,12 @@ from libs.contracts.gateway import StripeEventReceived, WebhookReplayCanceled
 from libs.contracts.ledger import StatementRequested
 from libs.contracts.tenants import ClockAdvanceRequested
 from libs.db.pool import Tx
-from libs.messaging.apply import Handler
+from libs.messaging.apply import Delivery, Handler, Together
 from services.stripe_sync import (
+    arriving,
     checks,
     clocks,
     commands,
-    connections,
-    finding,
-    marks,
     payers,
     plans,
     statements,
@@ -27,19 +27,9 @@ from services.stripe_sync import (
 )
 
 
-async def on_stripe_event(event: Envelope[StripeEventReceived], tx: Tx) -> None:
-    """Something changed at Stripe: fetch it; or nothing can be fetched any more.
-
-    Of a replay that is only tried it is compared instead.
-    """
-    if event.data.dry_run:
-        await checks.take_event(tx, event)
-        return
-    await finding.note_taken(tx, event)
-    if event.data.event_type == connections.DEAUTHORIZED:
-        await connections.take_deauthorization(tx, event)
-    else:
-        await marks.take_event(tx, event)
+async def on_stripe_events(deliveries: Sequence[Delivery], tx: Tx) -> None:
+    """Something changed at Stripe: fetch it; or nothing can be fetched any more."""
+    await arriving.take_in(tx, deliveries)
 
 
 async def on_replay_canceled(event: Envelope[WebhookReplayCanceled], tx: Tx) -> None:
@@ -83,7 +73,7 @@ async def on_customer_erased(event: Envelope[CustomerErased], tx: Tx) -> None:
 
 
 HANDLERS: dict[type[Fact], Handler] = {
-    StripeEventReceived: on_stripe_event,
+    StripeEventReceived: Together(on_stripe_events),
     WebhookReplayCanceled: on_replay_canceled,
     PlanPublished: on_plan_published,
     CustomerCreated: on_customer_created,

@@ -2,15 +2,19 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
 from typing import Any
 
-from libs.contracts.envelope import Envelope
+from libs.clock import from_unix
 from libs.contracts.gateway import StripeEventReceived
 from libs.contracts.stripe_sync import PLATFORM_ACCOUNT
+from libs.contracts.tenants import PLATFORM_TENANT_ID
 from libs.db.pool import Tx
+from libs.messaging.apply import Delivery
 from services.stripe_sync import store_marks
 from services.stripe_sync.objects import id_of
+from services.stripe_sync.store_marks import Mark
 
 BALANCE = ("balance", "balance")
 """Not an object of Stripe's: list the balance transactions since the last time."""
@@ -34,10 +38,18 @@ MOVES_MONEY = (
 )
 """Events after which the balance may have changed by more than a charge."""
 
-CHANGES_HEALTH = ("account.", "capability.", "person.")
+CHANGES_HEALTH = ("account.", "capability.", "person.", "v2.core.account")
 """Events after which an account may have other rights or other things due."""
 
+THIN_ACCOUNT = "v2.core.account"
+"""What thin events are about that tell of an account; they may happen in the platform's own."""
+
 FAILED_ATTEMPT = "charge.failed"
+
+CHARGE_OF_INTENT = ("charge", "payment_intent")
+"""A charge is made soon after its intent."""
+
+UNIX_SECONDS_MAX = 2**33
 
 _REFERENCES: Mapping[str, tuple[tuple[str, str], ...]] = {
     "checkout.session": (
@@ -58,15 +70,40 @@ ID = re.compile(r"""(?!\.{1,2}$)[!"$&-.0->@-~]{1,255}""")
 fetched."""
 
 
-async def take_event(tx: Tx, event: Envelope[StripeEventReceived]) -> None:
-    """Mark what the event is about."""
-    await store_marks.mark(tx, event.data.account, dirty_objects(event.data))
+async def take_events(tx: Tx, deliveries: Iterable[Delivery]) -> None:
+    """Mark what events are about; their tenants are in scope."""
+    await store_marks.mark_each(
+        tx, [mark for delivery in deliveries for mark in _marks_of(delivery)]
+    )
 
 
 def dirty_objects(event: StripeEventReceived) -> list[tuple[str, str]]:
     """(type, id) of everything to fetch because of an event."""
+    return _dirty(event, _subject(event.payload))
+
+
+def _marks_of(delivery: Delivery) -> Iterator[Mark]:
+    fact: StripeEventReceived = delivery.event.data
+    subject = _subject(fact.payload)
+    made_at = _made_at(subject)
+    for kind, object_id in _dirty(fact, subject):
+        if kind == "account" and delivery.event.tenant_id == PLATFORM_TENANT_ID:
+            continue  # Nobody has connected it.
+        tells = object_id == fact.object_id or (fact.object_type, kind) == CHARGE_OF_INTENT
+        yield Mark(
+            delivery.event.tenant_id,
+            object_id if kind == "account" else fact.account,
+            kind,
+            object_id,
+            made_at=made_at if tells else None,
+            told_at=fact.created_at,
+            trace=delivery.cause.trace,
+        )
+
+
+def _dirty(event: StripeEventReceived, subject: Mapping[str, Any]) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
-    kind, subject = event.object_type or "", _subject(event.payload)
+    kind = event.object_type or ""
     if kind in MIRRORED and event.object_id:
         found.append((kind, event.object_id))
     found += _referred(subject, _REFERENCES.get(kind, ()))
@@ -75,8 +112,10 @@ def dirty_objects(event: StripeEventReceived) -> list[tuple[str, str]]:
     found = [pair for pair in found if ID.fullmatch(pair[1])]
     if event.event_type.startswith(MOVES_MONEY):
         found.append(BALANCE)
-    if event.account != PLATFORM_ACCOUNT and event.event_type.startswith(CHANGES_HEALTH):
-        found.append(("account", event.account))
+    account = event.object_id if event.object_type == THIN_ACCOUNT else event.account
+    changes_health = event.event_type.startswith(CHANGES_HEALTH)
+    if account and account != PLATFORM_ACCOUNT and changes_health and ID.fullmatch(account):
+        found.append(("account", account))
     return list(dict.fromkeys(found))
 
 
@@ -99,6 +138,12 @@ def _payment(event: StripeEventReceived, subject: Mapping[str, Any]) -> Iterator
         yield "payment_intent", intent_id
     if charge_id is not None and (intent_id is None or event.event_type == FAILED_ATTEMPT):
         yield "charge", charge_id
+
+
+def _made_at(subject: Mapping[str, Any]) -> datetime | None:
+    """When the event's object was made, where it says so; it is only looked for there."""
+    created = subject.get("created")
+    return from_unix(created) if type(created) is int and 0 < created < UNIX_SECONDS_MAX else None
 
 
 def _subject(payload: str | None) -> Mapping[str, Any]:

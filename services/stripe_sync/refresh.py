@@ -19,7 +19,13 @@ from libs.db.pool import TRANSIENT_ERRORS, Database
 from libs.db.tenant import Scope
 from libs.directory.local import Directory, Tenant, business_now
 from libs.observability.tracing import extract, start_span
-from services.stripe_sync import fetching, store_connections, store_marks, store_payments
+from services.stripe_sync import (
+    fetching,
+    listing,
+    store_connections,
+    store_marks,
+    store_payments,
+)
 from services.stripe_sync.client import (
     Json,
     StripeApi,
@@ -28,7 +34,8 @@ from services.stripe_sync.client import (
 )
 from services.stripe_sync.fetching import Fetched, Unplaced
 from services.stripe_sync.identities import Identity
-from services.stripe_sync.lease import Lease, LeaseLostError, hold, leased, renew
+from services.stripe_sync.lease import Lease, LeaseLostError, hold, keep, leased
+from services.stripe_sync.listing import Stretch
 from services.stripe_sync.marks import BALANCE
 from services.stripe_sync.mirroring import Mirroring, Sighting, of_an_intent, payment_behind
 from services.stripe_sync.objects import customer_of, id_of
@@ -41,12 +48,15 @@ from services.stripe_sync.transactions import list_transactions
 
 log = structlog.get_logger()
 
-BATCH_OBJECTS = 96
+BATCH_OBJECTS = 500
+GROUP_OBJECTS = 200
+"""That many at most are mirrored in one transaction."""
+ALONE_MAX = 96
+"""That many are fetched each by itself before it is looked again what is due."""
 AT_ONCE_MAX = 8
 GROUP_SECONDS = 0.5
 """What was fetched within this time goes into the mirror together; nothing waits for a slow object."""
 RUN_SECONDS_MAX = 20.0
-RENEWAL = timedelta(seconds=10)
 PAUSE_SECONDS_MIN, PAUSE_SECONDS_MAX = 0.5, 600.0
 DOUBLINGS_MAX = 11
 STOPPED_PAUSE = timedelta(seconds=15)
@@ -65,6 +75,8 @@ COMES_LATER: tuple[type[BaseException], ...] = (
 """Expected, and no reason for an error in the log."""
 
 Found = tuple[Dirty, Fetched | None]
+Outcome = tuple[Dirty, Fetched | BaseException | None]
+"""An object as it is; None where there is none any more; or why that could not be found out."""
 Late = list[tuple[Dirty, Exception]]
 
 
@@ -97,56 +109,79 @@ class AccountWorker:
         if not await self._due(1):
             return handled
         async with leased(self.database, f"account:{self.account}:{self.mode}") as lease:
-            renewed_at = utc_now()
-            ends = renewed_at + timedelta(seconds=RUN_SECONDS_MAX)
+            ends = utc_now() + timedelta(seconds=RUN_SECONDS_MAX)
             while lease is not None and utc_now() < ends:
-                if utc_now() - renewed_at > RENEWAL:
-                    if not await renew(self.database, lease):
-                        break
-                    renewed_at = utc_now()
                 batch = await self._due(BATCH_OBJECTS)
                 if not batch:
                     break
                 try:
-                    await self._refresh_all(lease, batch)
+                    handled += await self._refresh_all(lease, batch)
                 except LeaseLostError as lost:
                     log.warning("lease_lost", detail=str(lost))
                     break
                 except StripeStoppedError as stopped:
                     await rest(self.database, self.account, self.mode, str(stopped))
                     break
-                handled += len(batch)
         return handled
 
     async def _due(self, limit: int) -> list[Dirty]:
         async with self.database.maintenance() as tx:
             return await store_marks.due(tx, self.account, self.mode, utc_now(), limit)
 
-    async def _refresh_all(self, lease: Lease, batch: list[Dirty]) -> None:
-        """Fetch at once as much as may be, and mirror what has come, group by group."""
+    async def _refresh_all(self, lease: Lease, batch: list[Dirty]) -> int:
+        """Fetch at once as much as may be, and mirror what has come, group by group; how many."""
         slots = asyncio.Semaphore(AT_ONCE_MAX)
         balance = [each for each in batch if (each.object_type, each.object_id) == BALANCE]
+        listed = listing.stretches(batch, utc_now())
+        in_lists = {id(dirty) for stretch in listed for dirty in stretch.objects}
+        others = [each for each in batch if id(each) not in in_lists and each not in balance]
+        alone = others[:ALONE_MAX]
         waiting = {
-            asyncio.create_task(self._fetch(slots, dirty)): dirty
-            for dirty in batch
-            if dirty not in balance
+            *(asyncio.create_task(self._list(slots, stretch)) for stretch in listed),
+            *(asyncio.create_task(self._fetch(slots, [each])) for each in alone),
         }
+        places = {id(dirty): place for place, dirty in enumerate(batch)}
         try:
             while waiting:
-                done, _ = await asyncio.wait(waiting, timeout=GROUP_SECONDS)
+                done, waiting = await asyncio.wait(waiting, timeout=GROUP_SECONDS)
                 # In the order of the marks, not in the one in which Stripe answered.
-                came = [task for task in waiting if task in done]
-                group = [(waiting.pop(task), task.exception() or task.result()) for task in came]
-                if group:
-                    await self._take_in(lease, group)
+                group = [outcome for task in done for outcome in task.result()]
+                group.sort(key=lambda outcome: places[id(outcome[0])])
+                for start in range(0, len(group), GROUP_OBJECTS):
+                    await keep(self.database, lease)
+                    await self._take_in(lease, group[start : start + GROUP_OBJECTS])
         finally:
             for task in waiting:
                 task.cancel()
             await asyncio.gather(*waiting, return_exceptions=True)
         for dirty in balance:
             await self._list_transactions(lease, dirty)
+        return len(in_lists) + len(alone) + len(balance)
 
-    async def _fetch(self, slots: asyncio.Semaphore, dirty: Dirty) -> Fetched | None:
+    async def _list(self, slots: asyncio.Semaphore, stretch: Stretch) -> list[Outcome]:
+        """Read objects in a list, and what it has not each by itself."""
+        async with slots:
+            first = extract(stretch.objects[0].trace)
+            with start_span(f"list {stretch.kind}", parent=first, objects=len(stretch.objects)):
+                try:
+                    found = await listing.read(self.api, stretch)
+                except StripeStoppedError as stopped:
+                    return [(dirty, stopped) for dirty in stretch.objects]
+        here = [dirty for dirty in stretch.objects if dirty.object_id in found]
+        rest = [dirty for dirty in stretch.objects if dirty.object_id not in found]
+        return [
+            *((dirty, found[dirty.object_id]) for dirty in here),
+            *await self._fetch(slots, rest),
+        ]
+
+    async def _fetch(self, slots: asyncio.Semaphore, objects: Sequence[Dirty]) -> list[Outcome]:
+        """Fetch objects, each by itself."""
+        outcomes = await asyncio.gather(
+            *(self._fetch_one(slots, dirty) for dirty in objects), return_exceptions=True
+        )
+        return list(zip(objects, outcomes, strict=True))
+
+    async def _fetch_one(self, slots: asyncio.Semaphore, dirty: Dirty) -> Fetched | None:
         async with slots:
             with start_span(f"refresh {dirty.object_type}", parent=extract(dirty.trace)):
                 return await fetching.fetch(
@@ -157,9 +192,7 @@ class AccountWorker:
                     attempts=dirty.attempts,
                 )
 
-    async def _take_in(
-        self, lease: Lease, group: Sequence[tuple[Dirty, Fetched | BaseException | None]]
-    ) -> None:
+    async def _take_in(self, lease: Lease, group: Sequence[Outcome]) -> None:
         """Mirror what was fetched; what cannot be done now is tried again, later each time."""
         found = [(dirty, each) for dirty, each in group if not isinstance(each, BaseException)]
         failed = [(dirty, each) for dirty, each in group if isinstance(each, Exception)]

@@ -6,19 +6,25 @@ from datetime import datetime
 from libs.db.pool import Tx
 
 
-async def note_taken(tx: Tx, account: str, stripe_event_id: str, created_at: datetime) -> bool:
-    """Remember that an event came; False where it came before."""
-    inserted = await tx.execute(
+async def note_taken(tx: Tx, events: Sequence[tuple[str, str, datetime]]) -> set[tuple[str, str]]:
+    """Remember events that came; (account, id) of those that had not come before.
+
+    Args:
+        events: (account, id, time at Stripe).
+    """
+    rows = await tx.fetch(
         """
         insert into taken_event (account, mode, stripe_event_id, created_at)
-        values ($1, $2, $3, $4) on conflict do nothing
+        select account, $1, id, created_at
+        from unnest($2::text[], $3::text[], $4::timestamptz[]) as u(account, id, created_at)
+        order by account, id on conflict do nothing returning account, stripe_event_id
         """,
-        account,
         tx.mode,
-        stripe_event_id,
-        created_at,
+        [account for account, _, _ in events],
+        [event_id for _, event_id, _ in events],
+        [created_at for _, _, created_at in events],
     )
-    return inserted == 1
+    return {(row["account"], row["stripe_event_id"]) for row in rows}
 
 
 async def not_taken(tx: Tx, account: str, mode: str, stripe_event_ids: Sequence[str]) -> set[str]:

@@ -1,7 +1,8 @@
 """SQL of dirty marks: which objects are to be fetched."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from uuid import UUID
 
@@ -18,6 +19,8 @@ class Dirty:
         marks: (tenant the webhook came under, generation of the mark).
         attempts: fetches that led to nothing yet.
         trace: of the latest mark (W3C Trace Context headers).
+        made_at: when the object was made, or something made after it; None: nobody told.
+        told_at: when the latest change happened that is known; None: just now.
     """
 
     object_type: str
@@ -25,6 +28,43 @@ class Dirty:
     marks: tuple[tuple[UUID, int], ...]
     attempts: int
     trace: Mapping[str, str] = field(default_factory=dict)
+    made_at: datetime | None = None
+    told_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Mark:
+    """That an object is to be fetched.
+
+    Attributes:
+        tenant_id: in scope; where an event says so, the one it came under.
+        made_at: see `Dirty`.
+        told_at: see `Dirty`.
+        trace: of whatever marks it; None: the current one.
+    """
+
+    tenant_id: UUID
+    account: str
+    object_type: str
+    object_id: str
+    made_at: datetime | None = None
+    told_at: datetime | None = None
+    trace: Mapping[str, str] | None = None
+
+    @property
+    def key(self) -> tuple[UUID, str, str, str]:
+        """What there is one mark of."""
+        return self.tenant_id, self.account, self.object_type, self.object_id
+
+    def after(self, earlier: "Mark") -> "Mark":
+        """This mark with what an earlier one of the same object knew."""
+        made = [at for at in (self.made_at, earlier.made_at) if at is not None]
+        told = (self.told_at, earlier.told_at)
+        return replace(
+            self,
+            made_at=min(made, default=None),
+            told_at=None if told[0] is None or told[1] is None else max(told[0], told[1]),
+        )
 
 
 async def mark(tx: Tx, account: str, objects: Iterable[tuple[str, str]]) -> None:
@@ -35,24 +75,47 @@ async def mark(tx: Tx, account: str, objects: Iterable[tuple[str, str]]) -> None
     await mark_all(tx, account, [(tx.tenant_id, kind, object_id) for kind, object_id in objects])
 
 
-async def mark_all(tx: Tx, account: str, objects: Sequence[tuple[UUID, str, str]]) -> None:
+async def mark_all(tx: Tx, account: str, objects: Iterable[tuple[UUID, str, str]]) -> None:
     """Mark objects of several tenants, which are in scope: (tenant, type, id)."""
-    if not objects:
+    await mark_each(tx, [Mark(tenant, account, kind, name) for tenant, kind, name in objects])
+
+
+async def mark_each(tx: Tx, marks: Iterable[Mark]) -> None:
+    """Mark objects in their order, in one statement; of what is marked twice the later mark counts.
+
+    Rows are locked in one order everywhere, so that nobody waits for somebody who waits for them.
+    """
+    latest: dict[tuple[UUID, str, str, str], Mark] = {}
+    for each in marks:
+        earlier = latest.pop(each.key, None)
+        latest[each.key] = each if earlier is None else each.after(earlier)
+    if not latest:
         return
-    trace = inject()
-    await tx.executemany(
+    here = json.dumps(inject())
+    await tx.execute(
         """
-        insert into dirty_object (tenant_id, mode, account, object_type, object_id, generation,
-            trace)
-        values ($1, $2, $3, $4, $5, nextval('dirty_generation'), $6)
+        insert into dirty_object as d (tenant_id, mode, account, object_type, object_id, generation,
+            trace, made_at, told_at)
+        select tenant_id, $1, account, object_type, object_id, generation, trace::jsonb, made_at,
+            coalesce(told_at, now())
+        from (select *, nextval('dirty_generation') as generation
+            from unnest($2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[],
+                $7::timestamptz[], $8::timestamptz[])
+                as u(tenant_id, account, object_type, object_id, trace, made_at, told_at)) as m
+        order by tenant_id, account, object_type, object_id
         on conflict (tenant_id, mode, account, object_type, object_id) do update set
             generation = excluded.generation, next_try_at = '-infinity', attempts = 0,
-            trace = excluded.trace
+            trace = excluded.trace, made_at = least(d.made_at, excluded.made_at),
+            told_at = greatest(d.told_at, excluded.told_at)
         """,
-        [
-            (tenant_id, tx.mode, account, kind, object_id, trace)
-            for tenant_id, kind, object_id in sorted(set(objects))
-        ],
+        tx.mode,
+        [each.tenant_id for each in latest.values()],
+        [each.account for each in latest.values()],
+        [each.object_type for each in latest.values()],
+        [each.object_id for each in latest.values()],
+        [here if each.trace is None else json.dumps(each.trace) for each in latest.values()],
+        [each.made_at for each in latest.values()],
+        [each.told_at for each in latest.values()],
     )
 
 
@@ -62,7 +125,8 @@ async def due(tx: Tx, account: str, mode: str, now: datetime, limit: int) -> lis
         """
         select object_type, object_id, array_agg(tenant_id order by generation) as tenants,
             array_agg(generation order by generation) as generations, max(attempts) as attempts,
-            (array_agg(trace order by generation desc))[1] as trace
+            (array_agg(trace order by generation desc))[1] as trace,
+            min(made_at) as made_at, max(told_at) as told_at
         from dirty_object where account = $1 and mode = $2 and next_try_at <= $3
         group by object_type, object_id order by min(generation) limit $4
         """,
@@ -78,6 +142,8 @@ async def due(tx: Tx, account: str, mode: str, now: datetime, limit: int) -> lis
             tuple(zip(row["tenants"], row["generations"], strict=True)),
             row["attempts"],
             row["trace"],
+            row["made_at"],
+            row["told_at"],
         )
         for row in rows
     ]

@@ -1,5 +1,6 @@
 """SQL of the mirror: whose objects are, and their latest state."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -62,42 +63,29 @@ def _owner(found: Json) -> Owner:
     return Owner(UUID(found["tenant_id"]), UUID(customer_id) if customer_id else None)
 
 
-_CLAIM = """
-    insert into object_owner (account, mode, object_id, tenant_id, customer_id)
-    values ($1, $2, $3, $4, $5) on conflict do nothing
-"""
-
-
 async def claim(tx: Tx, account: str, object_id: str, customer_id: UUID | None) -> bool:
     """Give an object to the tenant in scope for ever; False where it has an owner already."""
-    inserted = await tx.execute(_CLAIM, account, tx.mode, object_id, tx.tenant_id, customer_id)
-    return inserted == 1
+    owner = Owner(tx.tenant_id, customer_id)
+    return object_id in await claim_all(tx, account, [(object_id, owner)])
 
 
-async def claim_all(tx: Tx, account: str, owners: Iterable[tuple[str, Owner]]) -> None:
-    """Give each object to its owner, unless it has one already."""
-    # In one order everywhere, so that two accounts' workers and routes cannot wait for each other.
-    rows = [
-        (account, tx.mode, object_id, owner.tenant_id, owner.customer_id)
-        for object_id, owner in sorted(owners, key=lambda pair: pair[0])
-    ]
-    await tx.executemany(_CLAIM, rows)
-
-
-async def claim_new(tx: Tx, account: str, owners: Sequence[tuple[str, Owner]]) -> set[str]:
+async def claim_all(tx: Tx, account: str, owners: Iterable[tuple[str, Owner]]) -> set[str]:
     """Give each object to its owner, whose tenants are in scope; those that had none before."""
+    # In one order everywhere, so that two accounts' workers and routes cannot wait for each other.
+    pairs = sorted(owners, key=lambda pair: pair[0])
     rows = await tx.fetch(
         """
         insert into object_owner (account, mode, object_id, tenant_id, customer_id)
         select $1, $2, o, t, c
-        from unnest($3::text[], $4::uuid[], $5::uuid[]) as u(o, t, c) order by o
+        from unnest($3::text[], $4::uuid[], $5::uuid[]) with ordinality as u(o, t, c, place)
+        order by place
         on conflict do nothing returning object_id
         """,
         account,
         tx.mode,
-        [object_id for object_id, _ in owners],
-        [owner.tenant_id for _, owner in owners],
-        [owner.customer_id for _, owner in owners],
+        [object_id for object_id, _ in pairs],
+        [owner.tenant_id for _, owner in pairs],
+        [owner.customer_id for _, owner in pairs],
     )
     return {row["object_id"] for row in rows}
 
@@ -129,30 +117,32 @@ async def read_objects(
 
 async def write_objects(tx: Tx, account: str, objects: Iterable[ObjectRow]) -> None:
     """Put the latest state of objects into the mirror; their tenants are in scope."""
-    await tx.executemany(
+    rows = list(objects)
+    if not rows:
+        return
+    await tx.execute(
         """
         insert into stripe_object (tenant_id, mode, account, object_type, object_id, raw, fact,
             version, deleted, fetched_at)
-        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+        select tenant_id, $1, $2, object_type, object_id, raw::jsonb, fact::jsonb, version, deleted,
+            fetched_at
+        from unnest($3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[], $8::integer[],
+            $9::boolean[], $10::timestamptz[])
+            as u(tenant_id, object_type, object_id, raw, fact, version, deleted, fetched_at)
         on conflict (tenant_id, mode, account, object_type, object_id) do update set
             raw = excluded.raw, fact = excluded.fact, version = excluded.version,
             deleted = excluded.deleted, fetched_at = excluded.fetched_at
         """,
-        [
-            (
-                row.tenant_id,
-                tx.mode,
-                account,
-                row.kind,
-                row.object_id,
-                row.raw,
-                row.fact,
-                row.version,
-                row.deleted,
-                row.fetched_at,
-            )
-            for row in objects
-        ],
+        tx.mode,
+        account,
+        [row.tenant_id for row in rows],
+        [row.kind for row in rows],
+        [row.object_id for row in rows],
+        [json.dumps(row.raw) for row in rows],
+        [None if row.fact is None else json.dumps(row.fact) for row in rows],
+        [row.version for row in rows],
+        [row.deleted for row in rows],
+        [row.fetched_at for row in rows],
     )
 
 

@@ -1,5 +1,6 @@
 """SQL of payments."""
 
+import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 from uuid import UUID
@@ -34,13 +35,14 @@ PAYMENT_COLUMNS = (
     "paid_at",
 )
 _COLUMNS = ", ".join(PAYMENT_COLUMNS)
-_PLACES = ", ".join(f"${number}" for number in range(3, len(PAYMENT_COLUMNS) + 3))
 _UPDATES = ", ".join(f"{name} = excluded.{name}" for name in PAYMENT_COLUMNS[1:])
 _QUALIFIED = ", ".join(f"p.{name}" for name in PAYMENT_COLUMNS)
-_WRITE = (
-    f"insert into payment (tenant_id, mode, {_COLUMNS}) values ($1, $2, {_PLACES}) "  # noqa: S608
-    f"on conflict (tenant_id, mode, payment_id) do update set {_UPDATES}"
-)
+_WRITE = f"""
+    insert into payment (tenant_id, mode, {_COLUMNS})
+    select tenant_id, $1, {_COLUMNS} from jsonb_populate_recordset(null::payment, $2::text::jsonb)
+    order by tenant_id, payment_id
+    on conflict (tenant_id, mode, payment_id) do update set {_UPDATES}
+"""  # noqa: S608 - constants only
 
 
 async def read_payment(
@@ -130,13 +132,8 @@ def _payment(row: Row) -> Json:
 
 async def write_payments(tx: Tx, payments: Iterable[tuple[UUID, Json]]) -> None:
     """Insert or replace payments of tenants in scope: (tenant, columns)."""
-    await tx.executemany(
-        _WRITE,
-        [
-            (tenant_id, tx.mode, *(payment[name] for name in PAYMENT_COLUMNS))
-            for tenant_id, payment in payments
-        ],
-    )
+    rows = [payment | {"tenant_id": tenant_id} for tenant_id, payment in payments]
+    await tx.execute(_WRITE, tx.mode, json.dumps(rows, default=str))
 
 
 async def known_origins(

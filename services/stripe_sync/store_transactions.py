@@ -1,5 +1,6 @@
 """SQL of balance transactions, and how far they have been listed."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,6 +22,12 @@ TRANSACTION_COLUMNS = (
     "created_at",
     "available_at",
 )
+_COLUMNS = ", ".join(TRANSACTION_COLUMNS)
+_INSERT = f"""
+    insert into balance_transaction (tenant_id, mode, account, {_COLUMNS}, raw)
+    select tenant_id, $1, $2, {_COLUMNS}, raw
+    from jsonb_populate_recordset(null::balance_transaction, $3::text::jsonb)
+"""  # noqa: S608 - constants only
 
 
 @dataclass(frozen=True)
@@ -46,23 +53,16 @@ async def insert_transactions(
     Args:
         transactions: (tenant, columns, Stripe's JSON); the tenants are in scope.
     """
-    await tx.executemany(
-        """
-        insert into balance_transaction (tenant_id, mode, account, stripe_balance_transaction_id,
-            kind, source_id, amount_minor, fee_minor, net_minor, currency, created_at,
-            available_at, raw)
-        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
-        """,
-        [
-            (
-                tenant_id,
-                tx.mode,
-                account,
-                *(columns[name] for name in TRANSACTION_COLUMNS),
-                raw,
-            )
-            for tenant_id, columns, raw in transactions
-        ],
+    if not transactions:
+        return
+    await tx.execute(
+        _INSERT,
+        tx.mode,
+        account,
+        json.dumps(
+            [columns | {"tenant_id": tenant, "raw": raw} for tenant, columns, raw in transactions],
+            default=str,
+        ),
     )
 
 

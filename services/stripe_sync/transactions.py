@@ -66,7 +66,7 @@ async def record_all(tx: Tx, account: str, movements: Sequence[Movement]) -> lis
     if not facts:
         return []
     readable = [each for each in movements if each.raw["id"] in facts]
-    claimed = await store_objects.claim_new(
+    claimed = await store_objects.claim_all(
         tx, account, [(each.raw["id"], each.owner) for each in readable]
     )
     new = [each for each in readable if each.raw["id"] in claimed]

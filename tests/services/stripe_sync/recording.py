@@ -13,12 +13,14 @@ from uuid import UUID
 
 from services.stripe_sync import fetching
 from services.stripe_sync.client import Json, StripeApi, StripeTransientError
+from services.stripe_sync.walks import LISTS
 
 _STRIPE_ID = re.compile(
     r"\"((?:ch|cs|cus|evt|il|ii|in|inpay|pi|pm|price|prod|re|si|sub|txn)_[A-Za-z0-9_]+)\""
 )
 _NUMBER = re.compile(r"x(\d{4})x")
 MOVEMENTS = "/v1/balance_transactions"
+LISTED = {path for path, _ in LISTS.values()}
 WHICH_PART = {"created", "limit", "starting_after"}
 """Parameters that choose a part of a list."""
 
@@ -125,6 +127,8 @@ class Playback:
         del operation
         if path == MOVEMENTS:
             return self._page_of_movements(params or {})
+        if path in LISTED:
+            raise StripeTransientError("list_too_long", path)
         key = _key(path, params or {})
         found = _NUMBER.search(key)
         assert found is not None, key
