@@ -4,9 +4,15 @@ One relay per shard of hash(tenant), held by an advisory lock on a connection of
 process or its connection dies another takes over. Before the first send each row gets its
 `stream_seq`, so consumers can see a hole. Rows are chosen by "not sent", never by "id greater than
 the last": ids are given before commits.
+
+What is sent to a partition at once is one record batch, which Kafka keeps as a whole or not at all. So
+many rows are on their way at once, and still none overtakes another where sending fails half-way: a
+round that failed is sent again from its beginning.
 """
 
 import asyncio
+from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -14,6 +20,8 @@ import asyncpg
 import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
+from aiokafka.partitioner import DefaultPartitioner
+from aiokafka.producer.message_accumulator import BatchBuilder
 
 from libs.db.pool import TRANSIENT_ERRORS, Database, Row
 from libs.messaging.outbox import SHARDS, SIGNAL
@@ -30,10 +38,15 @@ from libs.observability.metrics import (
 log = structlog.get_logger()
 
 BATCH_ROWS = 500
+BATCH_BYTES_MAX = 1_000_000
+"""Of one partition in one round; brokers take record batches of up to 1 MiB (`message.max.bytes`)."""
 SEND_TIMEOUT_SECONDS = 30.0
 STOP_SECONDS = 5.0
 IDLE_POLL_SECONDS = 1.0
 MEASURE_SECONDS = 2.0
+
+_PARTITIONER = DefaultPartitioner()
+"""Java's: murmur2 of the key, modulo the number of partitions."""
 
 
 class Relay:
@@ -83,17 +96,21 @@ class Relay:
         for shard in self._shards:
             rows = await number_rows(connection, shard)
             if rows:
-                await self._send(rows)
-                await connection.execute(
-                    "update outbox set sent_at = now() where id = any($1::bigint[])",
-                    [row["id"] for row in rows],
-                )
-                for row in rows:
-                    OUTBOX_SENT_TOTAL.labels(topic=row["topic"]).inc()
-                sent += len(rows)
+                sent += await self._relay(connection, rows)
         if not sent:
             await self._measure(connection)
         return sent
+
+    async def _relay(self, connection: Any, rows: list[Row]) -> int:
+        """Send rows of a shard and note those that were; how many."""
+        sent = await self._send(rows)
+        await connection.execute(
+            "update outbox set sent_at = now() where id = any($1::bigint[])",
+            [row["id"] for row in sent],
+        )
+        for topic, count in Counter(row["topic"] for row in sent).items():
+            OUTBOX_SENT_TOTAL.labels(topic=topic).inc(count)
+        return len(sent)
 
     async def _hold_shards(self) -> Any:
         """A connection that holds the advisory locks of as many shards as are free."""
@@ -110,23 +127,20 @@ class Relay:
                 self._shards.append(shard)
         return self._connection
 
-    async def _send(self, rows: list[Row]) -> None:
-        """Send rows in order; every one is acknowledged by all replicas when this returns."""
+    async def _send(self, rows: list[Row]) -> list[Row]:
+        """Send rows in order; those that were, each acknowledged by all replicas.
+
+        From the first row on that does not fit, rows wait for the next round.
+        """
         producer = await self._connected()
         async with asyncio.timeout(SEND_TIMEOUT_SECONDS):
+            batches, packed = await _pack(producer, rows)
             acknowledgements = [
-                await producer.send(
-                    row["topic"],
-                    key=str(row["tenant_id"]).encode(),
-                    value=stamp(row["payload"], row["stream_seq"]),
-                    headers=[
-                        (TYPE_HEADER, row["event_type"].encode()),
-                        *((name, text.encode()) for name, text in row["headers"].items()),
-                    ],
-                )
-                for row in rows
+                await producer.send_batch(batch, topic, partition=partition)
+                for (topic, partition), batch in batches.items()
             ]
             await asyncio.gather(*acknowledgements)
+        return packed
 
     async def _connected(self) -> AIOKafkaProducer:
         if self._producer is None:
@@ -134,9 +148,8 @@ class Relay:
                 bootstrap_servers=self._bootstrap,
                 enable_idempotence=True,
                 acks="all",
-                linger_ms=2,
                 request_timeout_ms=15_000,
-                max_request_size=1024 * 1024,
+                max_batch_size=BATCH_BYTES_MAX,
             )
             try:
                 await producer.start()
@@ -168,6 +181,39 @@ class Relay:
         self._measure_at = asyncio.get_running_loop().time() + MEASURE_SECONDS
         OUTBOX_UNSENT_RECORDS.set(row["n"])
         OUTBOX_OLDEST_AGE_SECONDS.set(float(row["age"] or 0))
+
+
+async def _pack(
+    producer: AIOKafkaProducer, rows: Sequence[Row]
+) -> tuple[dict[tuple[str, int], BatchBuilder], list[Row]]:
+    """One record batch for each partition, and the rows that are in them: the first that fit."""
+    partitions = {
+        topic: sorted(await producer.partitions_for(topic))
+        for topic in sorted({row["topic"] for row in rows})
+    }
+    places: dict[tuple[str, bytes], tuple[str, int]] = {}
+    batches: dict[tuple[str, int], BatchBuilder] = {}
+    packed = []
+    for row in rows:
+        topic, key = row["topic"], str(row["tenant_id"]).encode()
+        place = places.get((topic, key))
+        if place is None:
+            place = topic, _PARTITIONER(key, partitions[topic], partitions[topic])
+            places[topic, key] = place
+        batch = batches.get(place)
+        if batch is None:
+            batch = batches[place] = producer.create_batch()
+        headers = [
+            (TYPE_HEADER, row["event_type"].encode()),
+            *((name, text.encode()) for name, text in row["headers"].items()),
+        ]
+        value = stamp(row["payload"], row["stream_seq"])
+        if batch.append(timestamp=None, key=key, value=value, headers=headers) is None:
+            break
+        packed.append(row)
+    for batch in batches.values():
+        batch.close()
+    return batches, packed
 
 
 def stamp(payload: str, stream_seq: int) -> bytes:

@@ -1,0 +1,178 @@
+"""Many rows on their way at once: sending that fails half-way loses none and changes no order."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
+from uuid import UUID
+
+import pytest
+from aiokafka import AIOKafkaConsumer
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import KafkaError
+from aiokafka.producer.message_accumulator import MessageAccumulator
+
+from deploy.local.scratch import RunningKafka
+from libs.clock import utc_now
+from libs.contracts.gateway import StripeEventReceived
+from libs.contracts.topics import TOPICS
+from libs.db.pool import Database
+from libs.ids import new_id
+from libs.messaging import relay as relay_module
+from libs.messaging.create_topics import create_topics
+from libs.messaging.outbox import emit
+from libs.messaging.relay import Relay
+from libs.testing.databases import TestDatabase
+
+pytestmark = pytest.mark.kafka
+
+TOPIC = "stripe.events"
+TENANTS, EACH = 3, 24
+
+
+def event(number: int, characters: int = 100) -> StripeEventReceived:
+    """A webhook with a payload of some length."""
+    return StripeEventReceived(
+        account="platform",
+        stripe_event_id=f"evt_{number}",
+        event_type="invoice.paid",
+        api_version=None,
+        created_at=utc_now(),
+        object_type="invoice",
+        object_id="in_1",
+        payload="x" * characters,
+    )
+
+
+@asynccontextmanager
+async def relaying(database: TestDatabase, kafka: str) -> AsyncGenerator[Database, None]:
+    """The gateway's outbox with its relay."""
+    async with database.open("gateway") as gateway:
+        relay = asyncio.create_task(Relay(gateway, kafka).run())
+        try:
+            yield gateway
+        finally:
+            relay.cancel()
+            with suppress(asyncio.CancelledError):
+                await relay
+
+
+async def sent(database: TestDatabase) -> int:
+    """Rows that count as sent."""
+    async with database.admin() as admin:
+        return int(
+            await admin.fetchval("select count(*) from gateway.outbox where sent_at is not null")
+        )
+
+
+async def until_sent(database: TestDatabase, rows: int) -> None:
+    async with asyncio.timeout(40):
+        while await sent(database) != rows:
+            await asyncio.sleep(0.05)
+
+
+async def arrived(kafka: str, tenants: set[UUID], number: int) -> dict[UUID, list[int]]:
+    """The stream numbers of tenants as they lie in the log, read until each has its last one."""
+    consumer = AIOKafkaConsumer(TOPIC, bootstrap_servers=kafka, auto_offset_reset="earliest")
+    await consumer.start()
+    found: dict[UUID, list[int]] = {tenant: [] for tenant in tenants}
+    try:
+        async with asyncio.timeout(30):
+            while any(number not in numbers for numbers in found.values()):
+                record = await consumer.getone()
+                tenant = UUID(record.key.decode())
+                if tenant in found:
+                    found[tenant].append(int(record.value.rpartition(b":")[2][:-1]))
+    finally:
+        await consumer.stop()
+    return found
+
+
+def first_seen(numbers: list[int]) -> list[int]:
+    """Each number where it came first."""
+    return list(dict.fromkeys(numbers))
+
+
+async def allow(kafka: str, batch_bytes: int) -> None:
+    """How large a record batch of the topic may be."""
+    (topic,) = [each for each in TOPICS if each.name == TOPIC]
+    settings = topic.config | {"max.message.bytes": str(batch_bytes)}
+    async with asyncio.timeout(40):
+        while True:
+            admin = AIOKafkaAdminClient(bootstrap_servers=kafka)
+            try:
+                await admin.start()
+                changed = [ConfigResource(ConfigResourceType.TOPIC, TOPIC, settings)]
+                await admin.alter_configs(changed)
+            except KafkaError:
+                # Another test may have frozen the broker a moment ago.
+                await asyncio.sleep(0.2)
+            else:
+                return
+            finally:
+                await admin.close()
+
+
+async def test_nothing_overtakes_a_row_that_the_broker_refuses(
+    database: TestDatabase, kafka_server: RunningKafka
+) -> None:
+    """The first row of a tenant is too long for the broker, those behind it are not."""
+    kafka, tenant = kafka_server.bootstrap, new_id()
+    await create_topics(kafka)
+    await allow(kafka, 20_000)
+    try:
+        async with relaying(database, kafka) as gateway:
+            async with gateway.tenant(tenant, "test") as tx:
+                emit(tx, event(1, characters=40_000))
+                for number in range(2, 12):
+                    emit(tx, event(number))
+            await asyncio.sleep(1.5)
+            assert await sent(database) == 0
+            await allow(kafka, 1024 * 1024)
+            await until_sent(database, 11)
+        numbers = (await arrived(kafka, {tenant}, 11))[tenant]
+    finally:
+        await allow(kafka, 1024 * 1024)
+    assert first_seen(numbers) == list(range(1, 12))
+
+
+async def test_a_broker_that_hangs_half_way_loses_nothing_and_keeps_the_order(
+    database: TestDatabase, kafka_server: RunningKafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stops as the first batches are on their way, comes back, and gets everything."""
+    kafka, tenants = kafka_server.bootstrap, {new_id() for _ in range(TENANTS)}
+    await create_topics(kafka)
+    monkeypatch.setattr(relay_module, "SEND_TIMEOUT_SECONDS", 1.0)
+    monkeypatch.setattr(relay_module, "STOP_SECONDS", 0.2)
+    monkeypatch.setattr(relay_module, "BATCH_ROWS", 16)
+    monkeypatch.setattr(relay_module, "BATCH_BYTES_MAX", 4_000)
+    batches, hung = 0, asyncio.Event()
+    add_batch = MessageAccumulator.add_batch
+
+    async def counting(self: MessageAccumulator, *args: object) -> object:
+        nonlocal batches
+        batches += 1
+        if batches == 4:
+            os.kill(kafka_server.pid, signal.SIGSTOP)
+            hung.set()
+        return await add_batch(self, *args)
+
+    monkeypatch.setattr(MessageAccumulator, "add_batch", counting)
+    async with relaying(database, kafka) as gateway:
+        for tenant in tenants:
+            async with gateway.tenant(tenant, "test") as tx:
+                for number in range(1, EACH + 1):
+                    emit(tx, event(number))
+        async with asyncio.timeout(30):
+            await hung.wait()
+        try:
+            before = await sent(database)
+            await asyncio.sleep(1.5)
+            assert await sent(database) == before < TENANTS * EACH
+        finally:
+            os.kill(kafka_server.pid, signal.SIGCONT)
+        await until_sent(database, TENANTS * EACH)
+    for numbers in (await arrived(kafka, tenants, EACH)).values():
+        assert first_seen(numbers) == list(range(1, EACH + 1))
