@@ -20,6 +20,7 @@ from cli import proof
 from cli.api import Api, eventually
 from deploy.local.stack import Stack
 from libs.ids import new_id
+from tests.bench.processes import cpu_seconds_of
 
 PAYMENTS = int(os.environ.get("SLUICE_BENCH_PAYMENTS") or 1_500)
 TENANTS, AT_ONCE = 10, 8
@@ -147,6 +148,13 @@ def pid_of(stack: Stack, name: str) -> int:
     return pid
 
 
+def shares_of(before: Mapping[str, float], after: Mapping[str, float]) -> str:
+    """What each program took of the machine, the most first."""
+    took = {name: after[name] - before.get(name, 0.0) for name in after}
+    shares = [f"{name} {took[name]:.1f}" for name in sorted(took, key=lambda each: -took[each])]
+    return ", ".join([*shares, f"all {sum(took.values()):.1f}"])
+
+
 async def test_a_backlog_becomes_mirror_payments_and_ledger(stack: Stack) -> None:
     environment = stack.environment()
     tenants = await open_tenants(environment)
@@ -166,7 +174,7 @@ async def test_a_backlog_becomes_mirror_payments_and_ledger(stack: Stack) -> Non
             events = await watch.events()
         finally:
             os.kill(pid, signal.SIGCONT)
-        woken = time.perf_counter()
+        woken, used = time.perf_counter(), cpu_seconds_of(stack)
         while not await watch.taken():
             await asyncio.sleep(POLL_SECONDS)
         began = time.perf_counter()
@@ -174,6 +182,7 @@ async def test_a_backlog_becomes_mirror_payments_and_ledger(stack: Stack) -> Non
             while not await watch.done():
                 await asyncio.sleep(POLL_SECONDS)
         seconds = time.perf_counter() - began
+        shares = shares_of(used, cpu_seconds_of(stack))
     finally:
         await admin.close()
     await proof.settle(environment)
@@ -181,3 +190,4 @@ async def test_a_backlog_becomes_mirror_payments_and_ledger(stack: Stack) -> Non
         f"| {events:,} events of {PAYMENTS:,} payments | {seconds:.1f} | {events / seconds:,.0f} |"
     )
     print(f"first batch after {began - woken:.1f} s (goal {GOAL_PER_SECOND} events/s)")
+    print(f"CPU seconds: {shares}; load {os.getloadavg()[0]:.0f} on {os.cpu_count()} cores")

@@ -6,17 +6,12 @@ from pathlib import Path
 import pytest
 
 from deploy.local.stack import Stack
+from tests.bench.processes import tree
 
 LIMIT_MIB = 2_500
 REST_SECONDS = 5
 
 pytestmark = pytest.mark.flow
-
-
-def tree(pid: int) -> list[int]:
-    """A process and everything below it."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [pid, *(found for child in children for found in tree(int(child)))]
 
 
 def proportional_kib(pid: int) -> int:
