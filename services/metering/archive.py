@@ -20,6 +20,7 @@ from uuid import UUID
 import duckdb
 
 from libs.db.tenant import Mode
+from libs.ids import new_id
 from libs.messaging.dead_letter import printable
 from libs.messaging.records import Record, UndecodableError, tenant_of
 from services.metering import exact_json
@@ -190,7 +191,11 @@ def _write_file(
 ) -> bytes:
     """Write a file whole or not at all; its content."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft, made = (path.with_name(f".{path.name}.{os.getpid()}.{end}") for end in ("json", "made"))
+    for left in path.parent.glob(f".{path.name}.*"):
+        # Of a writer that crashed; whoever else writes this file at this moment begins again.
+        left.unlink(missing_ok=True)
+    mine = path.with_name(f".{path.name}.{new_id()}")
+    draft, made = mine.with_suffix(".rows"), mine.with_suffix(".made")
     try:
         with draft.open("w") as lines:
             lines.writelines(json.dumps(row) + "\n" for row in rows)

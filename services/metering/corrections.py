@@ -18,6 +18,7 @@ from libs.messaging.outbox import emit
 from libs.messaging.records import Record
 from services.metering import exact_json, intake, reserved_events
 from services.metering import store_corrections as store
+from services.metering.event_ids import hash_of_id
 from services.metering.ingest import Arrival, RejectedError, read_event
 from services.metering.store_corrections import Standing
 from services.metering.usage_log import TOPIC
@@ -37,7 +38,7 @@ class Name:
     @property
     def hash(self) -> bytes:
         """The id by which the event counts once."""
-        return intake.hash_of_id(self.source, self.id)
+        return hash_of_id(self.source, self.id)
 
 
 @dataclass(frozen=True)
@@ -164,6 +165,8 @@ def _replacement(correction: Correction, arrival: Arrival) -> Replacement | Reje
         return None
     if correction.replacement.get("source") == reserved_events.SOURCE:
         return RejectedError("reserved_source")
+    if correction.replacement.get("tenantid") not in (None, str(arrival.tenant_id)):
+        return RejectedError("wrong_tenant")
     try:
         value = read_event(correction.replacement, arrival).value
     except RejectedError as rejected:

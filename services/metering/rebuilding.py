@@ -25,13 +25,13 @@ from libs.observability.metrics import USAGE_REBUILD_DIFFERENCES
 from services.metering import archive, closing, intake, meters, store_archive
 from services.metering import store_rebuilds as store
 from services.metering.archive import DamagedFileError
-from services.metering.store_rebuilds import COMPARED, SAMPLES_MAX, Run
+from services.metering.store_rebuilds import COMPARE_SECONDS, COMPARED, SAMPLES_MAX, Run
 from services.metering.usage_reader import RecordsGoneError, UsageReader
 
 log = structlog.get_logger()
 
 BATCH_RECORDS = 2_000
-LEFT_AFTER = timedelta(minutes=2)
+LEFT_AFTER = timedelta(seconds=COMPARE_SECONDS + 60)
 """A run whose worker has said nothing for so long is begun again."""
 
 

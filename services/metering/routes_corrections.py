@@ -17,6 +17,7 @@ from libs.web.problems import (
     InvalidFields,
     InvalidRequest,
     Unavailable,
+    UnsupportedMediaType,
     problem_responses,
 )
 from services.metering import corrections, exact_json, meters, store_corrections
@@ -152,13 +153,16 @@ _AMEND_BODY = {
     "/api/v1/events/amend",
     status_code=202,
     openapi_extra=_AMEND_BODY,
-    responses=problem_responses(Unavailable),
+    responses=problem_responses(UnsupportedMediaType, Unavailable),
 )
 async def amend_events(request: Request, access: Writer) -> CorrectionAnswer:
     """Void events and publish others in their place, both or neither.
 
     Sent again, nothing happens twice.
     """
+    media_type = request.headers.get("content-type", "application/json").partition(";")[0]
+    if media_type.strip().lower() != "application/json":
+        raise UnsupportedMediaType
     body = _read_amendments(await request.body())
     wanted = [Correction(Name(each.source, each.id), each.event) for each in body.events]
     return await _correct(request, access, "amend", body.reason, wanted)

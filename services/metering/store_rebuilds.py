@@ -38,7 +38,7 @@ COMPARED: Mapping[str, str] = {
 
 TEMPORARY = "pg_temp"
 SAMPLES_MAX = 20
-COMPARE_SECONDS = 900.0
+COMPARE_SECONDS = 300.0
 
 
 @dataclass(frozen=True)

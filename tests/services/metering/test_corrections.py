@@ -5,7 +5,6 @@ from datetime import timedelta
 from itertools import pairwise
 from typing import Any
 
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -105,6 +104,7 @@ async def test_an_amended_event_counts_as_the_other_one(api: Api, world: World) 
             world.event(data={"calls": -1}),
             world.event(source="sluice:reservation"),
             world.event(type=VOIDED),
+            world.event(tenantid=str(world.globex.id)),
         )
     ]
     codes = []
@@ -115,7 +115,7 @@ async def test_an_amended_event_counts_as_the_other_one(api: Api, world: World) 
         (None, code)
         for code in (
             *("id_conflict", "id_voided", "id_taken", "negative_value", "reserved_source"),
-            "reserved_type",
+            *("reserved_type", "wrong_tenant"),
         )
     ]
     assert str(await api.value(world.acme)) == "100000000000000000000.5"
