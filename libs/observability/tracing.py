@@ -13,8 +13,14 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
+from opentelemetry.sdk.trace.sampling import (
+    ALWAYS_OFF,
+    DEFAULT_ON,
+    Sampler,
+    SamplingResult,
+)
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -23,6 +29,32 @@ from libs.observability.redaction import REDACTED, is_secret_name, redact
 HEADER_NAMES = ("traceparent", "tracestate")
 HEADER_LENGTH_MAX = 512
 EXPORT_TIMEOUT_SECONDS = 5
+
+
+class _Provider(TracerProvider):
+    """Records spans as soon as they go anywhere; until then they are ids, which cost little."""
+
+    def __init__(self, resource: Resource) -> None:
+        self._wanted = _Wanted()
+        super().__init__(resource=resource, sampler=self._wanted)
+
+    def add_span_processor(self, span_processor: SpanProcessor) -> None:
+        """Let spans go there too."""
+        super().add_span_processor(span_processor)
+        self._wanted.sampler = DEFAULT_ON
+
+
+class _Wanted(Sampler):
+    """The sampler of a provider; its tracers keep it, so that it can change only within."""
+
+    sampler: Sampler = ALWAYS_OFF
+
+    def should_sample(self, *arguments: Any, **options: Any) -> SamplingResult:
+        return self.sampler.should_sample(*arguments, **options)
+
+    def get_description(self) -> str:
+        return self.sampler.get_description()
+
 
 _propagator = TraceContextTextMapPropagator()
 _tracer = trace.get_tracer("sluice")
@@ -42,7 +74,8 @@ def configure_tracing(
     """
     provider = trace.get_tracer_provider()
     if not isinstance(provider, TracerProvider):
-        provider = TracerProvider(resource=Resource.create({SERVICE_NAME: f"sluice-{service}"}))
+        resource = Resource.create({SERVICE_NAME: f"sluice-{service}"})
+        provider = _Provider(resource)
         trace.set_tracer_provider(provider)
     if exporter is None and otlp_endpoint:
         exporter = OTLPSpanExporter(

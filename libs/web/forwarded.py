@@ -33,4 +33,6 @@ def address_of(scope: Scope, proxies: Collection[str] = LOOPBACK) -> str | None:
 
 def _told(scope: Scope) -> list[str]:
     values = [value for name, value in scope["headers"] if name == b"x-forwarded-for"]
+    if not values:
+        return []
     return [part.strip() for part in b",".join(values).decode("latin-1").split(",")]

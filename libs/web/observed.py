@@ -4,6 +4,7 @@ The outermost layer of a service. It also catches whatever nobody expected, logs
 a 500 that says nothing of it.
 """
 
+import logging
 import re
 import time
 from typing import Any
@@ -17,13 +18,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from libs.observability.logging import get_logger
 from libs.observability.metrics import HTTP_REQUEST_SECONDS, HTTP_REQUESTS_TOTAL
 from libs.observability.remote import serving
-from libs.observability.tracing import extract, start_span
+from libs.observability.tracing import HEADER_NAMES, extract, start_span
 from libs.web.answers import internal_error
 from libs.web.forwarded import LOOPBACK, address_of
 from libs.web.health_routes import PATHS as HEALTH_PATHS
 
 REQUEST_ID_HEADER = "request-id"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{8,64}")
+_TRACE_HEADERS = frozenset(name.encode() for name in HEADER_NAMES)
 _KNOWN_METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
 
 # An API answer is data: no page may frame it, run it or guess its type. A service that serves pages
@@ -58,7 +60,7 @@ class RequestObserver:
         with (
             structlog.contextvars.bound_contextvars(request_id=request_id),
             serving(address_of(scope, _proxies(scope))),
-            start_span(method, parent=extract(_text_headers(scope)), kind=SpanKind.SERVER) as span,
+            start_span(method, parent=extract(_trace_headers(scope)), kind=SpanKind.SERVER) as span,
         ):
             try:
                 await self._app(scope, receive, answer.send)
@@ -105,6 +107,9 @@ class _Answer:
 def _record(method: str, route: str, status: int, seconds: float) -> None:
     HTTP_REQUESTS_TOTAL.labels(method, route, str(status)).inc()
     HTTP_REQUEST_SECONDS.labels(method, route).observe(seconds)
+    if status < 400 and not logging.getLogger().isEnabledFor(logging.DEBUG):
+        # Most requests end here: no record is made up that nobody wants.
+        return
     write = _logger.info if status >= 400 else _logger.debug
     write(
         "http_request_answered",
@@ -132,8 +137,8 @@ def _proxies(scope: Scope) -> frozenset[str]:
     return trusted
 
 
-def _text_headers(scope: Scope) -> list[tuple[str, str | bytes]]:
-    return [(name.decode("latin-1"), value) for name, value in scope["headers"]]
+def _trace_headers(scope: Scope) -> list[tuple[str, str | bytes]]:
+    return [(name.decode(), value) for name, value in scope["headers"] if name in _TRACE_HEADERS]
 
 
 def _route_of(scope: Scope) -> str:

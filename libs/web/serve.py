@@ -13,6 +13,7 @@ closes what it opened, exit status 0, all within 15 seconds.
 """
 
 import asyncio
+import gc
 import os
 import signal
 import threading
@@ -31,6 +32,7 @@ from libs.settings import ProcessSettings
 from libs.web import answers, health_routes, problems
 from libs.web.limits import Limits, RequestGuard
 from libs.web.observed import RequestObserver
+from libs.web.wire import Http
 
 STOP_SECONDS = 15
 REQUEST_DRAIN_SECONDS = 6
@@ -44,6 +46,7 @@ def create_app(
     *,
     health: Health,
     routers: Sequence[APIRouter] = (),
+    plain_routers: Sequence[APIRouter] = (),
     lifespan: Callable[[FastAPI], Any] | None = None,
     limits: Limits | None = None,
     description: str = "",
@@ -56,6 +59,7 @@ def create_app(
         health: the process's checks, behind `/readyz`.
         routers: the service's own routes. Their function names become the operation ids; a second
             path of the same function needs a `name=` of its own (`name="upgrade_alias"`).
+        plain_routers: routers of `PlainRoute`s, looked at before all others.
         lifespan: opens and closes the pool, broker and jobs. It must close within 8 seconds.
         limits: where the default limits do not fit.
         description: what the API is for, in the OpenAPI document.
@@ -77,6 +81,9 @@ def create_app(
     )
     app.state.health = health
     answers.install(app)
+    for router in plain_routers:
+        # Not included: FastAPI looks for an included route twice.
+        app.router.routes.extend(router.routes)
     app.include_router(health_routes.router(health))
     for router in routers:
         app.include_router(router)
@@ -97,12 +104,17 @@ def serve(
     endpoint = settings.otlp_endpoint
     configure_tracing(settings.service, str(endpoint) if endpoint else None)
     app = app_factory()
+    # What is loaded now stays for good: the garbage collector need not look through it again while
+    # requests wait.
+    gc.collect()
+    gc.freeze()
     app.state.trusted_proxies = settings.proxies
     config = uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
         loop="uvloop",
+        http=Http,
         lifespan="on",
         ws="none",
         log_config=None,
@@ -113,7 +125,6 @@ def serve(
         timeout_keep_alive=30,
         timeout_graceful_shutdown=REQUEST_DRAIN_SECONDS,
         backlog=1024,
-        h11_max_incomplete_event_size=64 * 1024,
     )
     _logger.info("process_starting", host=settings.host, port=settings.port)
     _Server(config, app.state.health, stop_seconds).run()

@@ -23,7 +23,7 @@ from services.gateway.settings import Settings
 from services.gateway.spool import Spool
 
 LIMITS = Limits(body_bytes_max=512 * 1024, body_timeout_seconds=10.0)
-ROUTERS = (routes_webhooks.router, routes_replays.router, routes_archive.router)
+ROUTERS = (routes_replays.router, routes_archive.router)
 
 
 def build() -> FastAPI:
@@ -56,7 +56,14 @@ def build() -> FastAPI:
         async with runtime.running():
             yield
 
-    return create_app("Gateway", health=health, routers=ROUTERS, lifespan=lifespan, limits=LIMITS)
+    return create_app(
+        "Gateway",
+        health=health,
+        routers=ROUTERS,
+        plain_routers=(routes_webhooks.router,),
+        lifespan=lifespan,
+        limits=LIMITS,
+    )
 
 
 if __name__ == "__main__":

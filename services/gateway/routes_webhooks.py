@@ -3,13 +3,15 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from typing import get_args
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 from starlette.requests import ClientDisconnect
 
 from libs.crypto.errors import MasterKeyUnavailableError, SecretStoreUnavailableError
 from libs.observability.metrics import WEBHOOKS_RECEIVED_TOTAL
+from libs.web.plain import PlainRoute, read_body
 from libs.web.problems import (
     InvalidRequest,
     RequestTimeout,
@@ -23,7 +25,7 @@ from services.gateway.keeping import Outcome
 from services.gateway.spool import Spool, SpoolFullError
 from services.gateway.stripe_event import NotAnEventError
 
-router = APIRouter()
+router = APIRouter(route_class=PlainRoute)
 
 KEPT_HEADERS = ("content-type", "stripe-signature", "user-agent")
 HEADER_LENGTH_MAX = 4096
@@ -40,32 +42,40 @@ class WebhookReceipt(BaseModel):
     status: str = Field(description="`stored`, `duplicate` or `quarantined`.")
 
 
+RECEIPTS = {
+    outcome: WebhookReceipt(status=outcome).model_dump_json() for outcome in get_args(Outcome)
+}
+
+
 @router.post(
     "/api/webhooks/stripe",
+    response_model=WebhookReceipt,
     responses=problem_responses(InvalidRequest, RouteNotFound, Unavailable),
     openapi_extra={"requestBody": {"content": {"application/json": {}}, "required": True}},
 )
-async def receive_stripe_webhook(request: Request) -> WebhookReceipt:
+async def receive_stripe_webhook(request: Request) -> Response:
     """Take a webhook of Stripe; 2xx means it is durable."""
     return await _receive_for_platform(request)
 
 
 @router.post(
     "/api/v1/billing/webhook",
+    response_model=WebhookReceipt,
     responses=problem_responses(InvalidRequest, RouteNotFound, Unavailable),
     openapi_extra={"requestBody": {"content": {"application/json": {}}, "required": True}},
 )
-async def receive_billing_webhook(request: Request) -> WebhookReceipt:
+async def receive_billing_webhook(request: Request) -> Response:
     """Take a webhook of Stripe: another address of the same."""
     return await _receive_for_platform(request)
 
 
 @router.post(
     "/api/webhooks/stripe/{token}",
+    response_model=WebhookReceipt,
     responses=problem_responses(InvalidRequest, Unavailable),
     openapi_extra={"requestBody": {"content": {"application/json": {}}, "required": True}},
 )
-async def receive_tenant_webhook(request: Request, token: str) -> WebhookReceipt:
+async def receive_tenant_webhook(request: Request, token: str) -> Response:
     """Take a webhook of a tenant's own Stripe account; an unknown token is a wrong signature."""
     state = request.app.state
 
@@ -83,7 +93,7 @@ async def receive_tenant_webhook(request: Request, token: str) -> WebhookReceipt
     return await _receive(request, take)
 
 
-async def _receive_for_platform(request: Request) -> WebhookReceipt:
+async def _receive_for_platform(request: Request) -> Response:
     state = request.app.state
 
     async def take(webhook: intake.Webhook) -> Outcome:
@@ -94,12 +104,12 @@ async def _receive_for_platform(request: Request) -> WebhookReceipt:
 
 async def _receive(
     request: Request, take: Callable[[intake.Webhook], Awaitable[Outcome]]
-) -> WebhookReceipt:
+) -> Response:
     """Read a webhook, take it in, and put into words why it was not."""
     spool: Spool = request.app.state.spool
     try:
         spool.require_room()
-        body = await request.body()
+        body = await read_body(request.receive)
     except SpoolFullError:
         WEBHOOKS_RECEIVED_TOTAL.labels(outcome="unavailable").inc()
         raise Unavailable(
@@ -133,7 +143,7 @@ async def _receive(
             f"The body is signed but is not a Stripe event: {error}.", code="not_an_event"
         ) from None
     WEBHOOKS_RECEIVED_TOTAL.labels(outcome=outcome).inc()
-    return WebhookReceipt(status=outcome)
+    return Response(RECEIPTS[outcome], media_type="application/json")
 
 
 def _signature_header(request: Request) -> bytes | None:

@@ -212,12 +212,11 @@ async def assign(tx: Tx, holder_id: UUID, tenant_id: UUID, event_id: UUID) -> Ke
 async def find_tenant_ids(tx: Tx, wanted: Sequence[tuple[str, str]]) -> dict[tuple[str, str], UUID]:
     """The tenants that exact (kind, value) belong to in the local directory, where there are any."""
     rows = await tx.fetch(
-        "select k, v, find_tenant(k, v) ->> 'tenant_id' as tenant_id "
-        "from unnest($1::text[], $2::text[]) as u(k, v)",
+        "select kind, value, tenant_id from find_tenant_ids($1, $2)",
         [kind for kind, _ in wanted],
         [value for _, value in wanted],
     )
-    return {(row["k"], row["v"]): UUID(row["tenant_id"]) for row in rows if row["tenant_id"]}
+    return {(row["kind"], row["value"]): row["tenant_id"] for row in rows}
 
 
 def kept_event(row: Row) -> KeptEvent:

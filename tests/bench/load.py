@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 HEAD_ENDS = b"\r\n\r\n"
+LENGTH = b"content-length: "
 
 
 @dataclass
@@ -17,7 +18,7 @@ class Line(asyncio.Protocol):
 
     host: str
     port: int
-    _received: bytearray = field(default_factory=bytearray)
+    _received: bytes = b""
     _transport: asyncio.Transport | None = None
     _answer: asyncio.Future[int] | None = None
 
@@ -26,15 +27,13 @@ class Line(asyncio.Protocol):
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
-        self._received += data
-        top = self._received.find(HEAD_ENDS)
-        if top < 0:
-            return
-        head = bytes(self._received[:top]).lower()
-        length = int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0])
-        if len(self._received) >= top + len(HEAD_ENDS) + length and self._answer is not None:
-            self._received.clear()
-            self._answer.set_result(int(head.split(b" ", 2)[1]))
+        received = self._received + data
+        head, ends, body = received.partition(HEAD_ENDS)
+        length = head.lower().partition(LENGTH)[2].partition(b"\r\n")[0]
+        if ends and len(body) >= int(length) and self._answer is not None:
+            received = b""
+            self._answer.set_result(int(head[9:12]))
+        self._received = received
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None

@@ -115,11 +115,89 @@ async def test_hostile_connections(pytestconfig: pytest.Config):
         assert slow.startswith(b"HTTP/1.1 408")
         assert b'"code":"request_timeout"' in slow
         assert chunked.startswith(b"HTTP/1.1 413")
-        assert huge.startswith(b"HTTP/1.1 4")
+        assert huge.startswith(b"HTTP/1.1 431")
         assert broken.startswith(b"HTTP/1.1 400")
         assert b"server:" not in (slow + chunked).lower()
         async with httpx.AsyncClient() as client:
             assert (await client.get(f"{service.url}/healthz")).status_code == 200
+
+
+RAW = b"POST /api/v1/raw HTTP/1.1\r\nHost: x\r\n"
+MALFORMED: tuple[tuple[bytes, int, str], ...] = (
+    (b"\x16\x03\x01 not http\r\n\r\n", 400, "invalid_request"),
+    (b"X /api/v1/raw HTTP/1.1\r\nHost: x\r\n\r\n", 405, "method_not_allowed"),
+    (b"GET /api/v1/things HTTP/1.1\r\n\r\n", 400, "invalid_request"),
+    (b"GET /api/v1/things HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n", 400, "invalid_request"),
+    (b"GET /api/v1/things HTTP/2.0\r\nHost: x\r\n\r\n", 400, "invalid_request"),
+    (b"GET /api/v1/things\r\n\r\n", 400, "invalid_request"),
+    (b"GET /api/v1/things HTTP/1.1\nHost: x\n\n", 400, "invalid_request"),
+    (b"GET /api/v1/things HTTP/1.1\r\nHost : x\r\n\r\n", 400, "invalid_request"),
+    (b"GET /api/v1/things HTTP/1.1\r\nHost: x\r\nA: b\r\n c\r\n\r\n", 400, "invalid_request"),
+    (RAW + b"Content-Length: +3\r\n\r\nabc", 400, "invalid_request"),
+    (RAW + b"Content-Length: 3\r\nContent-Length: 4\r\n\r\nabc", 400, "invalid_request"),
+    (
+        RAW + b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        400,
+        "invalid_request",
+    ),
+    (RAW + b"Transfer-Encoding: gzip\r\n\r\nabc", 400, "invalid_request"),
+    (RAW + b"x: " + b"a" * 300_000, 431, "headers_too_large"),
+    (RAW + b"x: 1\r\n" * 50_000, 431, "headers_too_large"),
+    (b"\r\n" * 150_000, 431, "headers_too_large"),
+    (
+        RAW + b"Transfer-Encoding: chunked\r\n\r\n1;" + b"a" * 300_000,
+        431,
+        "headers_too_large",
+    ),
+    (
+        RAW + b"Transfer-Encoding: chunked\r\n\r\n0\r\n" + b"x: 1\r\n" * 50_000,
+        431,
+        "headers_too_large",
+    ),
+)
+
+
+async def test_what_is_no_request_is_told_so(pytestconfig: pytest.Config):
+    async with running(pytestconfig.rootpath) as service:
+        for sent, status, code in MALFORMED:
+            answer = await exchange(service.port, sent)
+            head, _, body = answer.partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 %d " % status), sent[:80]
+            assert b"connection: close" in head, sent[:80]
+            assert json.loads(body)["code"] == code, sent[:80]
+        async with httpx.AsyncClient() as client:
+            assert (await client.get(f"{service.url}/healthz")).status_code == 200
+
+
+async def test_one_connection_after_another_request(pytestconfig: pytest.Config):
+    async with running(pytestconfig.rootpath) as service:
+        large = b"POST /api/v1/large/raw HTTP/1.1\r\nHost: x\r\nContent-Length: 50000\r\n\r\n"
+        # Bodies are not counted as heads, however many there are.
+        several = (large + b"x" * 50_000) * 3 + RAW + b"Connection: close\r\n\r\n"
+        answers = await exchange(service.port, several)
+        assert answers.count(b"HTTP/1.1 200 OK") == 4
+        assert answers.count(b'{"bytes":50000}') == 3
+        # What has no length has no body: what follows is no request, but the first was one.
+        stray = await exchange(service.port, RAW + b"\r\n" + b'{"id": 1}')
+        assert stray.startswith(b"HTTP/1.1 200 OK")
+        assert stray.count(b"HTTP/1.1") == 1
+        assert stray.endswith(b'{"bytes":0}')
+        old = await exchange(service.port, b"GET /api/v1/things HTTP/1.0\r\n\r\n")
+        assert old.startswith(b"HTTP/1.1 200")
+
+
+async def test_nothing_else_comes_of_a_connection(pytestconfig: pytest.Config):
+    async with running(pytestconfig.rootpath) as service:
+        upgrade = b"Connection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 3\r\n\r\nabc"
+        answer = await exchange(service.port, RAW + upgrade + RAW + b"Content-Length: 0\r\n\r\n")
+        assert answer.count(b"HTTP/1.1 200 OK") == 1
+        assert answer.endswith(b'{"bytes":3}')
+        trailer = (
+            b"POST /api/v1/seen HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nAuthorization: Bearer x\r\n\r\n"
+        )
+        seen = await exchange(service.port, trailer)
+        assert seen.endswith(b'["connection","host","transfer-encoding"]')
 
 
 async def exchange(port: int, data: bytes) -> bytes:

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from uuid import UUID
 
 import asyncpg
-from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from pydantic import BaseModel, Field
 
 from libs.money import Money
@@ -21,6 +21,7 @@ from libs.settings import ProcessSettings, load
 from libs.web import problems
 from libs.web.limits import Limits
 from libs.web.pagination import Page, PageRequest, page_request
+from libs.web.plain import PlainRoute
 from libs.web.serve import create_app, serve
 
 
@@ -48,6 +49,7 @@ class Named(BaseModel):
 
 
 routes = APIRouter(prefix="/api/v1")
+plain_routes = APIRouter(prefix="/api/v1", route_class=PlainRoute)
 STORED = [f"thing-{number}" for number in range(7)]
 
 FAILURES: dict[str, Exception] = {
@@ -93,10 +95,24 @@ async def count_bytes(request: Request) -> dict[str, int]:
     return {"bytes": len(await request.body())}
 
 
+@routes.post("/seen")
+async def name_headers(request: Request) -> list[str]:
+    await request.body()
+    return sorted(request.headers)
+
+
 @routes.get("/slow")
 async def answer_slowly() -> dict[str, bool]:
     await asyncio.sleep(1.5)
     return {"done": True}
+
+
+@plain_routes.post("/plain/{name}", response_model=Named)
+async def name_plainly(request: Request, name: str) -> Response:
+    body = await request.body()
+    if body in [kind.encode() for kind in FAILURES]:
+        raise FAILURES[body.decode()]
+    return Response(Named(name=name).model_dump_json(), media_type="application/json")
 
 
 def build() -> FastAPI:
@@ -114,7 +130,14 @@ def build() -> FastAPI:
         body_bytes_max_by_prefix={"/api/v1/large/": 50_000},
         body_timeout_seconds=1,
     )
-    return create_app("Trial", health=health, routers=[routes], lifespan=lifespan, limits=limits)
+    return create_app(
+        "Trial",
+        health=health,
+        routers=[routes],
+        plain_routers=[plain_routes],
+        lifespan=lifespan,
+        limits=limits,
+    )
 
 
 if __name__ == "__main__":

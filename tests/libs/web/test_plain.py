@@ -1,0 +1,44 @@
+"""Plain routes answer, fail and are documented like all others."""
+
+import httpx
+import pytest
+from prometheus_client import REGISTRY
+
+
+async def test_it_answers_with_its_path_parameters(api: httpx.AsyncClient):
+    answer = await api.post("/api/v1/plain/anna", content=b"{}")
+    assert (answer.status_code, answer.json()) == (200, {"name": "anna"})
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.parametrize(
+    ("kind", "status"), [("forbidden", 403), ("unexpected", 500), ("database_down", 503)]
+)
+async def test_what_it_raises_is_a_problem(api: httpx.AsyncClient, kind: str, status: int):
+    answer = await api.post("/api/v1/plain/anna", content=kind)
+    assert answer.status_code == answer.json()["status"] == status
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+async def test_limits_hold_for_it(api: httpx.AsyncClient):
+    answer = await api.post("/api/v1/plain/anna", content=b"x" * 10_001)
+    assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
+    answer = await api.get("/api/v1/plain/anna")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+
+
+async def test_it_is_counted_by_its_template(api: httpx.AsyncClient):
+    labels = {"method": "POST", "route": "/api/v1/plain/{name}", "status": "200"}
+    before = REGISTRY.get_sample_value("sluice_http_requests_total", labels) or 0
+    await api.post("/api/v1/plain/anna")
+    assert REGISTRY.get_sample_value("sluice_http_requests_total", labels) == before + 1
+
+
+async def test_it_is_documented(api: httpx.AsyncClient):
+    document = (await api.get("/openapi.json")).json()
+    operation = document["paths"]["/api/v1/plain/{name}"]["post"]
+    assert operation["operationId"] == "name_plainly"
+    assert [parameter["name"] for parameter in operation["parameters"]] == ["name"]
+    answer = operation["responses"]["200"]["content"]["application/json"]["schema"]
+    assert answer == {"$ref": "#/components/schemas/Named"}
