@@ -18,7 +18,7 @@ class Settings(ServiceSettings):
         description="the folder that usage is archived in, as Parquet",
     )
     archive_every_seconds: int = Field(
-        default=300,
+        default=3600,
         ge=0,
         le=86_400,
         description="how long usage waits at most before it is archived",

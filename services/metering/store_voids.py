@@ -34,14 +34,8 @@ class Kept:
     value_hash: bytes | None
 
 
-async def void_ids(
-    tx: Tx, voids: Mapping[EventKey, date]
-) -> tuple[dict[EventKey, bytes], set[EventKey]]:
-    """Void ids, those of events that have not come yet too.
-
-    Returns:
-        What the events added that had been counted, and the ids of which that is not known.
-    """
+async def void_early(tx: Tx, voids: Mapping[EventKey, date]) -> list[EventKey]:
+    """Enter ids whose events have not come, so that they will not count; the other ids."""
     keys = sorted(voids)
     added = await tx.fetch(
         """
@@ -55,29 +49,53 @@ async def void_ids(
         [voids[key] for key in keys],
     )
     early = {key for (key,) in added}
-    known = [key for key in keys if key not in early]
-    if not known:
-        return {}, set()
+    return [key for key in keys if key not in early]
+
+
+async def lock_counted(tx: Tx, keys: Sequence[EventKey]) -> dict[EventKey, bytes | None]:
+    """Of these ids those that count, locked; with what their events added where that is known."""
     rows = await tx.fetch(
         """
-        with counted as (
-            select e.tenant_id, e.id_hash, e.gained from usage_event_id e
-            join unnest($2::uuid[], $3::bytea[]) as u(t, h) on e.tenant_id = t and e.id_hash = h
-            where e.mode = $1 and not e.voided order by 1, 2 for update of e
-        ), gone as (
-            update usage_event_id e set voided = true, gained = null from counted c
-            where e.tenant_id = c.tenant_id and e.mode = $1 and e.id_hash = c.id_hash
-                and c.gained is not null
-        )
-        select uuid_send(tenant_id) || id_hash, gained from counted
+        select uuid_send(e.tenant_id) || e.id_hash, e.gained from usage_event_id e
+        join unnest($2::uuid[], $3::bytea[]) as u(t, h) on e.tenant_id = t and e.id_hash = h
+        where e.mode = $1 and not e.voided order by 1 for update of e
         """,
         tx.mode,
-        tenants_in(known),
-        [key[TENANT_BYTES:] for key in known],
+        tenants_in(keys),
+        [key[TENANT_BYTES:] for key in keys],
     )
-    found: dict[EventKey, bytes | None] = dict(rows)
-    counted = {key: told for key, told in found.items() if told is not None}
-    return counted, found.keys() - counted.keys()
+    return dict(rows)
+
+
+async def incomplete(tx: Tx, places: Sequence[Place]) -> set[Place]:
+    """Those rows of aggregates behind which not every event's value is kept."""
+    rows = await tx.fetch(
+        """
+        select t, s, at from unnest($2::uuid[], $3::uuid[], $4::timestamptz[]) as u(t, s, at)
+        join usage_minute m on m.tenant_id = t and m.mode = $1 and m.series_id = s
+            and m.minute = at
+        where m.event_count <> (
+            select count(*) from usage_value v where v.tenant_id = t and v.mode = $1
+                and v.series_id = s and v.minute = at)
+        """,
+        tx.mode,
+        *_columns(places),
+    )
+    return {(row["t"], row["s"], row["at"]) for row in rows}
+
+
+async def void_counted(tx: Tx, keys: Sequence[EventKey]) -> None:
+    """These ids count no more."""
+    await tx.execute(
+        """
+        update usage_event_id e set voided = true, gained = null
+        from unnest($2::uuid[], $3::bytea[]) as u(t, h)
+        where e.tenant_id = t and e.mode = $1 and e.id_hash = h
+        """,
+        tx.mode,
+        tenants_in(keys),
+        [key[TENANT_BYTES:] for key in keys],
+    )
 
 
 async def subtract(tx: Tx, losses: Mapping[Place, Loss]) -> None:

@@ -17,9 +17,10 @@ from libs.messaging.records import UndecodableError
 from services.metering import gained
 from services.metering import store_voids as store
 from services.metering.aggregation import hash_of_value, series_of
+from services.metering.gained import Part
 from services.metering.measuring import EXACT, Measurement
 from services.metering.store_usage import TENANT_BYTES, EventKey
-from services.metering.store_voids import Kept, Loss
+from services.metering.store_voids import Kept, Loss, Place
 
 VOIDED = "sluice.usage.voided"
 """The type of a void; no event of a product may have it."""
@@ -81,25 +82,56 @@ async def take_back(
     """Void ids of the tenants in scope, each with the day its void came in.
 
     Returns:
-        The minutes that lost something, by tenant; and the ids of events that were counted before
-        metering kept what they added: those cannot be voided.
+        The minutes that lost something, by tenant; and the ids of events of which it is not kept
+        what they added: those count on.
     """
-    counted, unknown = await store.void_ids(tx, voids)
-    losses: dict[tuple[UUID, UUID, datetime], Loss] = {}
+    known = await store.void_early(tx, voids)
+    if not known:
+        return [], set()
+    counted = await store.lock_counted(tx, known)
+    added = {key: list(gained.read(told)) for key, told in counted.items() if told is not None}
+    kept = sorted({_place(key, part) for key in added for part in added[key] if _is_kept(part)})
+    if kept:
+        lacking = await store.incomplete(tx, kept)
+        added = {
+            key: parts
+            for key, parts in added.items()
+            if not any(_is_kept(part) and _place(key, part) in lacking for part in parts)
+        }
+    if added:
+        await store.void_counted(tx, sorted(added))
+        await _subtract(tx, added)
+    changed = {(_tenant_of(key), part.minute) for key, parts in added.items() for part in parts}
+    return sorted(changed), counted.keys() - added.keys()
+
+
+async def _subtract(tx: Tx, added: Mapping[EventKey, Sequence[Part]]) -> None:
+    """Take what events added out of the aggregates."""
+    losses: dict[Place, Loss] = {}
     kept: list[tuple[UUID, UUID, datetime, bytes]] = []
-    for key, told in counted.items():
-        tenant_id, id_hash = UUID(bytes=key[:TENANT_BYTES]), key[TENANT_BYTES:]
-        for part in gained.read(told):
-            place = (tenant_id, part.series_id, part.minute)
+    for key, parts in added.items():
+        for part in parts:
+            place = _place(key, part)
             before = losses.get(place, Loss(0, Decimal(0)))
             losses[place] = Loss(before.event_count + 1, EXACT.add(before.total, part.total))
-            if part.how == "kept":
-                kept.append((*place, id_hash))
+            if _is_kept(part):
+                kept.append((*place, key[TENANT_BYTES:]))
     if losses:
         await store.subtract(tx, losses)
         await store.forget_values(tx, kept)
         await store.drop_empty_minutes(tx, list(losses))
-    return sorted({(tenant, minute) for tenant, _, minute in losses}), unknown
+
+
+def _tenant_of(key: EventKey) -> UUID:
+    return UUID(bytes=key[:TENANT_BYTES])
+
+
+def _place(key: EventKey, part: Part) -> Place:
+    return _tenant_of(key), part.series_id, part.minute
+
+
+def _is_kept(part: Part) -> bool:
+    return part.how == "kept"
 
 
 async def keep_values(tx: Tx, counted: Iterable[Used]) -> None:

@@ -206,6 +206,22 @@ async def test_what_was_counted_without_record_stays(
     assert await api.value(world.acme) == 1
 
 
+async def test_a_minimum_is_not_made_of_the_values_that_happen_to_be_kept(
+    api: Api, world: World, database: TestDatabase
+) -> None:
+    await api.meter(world.platform, aggregation="min")
+    at = format_time(floor_to_minute(utc_now()))
+    small, large = (world.event(time=at, data={"calls": calls}) for calls in (1, 5))
+    await api.send(world.acme, small, large)
+    async with world.database.tenant(world.acme.id, "test") as tx:
+        await tx.execute("delete from usage_value where value = 1")
+    await correct(api, world.acme, "void", named(large))
+    assert await letters(database) == ["counted_without_record"]
+    assert await api.value(world.acme) == 1
+    async with world.database.tenant(world.acme.id, "test") as tx:
+        assert await tx.fetchval("select event_count from usage_minute") == 2
+
+
 async def test_replay_of_corrections_changes_nothing(
     meters_of_all_kinds: World, api: Api, database: TestDatabase
 ) -> None:
