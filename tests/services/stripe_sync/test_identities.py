@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 
 from libs.clock import utc_now
+from libs.contracts.gateway import StripeEventReceived
 from libs.contracts.stripe_sync import (
     StripeAccountChanged,
     StripeAccountDeauthorized,
     StripeCredentialRefused,
 )
+from libs.contracts.tenants import PLATFORM_TENANT_ID
 from libs.messaging.key_use import KEY_USES
 from libs.testing.memory_log import MemoryLog
 from services.stripe_sync.client import (
@@ -82,6 +84,30 @@ async def test_health_is_known_without_a_webhook_and_told_only_when_it_changes(
     await asyncio.sleep(SEEN_SECONDS)
     await world.settle()
     assert len(world.log.events(StripeAccountChanged)) == 3
+
+
+async def test_a_thin_event_of_the_platforms_tells_of_a_tenants_account(world: World) -> None:
+    own = await own_account(world, "acme", "CONNECT_STANDARD")
+    await world.settle()
+    world.sandbox.client.post(f"/_sim/accounts/{own.account}", json={"ready": False})
+    thin = StripeEventReceived(
+        account="platform",
+        stripe_event_id="evt_thin",
+        event_type="v2.core.account[requirements].updated",
+        api_version=None,
+        created_at=utc_now(),
+        object_type="v2.core.account",
+        object_id=own.account,
+        payload=None,
+    )
+    # One that nobody could be given says nothing of an account: the platform has none of that name.
+    await world.publish(thin, PLATFORM_TENANT_ID)
+    assert await world.rows("dirty_object") == []
+    await world.publish(thin.model_copy(update={"stripe_event_id": "evt_2"}), own.tenant.id)
+    await world.settle()
+    told = world.log.events(StripeAccountChanged)[-1]
+    assert (told.tenant_id, told.data.charges_enabled) == (own.tenant.id, False)
+    assert told.data.requirements_due
 
 
 async def calls(own: Own, until: asyncio.Event) -> tuple[int, list[StripeCallError]]:
