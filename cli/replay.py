@@ -107,11 +107,15 @@ async def _replay(
     try:
         with Progress(*COLUMNS, console=err, disable=quiet, transient=True) as bar:
             run = await api.post(START, body, expect=202)
-            sending = bar.add_task("events sent", total=run["matched"])
+            sending = bar.add_task("events sent", total=None)
             while run["state"] == "running":
                 await asyncio.sleep(POLL_SECONDS)
                 run = await api.get(f"{PATH}/{run['id']}")
-                bar.update(sending, completed=run["replayed"])
+                bar.update(
+                    sending,
+                    completed=run["replayed"],
+                    total=run["matched"] if run["counted"] else None,
+                )
             if not run["dry_run"] or not run["replayed"]:
                 return {"replay": run, "differences": None}
             return {"replay": run, "differences": await _differences(api, run, bar)}

@@ -136,6 +136,7 @@ class Replay(Answer):
     state: str
     dry_run: bool
     matched: int
+    counted: bool = True
     replayed: int
     ids: int | None = None
     type: str | None = None

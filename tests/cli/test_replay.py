@@ -14,7 +14,8 @@ RUN = {
     "id": "rpl_0192aaaa-0000-7000-8000-000000000001",
     "state": "running",
     "dry_run": True,
-    "matched": 3,
+    "matched": 0,
+    "counted": False,
     "replayed": 0,
 }
 DIFFERENCES = {
@@ -66,8 +67,8 @@ class Answers(BaseHTTPRequestHandler):
             self._answer(*((200, DIFFERENCES) if times else (404, {"code": "not_found"})))
             return
         dry_run = self.asked[0][1]["dry_run"]
-        done = RUN | {"state": "done", "replayed": 3} if times else RUN
-        self._answer(200, done | {"dry_run": dry_run})
+        end = {"state": "done", "matched": 3, "counted": True, "replayed": 3} if times else {}
+        self._answer(200, RUN | end | {"dry_run": dry_run})
 
     def _answer(self, status: int, body: Any) -> None:
         content = json.dumps(body).encode()

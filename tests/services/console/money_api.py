@@ -120,6 +120,7 @@ def replay(**changes: Any) -> dict[str, Any]:
         "state": "done",
         "dry_run": True,
         "matched": 3,
+        "counted": True,
         "replayed": 3,
         "ids": None,
         "type": "invoice.paid",

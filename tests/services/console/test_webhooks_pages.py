@@ -125,6 +125,8 @@ async def test_progress_renews_itself_until_it_is_done(member: httpx.AsyncClient
     part = await text_of(member, f"/webhooks/replays/{REPLAY}?part=progress")
     assert "<html" not in part
     assert "1 of 3 events" in part
+    api.money.replay |= {"counted": False, "matched": 0, "replayed": 0}
+    assert "Counting" in await text_of(member, f"/webhooks/replays/{REPLAY}?part=progress")
     answer = await send(member, f"/webhooks/replays/{REPLAY}/cancel")
     assert answer.headers["location"].endswith("done=replay_canceled")
     assert api.money.last()[1] == f"/api/v1/webhook-replays/{REPLAY}/cancel"
