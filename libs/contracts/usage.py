@@ -3,6 +3,9 @@
 Key of the record: the tenant's id. The attribute names are CloudEvents' own
 (github.com/cloudevents/spec, version 1.0.2) plus the extensions `userid`, `mode`, `tenantid`,
 and two stamped at ingest: `receivedat` and `clockoffset`.
+
+One type is Sluice's own: `sluice.usage.voided`, whose `data` names an event by `source` and `id`.
+That event counts no more, whether it came before or comes after; the rest of the void says nothing.
 """
 
 from datetime import datetime
