@@ -10,10 +10,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import lru_cache
 from typing import Literal
 from uuid import UUID
 
-from services.metering.aggregation import series_of
+from libs.contracts.metering import Aggregation
+from services.metering.aggregation import SERIES_REMEMBERED, series_of
 from services.metering.measuring import Measurement
 
 How = Literal["counted", "added", "kept"]
@@ -24,7 +26,7 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _HEAD = struct.Struct(">I")
 _CODES: dict[How, bytes] = {"counted": b"n", "added": b"t", "kept": b"v"}
 _WORDS: dict[int, How] = {code[0]: how for how, code in _CODES.items()}
-_HOW: dict[str, How] = {
+_HOW: dict[Aggregation, How] = {
     "count": "counted",
     "sum": "added",
     "avg": "added",
@@ -62,13 +64,30 @@ def write(
     measurements: Sequence[Measurement],
 ) -> bytes:
     """What an event adds to the aggregates, told so that `read` finds it again."""
-    parts = [_HEAD.pack((at - EPOCH) // timedelta(minutes=1))]
-    for each in measurements:
-        how = how_of(each)
-        value = str(each.value).encode() if how == "added" else b""
-        series = series_of(tenant_id, each.meter.id, customer, user_id, each.groups)
-        parts += (series.id.bytes, _CODES[how], bytes((len(value),)), value)
-    return b"".join(parts)
+    told = _HEAD.pack(int(at.timestamp()) // 60)
+    for meter, groups, value, _ in measurements:
+        start, adds = _start(tenant_id, meter.id, meter.aggregation, customer, user_id, groups)
+        if adds:
+            text = str(value).encode()
+            told += start + bytes((len(text),)) + text
+        else:
+            told += start
+    return told
+
+
+@lru_cache(maxsize=SERIES_REMEMBERED)
+def _start(
+    tenant_id: UUID,
+    meter_id: UUID,
+    aggregation: Aggregation,
+    customer: str,
+    user_id: str,
+    groups: tuple[str, ...],
+) -> tuple[bytes, bool]:
+    """How a part begins, and whether a total follows; without one it is whole."""
+    how = _HOW[aggregation]
+    start = series_of(tenant_id, meter_id, customer, user_id, groups).id.bytes + _CODES[how]
+    return (start, True) if how == "added" else (start + b"\x00", False)
 
 
 def read(gained: bytes) -> Iterator[Part]:
