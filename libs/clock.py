@@ -33,6 +33,8 @@ def parse_time(text: str) -> datetime:
         raise InvalidTimeError("expected an RFC 3339 time such as 2026-01-31T12:00:00Z") from None
     if parsed.tzinfo is None:
         raise InvalidTimeError("the time needs an offset, e.g. 2026-01-31T12:00:00Z")
+    if parsed.tzinfo is UTC:
+        return parsed
     try:
         return parsed.astimezone(UTC)
     except OverflowError:

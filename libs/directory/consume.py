@@ -11,6 +11,7 @@ from libs.directory.apply import apply_snapshot
 from libs.directory.secrets import apply_secrets
 from libs.messaging.apply import Applier, BatchHandler, Handler
 from libs.messaging.consume import MAX_RECORDS, Consumer
+from libs.messaging.records import Reader
 
 DIRECTORY_TOPICS = frozenset({"tenants.directory", "tenants.secrets"})
 
@@ -28,6 +29,7 @@ def consumers_of(
     batch_handlers: Mapping[str, BatchHandler] | None = None,
     parks: bool,
     max_records: int = MAX_RECORDS,
+    readers: Mapping[str, Reader] | None = None,
 ) -> list[Consumer]:
     """The consumers of a service, as the record of topics says.
 
@@ -37,6 +39,7 @@ def consumers_of(
         parks: order matters here, so a failing event parks its key instead of becoming a dead
             letter.
         max_records: the largest batch.
+        readers: by topic, what reads a record ahead of its transaction.
     """
     service = database.service
     topics = topics_consumed_by(service)
@@ -52,6 +55,7 @@ def consumers_of(
                 topics=events,
                 code_version=code_version(),
                 max_records=max_records,
+                readers=readers,
             )
         )
     consumers.append(

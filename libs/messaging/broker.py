@@ -106,8 +106,11 @@ class Runtime:
             except (KafkaError, OSError) as error:
                 log.warning("kafka_unreachable", consumer=consumer.name, error=type(error).__name__)
             finally:
-                async with asyncio.timeout(STOP_SECONDS):
-                    await broker.stop()
+                try:
+                    async with asyncio.timeout(STOP_SECONDS):
+                        await broker.stop()
+                finally:
+                    await consumer.end()
             await asyncio.sleep(pause_seconds)
             pause_seconds = min(pause_seconds * 2, 5.0)
 

@@ -32,8 +32,8 @@ from libs.messaging.fence import (
     load_fences,
     move_fences,
 )
-from libs.messaging.places import Places, place_of
-from libs.messaging.records import Record, from_kafka
+from libs.messaging.places import Places, place_of, spans_of
+from libs.messaging.records import Reader, Record, from_kafka
 from libs.observability.health import Check
 from libs.observability.metrics import (
     BATCH_SECONDS,
@@ -50,6 +50,8 @@ MAX_POLL_INTERVAL_MS = 300_000
 MAX_PAUSE_SECONDS = 15.0
 WATCH_SECONDS = 1.0
 STUCK_SECONDS = 60.0
+READ_AT_ONCE = 200
+"""Records that are read between two looks at what else there is to do: a few milliseconds."""
 
 
 class StuckError(RuntimeError):
@@ -68,7 +70,13 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
         topics: Sequence[Topic],
         code_version: str = "0",
         max_records: int = MAX_RECORDS,
+        readers: Mapping[str, Reader] | None = None,
     ) -> None:
+        """Set a consumer up.
+
+        Args:
+            readers: by topic, what reads a record ahead of its transaction.
+        """
         self.applier = applier
         self.name = applier.name
         self._database = database
@@ -78,6 +86,8 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
         self.places = Places(self.name, self._compacted)
         self._code_version = code_version
         self._max_records = max_records
+        self._readers = readers or {}
+        self._at_work: asyncio.Task[None] | None = None
         self._lock = asyncio.Lock()
         self._place_now = asyncio.Event()
         self._stopped: str | None = None
@@ -109,7 +119,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
         )
 
         async def take(message: KafkaMessage) -> None:
-            await self.take([from_kafka(raw) for raw in message.raw_message])
+            await self.deliver([from_kafka(raw) for raw in message.raw_message])
 
         subscriber(take)
         self._subscriber = subscriber
@@ -152,9 +162,61 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
             except TimeoutError:
                 continue
 
-    async def take(self, records: Sequence[Record]) -> None:
-        """Apply a delivered batch, or put the client back to the fence and wait a little."""
+    async def deliver(self, records: Sequence[Record]) -> None:
+        """Read a batch while the one before is at work in Postgres, then set it to work.
+
+        At most one is at work and one is read ahead. When the client is put back meanwhile, what it
+        had handed out is thrown away: it will be handed out again, in order.
+        """
+        rewinds = self.places.rewinds
+        await self._read_ahead(records)
+        try:
+            await self._at_rest()
+        except Exception:
+            self.places.put_back(records)
+            raise
+        if self.places.rewinds == rewinds:
+            work = self.take(records, rewinds=rewinds)
+            self._at_work = asyncio.create_task(work, name=f"batch {self.name}")
+        else:
+            self.places.put_back(records)
+
+    async def _at_rest(self) -> None:
+        """Wait until no batch is at work."""
+        if self._at_work is not None:
+            await asyncio.wait({self._at_work})
+            at_work, self._at_work = self._at_work, None
+            at_work.result()
+
+    async def end(self) -> None:
+        """Let the batch at work come to its end; cancelled, it is rolled back."""
+        if self._at_work is not None:
+            try:
+                await asyncio.wait({self._at_work})
+            finally:
+                self._at_work.cancel()
+                self._at_work = None
+
+    async def _read_ahead(self, records: Sequence[Record]) -> None:
+        """Let each topic's reader read, a stretch at a time: the batch at work must not wait."""
+        for number, record in enumerate(records):
+            reader = self._readers.get(record.topic)
+            if reader is None:
+                continue
+            record.prepare(reader)
+            if number % READ_AT_ONCE == READ_AT_ONCE - 1:
+                await asyncio.sleep(0)
+
+    async def take(self, records: Sequence[Record], *, rewinds: int | None = None) -> None:
+        """Apply a delivered batch, or put the client back to the fence and wait a little.
+
+        Args:
+            rewinds: how often the client had been put back when it handed the batch out.
+        """
         async with self._lock:
+            if rewinds not in (None, self.places.rewinds):
+                self.places.put_back(records)
+                return
             if self.places.doubt(records):
                 self._place_now.set()
             mine = self.places.flowing(records)
@@ -191,7 +253,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def _commit_batch(self, records: Sequence[Record]) -> None:
         """Apply a batch, or nothing of it; then go on behind it."""
-        stood = {place: self.places.positions[place] for place in map(place_of, records)}
+        stood = {place: self.places.positions[place] for place in spans_of(records)}
         strikes = self.applier.strikes
         try:
             await self._apply_batch(records, stood)
@@ -212,10 +274,13 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
             for place, fence in fences.items():
                 if fence.next_offset < stood[place]:
                     raise FenceMovedError(fence)
-            fresh = [r for r in records if r.offset >= fences[place_of(r)].next_offset]
+            spans = spans_of(records)
+            fresh = list(records)
+            if any(span.first.offset < fences[place].next_offset for place, span in spans.items()):
+                fresh = [r for r in records if r.offset >= fences[place_of(r)].next_offset]
             await self.applier.apply(tx, fresh)
             await tx.enter(NOBODY)
-            await move_fences(tx, self.name, list({place_of(r): r for r in fresh}.values()))
+            await move_fences(tx, self.name, [span.last for span in spans_of(fresh).values()])
 
     async def _place(self) -> None:
         """Read and check the fences of new partitions, then let them flow."""

@@ -4,6 +4,7 @@ No database here: fences are read and moved by the consumer, and what it learns 
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -22,6 +23,27 @@ def place_of(record: Record) -> TopicPartition:
     return TopicPartition(record.topic, record.partition)
 
 
+@dataclass(frozen=True, slots=True)
+class Span:
+    """What a batch holds of one partition."""
+
+    first: Record
+    last: Record
+
+
+def spans_of(records: Iterable[Record]) -> dict[TopicPartition, Span]:
+    """By partition, the first and the last record of a batch."""
+    ends: dict[tuple[str, int], list[Record]] = {}
+    for record in records:
+        place = (record.topic, record.partition)
+        there = ends.get(place)
+        if there is None:
+            ends[place] = [record, record]
+        else:
+            there[1] = record
+    return {TopicPartition(*place): Span(*there) for place, there in ends.items()}
+
+
 class Places:
     """The partitions of one group member.
 
@@ -31,6 +53,7 @@ class Places:
         unplaced: given, and held still until their fences are read and checked.
         positions: the next offset to apply, of the partitions that flow.
         refused: partitions whose fence does not fit their log, with the reason.
+        rewinds: how often the client was put back: what it had handed out before is void.
     """
 
     def __init__(self, consumer: str, compacted: frozenset[str]) -> None:
@@ -41,6 +64,7 @@ class Places:
         self.unplaced: set[TopicPartition] = set()
         self.positions: dict[TopicPartition, int] = {}
         self.refused: dict[TopicPartition, str] = {}
+        self.rewinds = 0
         self._holes: dict[TopicPartition, tuple[int, int]] = {}
         self._hinted: dict[TopicPartition, int] = {}
 
@@ -60,8 +84,10 @@ class Places:
             self.refused.pop(place, None)
         self.unplaced -= revoked
 
-    def flowing(self, records: Iterable[Record]) -> list[Record]:
+    def flowing(self, records: Sequence[Record]) -> list[Record]:
         """The records of partitions that flow here."""
+        if spans_of(records).keys() <= self.positions.keys():
+            return list(records)
         return [record for record in records if place_of(record) in self.positions]
 
     def doubt(self, records: Sequence[Record]) -> bool:
@@ -72,7 +98,8 @@ class Places:
         hole that is still there after the check is the log's own.
         """
         doubted = False
-        for place, offset in {place_of(r): r.offset for r in reversed(records)}.items():
+        for place, span in spans_of(records).items():
+            offset = span.first.offset
             position = self.positions.get(place, offset)
             if offset == position or (offset > position and self._is_hole(place, position, offset)):
                 continue
@@ -104,6 +131,7 @@ class Places:
         breaches: Sequence[Breach],
     ) -> None:
         """Let partitions flow from their fences; one whose fence does not fit its log stays still."""
+        self.rewinds += 1
         reasons = {breach.fence.place: breach.reason for breach in breaches}
         for place in places:
             self.unplaced.discard(place)
@@ -132,21 +160,27 @@ class Places:
 
     def go_on_behind(self, records: Iterable[Record]) -> None:
         """These were applied. A partition that was taken away meanwhile is not ours again by this."""
-        for record in records:
-            if place_of(record) in self.positions:
-                self.positions[place_of(record)] = record.offset + 1
+        for place, span in spans_of(records).items():
+            if place in self.positions:
+                self.positions[place] = span.last.offset + 1
 
     def go_back(self, fence: Fence) -> None:
         """Somebody moved a fence back: follow it."""
         log.warning("fence_moved_back", consumer=self._consumer, detail=str(fence))
         if fence.place in self.positions:
+            self.rewinds += 1
             self.positions[fence.place] = fence.next_offset
             if self.client is not None:
                 self.client.seek(fence.place, fence.next_offset)
 
     def rewind(self, records: Iterable[Record]) -> None:
-        """Read these partitions again from where we stand."""
-        for place in {place_of(record) for record in records}:
+        """Read these partitions again from where we stand; what was handed out is void."""
+        self.rewinds += 1
+        self.put_back(records)
+
+    def put_back(self, records: Iterable[Record]) -> None:
+        """Put the client back to where we stand."""
+        for place in spans_of(records):
             if place in self.positions and self.client is not None:
                 self.client.seek(place, self.positions[place])
 

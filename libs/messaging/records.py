@@ -5,9 +5,10 @@ never another exception.
 """
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -46,7 +47,11 @@ class KafkaRecord(Protocol):
 
 @dataclass(frozen=True)
 class Record:
-    """One record, bytes untouched."""
+    """One record, bytes untouched.
+
+    Attributes:
+        prepared: what the topic's reader made of it ahead of its turn; None where none did.
+    """
 
     topic: str
     partition: int
@@ -55,6 +60,11 @@ class Record:
     key: bytes | None
     value: bytes | None
     headers: tuple[tuple[str, bytes | None], ...] = ()
+    prepared: Any = field(default=None, compare=False, repr=False)
+
+    def prepare(self, read: "Reader") -> None:
+        """Keep what a reader makes of this record, which follows from its bytes alone."""
+        object.__setattr__(self, "prepared", read(self))
 
     @property
     def key_text(self) -> str:
@@ -81,13 +91,24 @@ class Record:
         return None
 
 
+Reader = Callable[[Record], Any]
+"""Reads a record ahead of its transaction: any bytes, no exception, and never the record itself."""
+
+SECONDS_REMEMBERED = 256
+
+
+@lru_cache(maxsize=SECONDS_REMEMBERED)
+def _second(unix_seconds: int) -> datetime:
+    return from_unix(unix_seconds)
+
+
 def from_kafka(raw: KafkaRecord) -> Record:
     """A record out of the client's own type."""
     return Record(
         raw.topic,
         raw.partition,
         raw.offset,
-        from_unix(raw.timestamp // 1000 if raw.timestamp >= 0 else 0),
+        _second(raw.timestamp // 1000 if raw.timestamp >= 0 else 0),
         raw.key,
         raw.value,
         tuple(raw.headers or ()),

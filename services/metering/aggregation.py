@@ -84,6 +84,7 @@ class Gains:
     series: dict[tuple[UUID, UUID], Series] = field(default_factory=dict)
     cells: dict[tuple[UUID, UUID, datetime], Cell] = field(default_factory=dict)
     uniques: set[tuple[UUID, UUID, datetime, bytes]] = field(default_factory=set)
+    _found: dict[tuple[object, ...], tuple[Cell, UUID]] = field(default_factory=dict)
 
     def add(
         self,
@@ -97,18 +98,23 @@ class Gains:
         """Take in what one event adds to each of its meters."""
         minute = floor_to_minute(at)
         for measurement in measurements:
-            series = series_of(
-                tenant_id, measurement.meter.id, customer, user_id, measurement.groups
-            )
-            self.series[tenant_id, series.id] = series
-            place = (tenant_id, series.id, minute)
-            cell = self.cells.get(place)
-            if cell is None:
-                cell = self.cells[place] = Cell()
+            meter_id, groups = measurement.meter.id, measurement.groups
+            named = (tenant_id, meter_id, customer, user_id, groups, minute)
+            there = self._found.get(named)
+            if there is None:
+                series = series_of(tenant_id, meter_id, customer, user_id, groups)
+                there = self._found[named] = (self._open(series, minute), series.id)
+            cell, series_id = there
             cell.add(measurement, at, id_hash)
             if measurement.unique is not None:
-                self.uniques.add((*place, _hash_of(measurement.unique)))
+                place = (tenant_id, series_id, minute)
+                self.uniques.add((*place, hash_of_value(measurement.unique)))
+
+    def _open(self, series: Series, minute: datetime) -> Cell:
+        self.series[series.tenant_id, series.id] = series
+        return self.cells.setdefault((series.tenant_id, series.id, minute), Cell())
 
 
-def _hash_of(text: str) -> bytes:
+def hash_of_value(text: str) -> bytes:
+    """128 bits of a value that a unique count counts once."""
     return hashlib.blake2b(text.encode(), digest_size=16).digest()

@@ -24,12 +24,12 @@ from services.metering import (
     routes_usage,
 )
 from services.metering.cloudevents import BODY_BYTES_MAX
-from services.metering.handlers import BATCH_HANDLERS, HANDLERS
+from services.metering.handlers import BATCH_HANDLERS, HANDLERS, READERS
 from services.metering.progress import Progress
 from services.metering.settings import Settings
 from services.metering.usage_log import UsageLog
 
-BATCH_RECORDS = 2_000
+BATCH_RECORDS = 5_000
 
 
 def build() -> FastAPI:
@@ -54,6 +54,7 @@ def build() -> FastAPI:
                 batch_handlers=BATCH_HANDLERS,
                 parks=False,
                 max_records=BATCH_RECORDS,
+                readers=READERS,
             )
         )
         runtime.add_relay()

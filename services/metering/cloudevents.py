@@ -7,12 +7,13 @@ one object or an array of them. Any of these may be gzipped.
 
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import unquote
 
 from libs.web.problems import InvalidRequest, TooLarge, UnsupportedMediaType
 from services.metering import exact_json
+from services.metering.plain_events import read_array, read_item
 
 EVENTS_MAX = 1_000
 BODY_BYTES_MAX = 4 * 1024 * 1024
@@ -32,7 +33,7 @@ class TooManyEvents(TooLarge):
 
 
 def read_events(headers: Mapping[str, str], body: bytes) -> list[Any]:
-    """The events of a request in order, each as the JSON value that was sent.
+    """The events of a request in order, each `Plain` or the JSON value that was sent.
 
     Raises:
         InvalidRequest: not JSON, not gzip, or nothing in it.
@@ -44,21 +45,23 @@ def read_events(headers: Mapping[str, str], body: bytes) -> list[Any]:
         raise UnsupportedMediaType(
             f"This path reads `{PLAIN}`, `{STRUCTURED}` and `{BATCH}`. Send one of them."
         )
-    document = _read_json(_inflate(headers, body))
+    text = _text_of(_inflate(headers, body))
     if media_type == PLAIN and ("ce-id" in headers or "ce-specversion" in headers):
-        return [_attributes_of(headers) | {"data": document}]
-    if media_type == BATCH and not isinstance(document, list):
+        return [_attributes_of(headers) | {"data": _read(exact_json.loads, text)}]
+    events = _read(_items_of, text)
+    if media_type == BATCH and not isinstance(events, list):
         raise InvalidRequest("A CloudEvents batch is an array of events.", code="not_a_batch")
-    if media_type == STRUCTURED and not isinstance(document, dict):
+    if media_type == STRUCTURED and not isinstance(events, dict):
         raise InvalidRequest("A structured CloudEvent is an object.", code="not_an_event")
-    if not isinstance(document, dict | list):
+    if not isinstance(events, dict | list):
         raise InvalidRequest("Send an event, or an array of events.", code="not_an_event")
-    events = document if isinstance(document, list) else [document]
+    if isinstance(events, dict):
+        return [events]
     if not events:
         raise InvalidRequest("The array is empty. Send at least one event.", code="empty_batch")
     if len(events) > EVENTS_MAX:
         raise TooManyEvents
-    return events
+    return [_read(read_item, item) for item in events]
 
 
 def _inflate(headers: Mapping[str, str], body: bytes) -> bytes:
@@ -79,14 +82,32 @@ def _inflate(headers: Mapping[str, str], body: bytes) -> bytes:
     return inflated
 
 
-def _read_json(body: bytes) -> Any:
+def _text_of(body: bytes) -> str:
     try:
-        return exact_json.loads(body.decode())
+        return body.decode()
+    except UnicodeDecodeError:
+        raise _not_json() from None
+
+
+def _read(read: Callable[[Any], Any], given: object) -> Any:
+    try:
+        return read(given)
     except (ValueError, RecursionError):
-        raise InvalidRequest(
-            "The body is not valid JSON in UTF-8. Correct it and send it again.",
-            code="invalid_json",
-        ) from None
+        raise _not_json() from None
+
+
+def _not_json() -> InvalidRequest:
+    return InvalidRequest(
+        "The body is not valid JSON in UTF-8. Correct it and send it again.", code="invalid_json"
+    )
+
+
+def _items_of(text: str) -> Any:
+    """The items of an array, unread; or the value that is none, or is odd JSON, as it is."""
+    try:
+        return read_array(text)
+    except ValueError:
+        return exact_json.loads(text)
 
 
 def _attributes_of(headers: Mapping[str, str]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from libs.contracts.billing import PlanPublished, SubscriptionChanged, UsagePeri
 from libs.contracts.envelope import Envelope, Fact
 from libs.db.pool import Tx
 from libs.messaging.apply import BatchHandler, Handler
-from libs.messaging.records import Record
+from libs.messaging.records import Reader, Record
 from services.metering import closing, intake, limits
 
 
@@ -37,3 +37,5 @@ HANDLERS: dict[type[Fact], Handler] = {
 }
 
 BATCH_HANDLERS: dict[str, BatchHandler] = {"usage.events": on_usage}
+
+READERS: dict[str, Reader] = {"usage.events": intake.read_ahead}

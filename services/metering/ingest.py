@@ -1,10 +1,11 @@
-"""Judging events one by one before they are published: a verdict each, in input order."""
+"""Judging an event before it is published: taken, or rejected with a reason."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Literal
+from functools import cached_property
+from typing import Any
 from uuid import UUID
 
 from pydantic import ValidationError
@@ -13,9 +14,9 @@ from libs.clock import InvalidTimeError, format_time, parse_time
 from libs.contracts.envelope import Mode
 from libs.contracts.usage import UsageEvent
 from services.metering import exact_json
-from services.metering.intake import has_nul
-from services.metering.measuring import Meter, measure_all
-from services.metering.reserved_events import SOURCE
+from services.metering.measuring import Measurable, Meter, measure_all
+from services.metering.usage_event import has_nul
+from services.metering.voiding import VOIDED
 from services.metering.window import time_problem
 
 EVENT_BYTES_MAX = 64 * 1024
@@ -26,8 +27,6 @@ _EXTENSION = re.compile("[a-z0-9]{1,20}")
 _ATTRIBUTES = frozenset(UsageEvent.model_fields)
 _STAMPS = frozenset({"receivedat", "clockoffset"})
 _JSON_TYPE = re.compile(r"application/(?:[a-z0-9.-]+\+)?json(?:\s*;.*)?", re.IGNORECASE)
-
-Status = Literal["accepted", "duplicate", "rejected"]
 
 
 @dataclass(frozen=True)
@@ -45,24 +44,33 @@ class Arrival:
     clock_offset_seconds: int
     meters: Sequence[Meter]
 
-    @property
+    @cached_property
     def business_time(self) -> datetime:
         """The tenant's business time at receipt: the time of an event that names none."""
         return self.received_at + timedelta(seconds=self.clock_offset_seconds)
 
+    @cached_property
+    def received_text(self) -> str:
+        """The stamp as it is written on the topic."""
+        return format_time(self.received_at)
 
-@dataclass(frozen=True)
-class Verdict:
-    """What becomes of one event.
+    @cached_property
+    def business_text(self) -> str:
+        """The business time as it is written on the topic."""
+        return format_time(self.business_time)
 
-    Attributes:
-        code: why it was rejected; `no_meter` on an accepted one that no meter counts.
-    """
+    @cached_property
+    def tenant_text(self) -> str:
+        """The tenant as it is written on the topic."""
+        return str(self.tenant_id)
 
-    id: str | None
-    source: str | None
-    status: Status
-    code: str | None = None
+    @cached_property
+    def listening(self) -> Mapping[str, Sequence[Meter]]:
+        """The meters by the type of event they listen to."""
+        found: dict[str, list[Meter]] = {}
+        for meter in self.meters:
+            found.setdefault(meter.event_type, []).append(meter)
+        return found
 
 
 class RejectedError(ValueError):
@@ -78,7 +86,7 @@ class Taken:
     """An event that is taken: as it will be published, and what tells it from a twin."""
 
     value: bytes
-    event: UsageEvent
+    event: Measurable
     said: tuple[Any, ...]
     metered: bool
 
@@ -92,7 +100,7 @@ def read_event(sent: object, arrival: Arrival) -> Taken:
     if not isinstance(sent, dict):
         raise RejectedError("not_an_object")
     attributes, extensions = _split(sent)
-    time = _read_time(attributes.get("time"))
+    time = read_time(attributes.get("time"))
     attributes["time"] = time or arrival.business_time
     given_mode = attributes.get("mode")
     if given_mode is not None and given_mode != arrival.mode:
@@ -103,14 +111,26 @@ def read_event(sent: object, arrival: Arrival) -> Taken:
         "clockoffset": arrival.clock_offset_seconds,
     }
     event = _validate(attributes)
-    problem = time_problem(event.time, arrival.business_time)
+    metered = measured_at(event.time, event, arrival)
+    said = (event.type, event.subject, event.userid, time, event.data)
+    return Taken(_publishable(event, extensions), event, said, metered)
+
+
+def measured_at(time: datetime, event: Measurable, arrival: Arrival) -> bool:
+    """Whether some meter counts an event of this time.
+
+    Raises:
+        RejectedError: the time is not taken, or a meter cannot use the event.
+    """
+    problem = time_problem(time, arrival.business_time)
     if problem is not None:
         raise RejectedError(problem)
-    measured = measure_all([m for m in arrival.meters if m.event_type == event.type], event)
+    if event.type == VOIDED:
+        raise RejectedError("reserved_type")
+    measured = measure_all(arrival.listening.get(event.type, ()), event)
     if measured.refusal is not None:
         raise RejectedError(measured.refusal)
-    said = (event.type, event.subject, event.userid, time, event.data)
-    return Taken(_publishable(event, extensions), event, said, bool(measured.measurements))
+    return bool(measured.measurements)
 
 
 def stamped_anew(value: bytes, at: datetime) -> bytes:
@@ -124,7 +144,7 @@ def stamped_anew(value: bytes, at: datetime) -> bytes:
     later = int((at - received_at).total_seconds())
     document["receivedat"] = format_time(received_at + timedelta(seconds=later))
     document["clockoffset"] = int(document["clockoffset"]) - later
-    return exact_json.dumps(document).encode()
+    return exact_json.dumps(document)
 
 
 def _split(sent: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -157,7 +177,12 @@ def _is_extension_value(value: object) -> bool:
     return isinstance(value, bool) or (isinstance(value, int) and abs(value) < 2**31)
 
 
-def _read_time(value: object) -> datetime | None:
+def read_time(value: object) -> datetime | None:
+    """The time that an event names; None where it names none.
+
+    Raises:
+        RejectedError: no RFC 3339 time.
+    """
     if value is None:
         return None
     if not isinstance(value, str):
@@ -177,7 +202,7 @@ def _validate(attributes: dict[str, Any]) -> UsageEvent:
         raise RejectedError(f"{kind}_{first['loc'][0]}") from None
     if event.specversion != "1.0":
         raise RejectedError("unknown_specversion")
-    if has_nul(event):
+    if has_nul(event.id, event.source, event.type, event.subject, event.userid):
         raise RejectedError("invalid_text")
     return event
 
@@ -201,8 +226,17 @@ def _publishable(event: UsageEvent, extensions: dict[str, Any]) -> bytes:
         document["userid"] = event.userid
     if event.receivedat is not None:
         document["receivedat"] = format_time(event.receivedat)
+    return written(document)
+
+
+def written(document: object) -> bytes:
+    """An event as it will stand on the topic.
+
+    Raises:
+        RejectedError: it cannot be written, or is too large.
+    """
     try:
-        value = exact_json.dumps(document).encode()
+        value = exact_json.dumps(document)
     except exact_json.InvalidNumberError:
         raise RejectedError("invalid_number") from None
     except UnicodeEncodeError:
@@ -212,47 +246,3 @@ def _publishable(event: UsageEvent, extensions: dict[str, Any]) -> bytes:
     if len(value) > EVENT_BYTES_MAX:
         raise RejectedError("event_too_large")
     return value
-
-
-class Batch:
-    """The events of one request: verdicts in input order, and what is to be published."""
-
-    def __init__(self) -> None:
-        self.verdicts: list[Verdict] = []
-        self.values: dict[UUID, list[bytes]] = {}
-        self._seen: dict[tuple[UUID, str, str], tuple[Any, ...]] = {}
-
-    def judge(self, sent: object, arrival: Arrival) -> None:
-        """Take an event in, or say why not."""
-        if _text_at(sent, "source") == SOURCE:
-            self.reject(sent, "reserved_source")
-            return
-        try:
-            taken = read_event(sent, arrival)
-        except RejectedError as rejected:
-            self.reject(sent, rejected.code)
-            return
-        event = taken.event
-        twin = self._seen.setdefault((arrival.tenant_id, event.source, event.id), taken.said)
-        if twin is taken.said:
-            self.values.setdefault(arrival.tenant_id, []).append(taken.value)
-            code = None if taken.metered else "no_meter"
-            self.verdicts.append(Verdict(event.id, event.source, "accepted", code))
-        elif twin == taken.said:
-            self.verdicts.append(Verdict(event.id, event.source, "duplicate"))
-        else:
-            self.reject(sent, "id_conflict")
-
-    def reject(self, sent: object, code: str) -> None:
-        """Refuse an event; the rest of the request is not touched by it."""
-        self.verdicts.append(
-            Verdict(_text_at(sent, "id"), _text_at(sent, "source"), "rejected", code)
-        )
-
-
-def _text_at(sent: object, name: str) -> str | None:
-    """What the event is called, for its verdict, where that is text worth repeating."""
-    value = sent.get(name) if isinstance(sent, dict) else None
-    if not isinstance(value, str) or not 0 < len(value) <= 256:
-        return None
-    return value.encode("utf-8", "replace").decode()

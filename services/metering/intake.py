@@ -6,28 +6,30 @@ after a crash, or replaying the topic, decides the same.
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
+from typing import NamedTuple
 from uuid import UUID
 
 import structlog
-from pydantic import ValidationError
 
-from libs.clock import InvalidTimeError, format_time, parse_time
+from libs.clock import format_time
 from libs.contracts.envelope import MAX_EVENT_BYTES
-from libs.contracts.usage import UsageEvent
 from libs.db.pool import Tx
 from libs.db.tenant import Mode, Scope
+from libs.ids import parse_uuid
 from libs.messaging.dead_letter import DeadLetter, bury
 from libs.messaging.records import Record, UndecodableError, tenant_of
 from libs.observability.metrics import RECORDS_DUPLICATE_TOTAL
-from services.metering import exact_json, meters
+from services.metering import exact_json, gained, meters, voiding
 from services.metering import store_usage as store
 from services.metering.aggregation import Gains
+from services.metering.event_ids import entered_before, hash_of_id
 from services.metering.measuring import Measurement, Meter, measure_all
 from services.metering.reserved_events import take_counted
 from services.metering.store_usage import EventKey
-from services.metering.window import time_problem
+from services.metering.usage_event import Event, read_event
+from services.metering.window import AGE_MAX, AHEAD_MAX, time_problem
 
 log = structlog.get_logger()
 
@@ -38,38 +40,69 @@ STAMP_AGE_MAX = timedelta(hours=1)
 STAMP_AHEAD_MAX = timedelta(minutes=5)
 """How far a record's own `receivedat` may lie before and after the broker's time."""
 
+TENANTS_REMEMBERED = 10_000
+STAMPS_REMEMBERED = 10_000
 
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """One event off the topic, with what tells it from others."""
 
-    record: Record
-    event: UsageEvent
+class Read(NamedTuple):
+    """What stands in a record, with what tells it from others; it follows from the record alone."""
+
+    event: Event
     tenant_id: UUID
     id_hash: bytes
     payload_hash: bytes
     customer: str
+    received_at: datetime
+
+
+class Usage(NamedTuple):
+    """One event off the topic, and the record it came in."""
+
+    record: Record
+    event: Event
+    tenant_id: UUID
+    id_hash: bytes
+    payload_hash: bytes
+    customer: str
+    received_at: datetime
 
     @property
     def key(self) -> EventKey:
         """What makes the event count once."""
-        return self.tenant_id, self.id_hash
+        return self.tenant_id.bytes + self.id_hash
+
+
+class Counted(NamedTuple):
+    """An event, and what the meters read from it."""
+
+    usage: Usage
+    measurements: tuple[Measurement, ...]
+
+
+def read_ahead(record: Record) -> Read | UndecodableError:
+    """What `take` will find in a record, worked out before its turn; never an exception."""
+    try:
+        return read(record)
+    except UndecodableError as error:
+        return error
 
 
 async def take(records: Sequence[Record], tx: Tx) -> None:
     """Count a batch: bury what can never be counted, add the rest to the aggregates once."""
-    slices: dict[Mode, list[Usage]] = {}
+    slices: dict[Mode, dict[UUID, list[Usage]]] = {}
     letters: list[DeadLetter] = []
     for record in records:
-        try:
-            usage = read(record)
-        except UndecodableError as error:
-            letters.append(DeadLetter(record, error.reason, str(error)))
+        found = record.prepared or read_ahead(record)
+        if isinstance(found, UndecodableError):
+            letters.append(DeadLetter(record, found.reason, str(found)))
             continue
-        slices.setdefault(usage.event.mode, []).append(usage)
+        by_tenant = slices.setdefault(found.event.mode, {})
+        by_tenant.setdefault(found.tenant_id, []).append(Usage(record, *found))
     for mode in sorted(slices):
-        for tenants, usages in _by_tenants(slices[mode]):
-            letters += await _count(tx, mode, tenants, usages)
+        tenants = sorted(slices[mode])
+        for start in range(0, len(tenants), TENANTS_PER_SLICE):
+            mine = tenants[start : start + TENANTS_PER_SLICE]
+            letters += await _count(tx, mode, {tenant: slices[mode][tenant] for tenant in mine})
     for letter in letters:
         log.warning(
             "usage_refused",
@@ -80,43 +113,43 @@ async def take(records: Sequence[Record], tx: Tx) -> None:
     await bury(tx, tx.service, letters)
 
 
-def read(record: Record) -> Usage:
+def read(record: Record) -> Read:
     """The event in a record.
 
     Raises:
         UndecodableError: it is none, or of another tenant, or too old or from the future.
     """
-    tenant_id = tenant_of(record)
+    tenant_id = _tenant_named(record.key) or tenant_of(record)
     if record.value is None:
         raise UndecodableError("no_value", "the record has no value")
     if len(record.value) > MAX_EVENT_BYTES:
         raise UndecodableError("too_large", "the record is larger than any event may be")
-    event = _event_of(record.value)
+    event = read_event(record.value)
     if event.tenantid is not None and event.tenantid != tenant_id:
         raise UndecodableError("wrong_tenant", "the event names another tenant than its key")
-    _check_times(event, record.at)
+    stamp = _stamp_of(event.receivedat, event.clockoffset, record.at)
+    if not stamp.earliest <= event.time <= stamp.latest:
+        problem = time_problem(event.time, stamp.business_time)
+        raise UndecodableError(
+            problem or "invalid_time", "the event's time is outside what is taken"
+        )
     try:
-        id_hash = hash_of_id(event.source, event.id)
-        payload_hash = hash_of_payload(event)
+        id_hash = hash_of_id(*voiding.named_by(event))
+        was_set = event.receivedat is not None and event.time == stamp.business_time
+        payload_hash = _hash_of_payload(event, None if was_set else event.time)
     except UnicodeEncodeError:
         raise UndecodableError("invalid_text", "a text holds half a character") from None
     except (exact_json.InvalidNumberError, RecursionError) as error:
         raise UndecodableError("invalid_data", str(error)[:200]) from None
-    return Usage(record, event, tenant_id, id_hash, payload_hash, customer_of(event.subject))
+    customer = "" if event.subject is None else customer_of(event.subject)
+    return Read(event, tenant_id, id_hash, payload_hash, customer, stamp.received_at)
 
 
-def hash_of_id(source: str, event_id: str) -> bytes:
-    """128 bits of source and id, which together are unique within tenant and mode."""
-    start = source.encode()
-    text = len(start).to_bytes(4, "big") + start + event_id.encode()
-    return hashlib.blake2b(text, digest_size=16).digest()
-
-
-def hash_of_payload(event: UsageEvent) -> bytes:
-    """What an event says, apart from a time that the ingest has set because it named none."""
-    time = None if _time_was_set(event) else format_time(event.time)
-    said = [event.type, event.subject, event.userid, time, event.data]
-    return hashlib.blake2b(exact_json.dumps(said).encode(), digest_size=8).digest()
+def _hash_of_payload(event: Event, time: datetime | None) -> bytes:
+    """What an event says; the time is None where the ingest has set it because it named none."""
+    text = None if time is None else format_time(time)
+    said = [event.type, event.subject, event.userid, text, event.data]
+    return hashlib.blake2b(exact_json.dumps(said), digest_size=8).digest()
 
 
 def customer_of(subject: str | None) -> str:
@@ -127,147 +160,205 @@ def customer_of(subject: str | None) -> str:
     return rest.lower() if prefix == "cus" and len(rest) == 36 else subject
 
 
-def _event_of(value: bytes) -> UsageEvent:
-    try:
-        document = exact_json.loads(value.decode())
-    except (ValueError, RecursionError):
-        raise UndecodableError("not_json", "the value is not JSON") from None
-    if not isinstance(document, dict):
-        raise UndecodableError("not_an_event", "the value is not an object")
-    try:
-        document["time"] = parse_time(document.get("time", ""))
-        event = UsageEvent.model_validate(document)
-    except (InvalidTimeError, TypeError):
-        raise UndecodableError("invalid_time", "the event's time is no RFC 3339 time") from None
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        detail = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
-        raise UndecodableError("not_an_event", detail[:500]) from None
-    if event.specversion != "1.0":
-        raise UndecodableError("unknown_specversion", "the event is of another specification")
-    if has_nul(event):
-        raise UndecodableError("invalid_text", "an attribute holds a NUL character")
-    return event
+@lru_cache(maxsize=TENANTS_REMEMBERED)
+def _tenant_named(key: bytes | None) -> UUID | None:
+    """The tenant in a record's key, remembered; None where `tenant_of` has to say what is wrong."""
+    text = (key or b"").decode("utf-8", "backslashreplace")
+    tenant_id = parse_uuid(text)
+    return tenant_id if str(tenant_id) == text else None
 
 
-def has_nul(event: UsageEvent) -> bool:
-    """Whether an attribute holds what Postgres cannot."""
-    texts = (event.id, event.source, event.type, event.subject or "", event.userid or "")
-    return any("\x00" in text for text in texts)
+class _Stamp(NamedTuple):
+    """When an event came in, and which times of use are taken then."""
+
+    received_at: datetime
+    business_time: datetime
+    earliest: datetime
+    latest: datetime
 
 
-def _check_times(event: UsageEvent, broker_time: datetime) -> None:
-    received_at = event.received_at(broker_time)
+@lru_cache(maxsize=STAMPS_REMEMBERED)
+def _stamp_of(receivedat: datetime | None, clockoffset: int, broker_time: datetime) -> _Stamp:
+    """The stamp of an event, remembered: the events of a request share it.
+
+    Raises:
+        UndecodableError: it is far from the broker's time, or no time at all.
+    """
+    received_at = (receivedat or broker_time).astimezone(UTC)
     if not broker_time - STAMP_AGE_MAX <= received_at <= broker_time + STAMP_AHEAD_MAX:
         raise UndecodableError("received_at_mismatch", "`receivedat` is far from the broker's time")
     try:
-        business_time = received_at + timedelta(seconds=event.clockoffset)
+        business_time = received_at + timedelta(seconds=clockoffset)
+        return _Stamp(
+            received_at, business_time, business_time - AGE_MAX, business_time + AHEAD_MAX
+        )
     except OverflowError:
         raise UndecodableError("invalid_time", "`clockoffset` is out of range") from None
-    problem = time_problem(event.time, business_time)
-    if problem is not None:
-        raise UndecodableError(problem, "the event's time is outside what is taken")
 
 
-def _time_was_set(event: UsageEvent) -> bool:
-    return event.receivedat is not None and (
-        event.time == event.receivedat + timedelta(seconds=event.clockoffset)
-    )
-
-
-def _by_tenants(usages: Sequence[Usage]) -> Iterable[tuple[tuple[UUID, ...], list[Usage]]]:
-    """The events in slices of a bounded number of tenants; their order stays."""
-    by_tenant: dict[UUID, list[Usage]] = {}
-    for usage in usages:
-        by_tenant.setdefault(usage.tenant_id, []).append(usage)
-    tenants = sorted(by_tenant)
-    for start in range(0, len(tenants), TENANTS_PER_SLICE):
-        mine = tuple(tenants[start : start + TENANTS_PER_SLICE])
-        yield mine, [usage for tenant in mine for usage in by_tenant[tenant]]
-
-
-async def _count(
-    tx: Tx, mode: Mode, tenants: tuple[UUID, ...], usages: Sequence[Usage]
-) -> list[DeadLetter]:
-    """Count the events of one slice; what their meters refuse comes back."""
+async def _count(tx: Tx, mode: Mode, usages: Mapping[UUID, Sequence[Usage]]) -> list[DeadLetter]:
+    """Count the events of one slice, by tenant; what their meters refuse comes back."""
+    tenants = tuple(usages)
     known = await meters.applying(tx, tenants, mode)
     await tx.enter(Scope(tenants, mode))
-    listening = _listening(known, tenants)
-    letters: list[DeadLetter] = []
-    candidates: dict[EventKey, tuple[Usage, tuple[Measurement, ...]]] = {}
-    conflicts = duplicates = 0
-    for usage in usages:
-        measured = measure_all(listening.get((usage.tenant_id, usage.event.type), ()), usage.event)
-        if measured.refusal is not None:
-            detail = "a meter cannot use the event"
-            letters.append(DeadLetter(usage.record, measured.refusal, detail))
-            continue
-        first, _ = candidates.setdefault(usage.key, (usage, measured.measurements))
-        if first is not usage:
-            duplicates += 1
-            conflicts += first.payload_hash != usage.payload_hash
+    usages = await _as_entered(tx, usages)
+    letters = await _void(tx, usages)
+    candidates: dict[EventKey, Counted] = {}
+    again: list[Usage] = []
+    for tenant, mine in usages.items():
+        listening = _listening(meters.of_tenant(known, tenant))
+        for usage in mine:
+            if usage.event.type == voiding.VOIDED:
+                continue
+            found = listening.get(usage.event.type, ())
+            if found and usage.received_at < found[-1].counts_from:
+                found = _since(found, usage)
+            measured = measure_all(found, usage.event)
+            if measured.refusal is not None:
+                detail = "a meter cannot use the event"
+                letters.append(DeadLetter(usage.record, measured.refusal, detail))
+                continue
+            counted = Counted(usage, measured.measurements)
+            if candidates.setdefault(usage.key, counted) is not counted:
+                again.append(usage)
     if not candidates:
         return letters
     new, stored = await store.take_new_ids(
-        tx,
-        {
-            key: (usage.payload_hash, usage.record.at.date())
-            for key, (usage, _) in candidates.items()
-        },
+        tx, {key: _entry(counted) for key, counted in candidates.items()}
     )
-    duplicates += len(stored)
-    conflicts += sum(candidates[key][0].payload_hash != there for key, there in stored.items())
-    _report(duplicates, conflicts)
+    _report(candidates, again, stored)
     if new:
         await _aggregate(tx, [candidates[key] for key in candidates if key in new])
     return letters
 
 
-def _listening(
-    known: Mapping[UUID, Sequence[Meter]], tenants: Iterable[UUID]
-) -> dict[tuple[UUID, str], list[Meter]]:
-    """By tenant and event type: the platform's meters, and the tenant's own."""
-    found: dict[tuple[UUID, str], list[Meter]] = {}
-    for tenant in tenants:
-        for meter in meters.of_tenant(known, tenant):
-            found.setdefault((tenant, meter.event_type), []).append(meter)
+async def _as_entered(
+    tx: Tx, usages: Mapping[UUID, Sequence[Usage]]
+) -> Mapping[UUID, Sequence[Usage]]:
+    """Events whose ids were entered under the hash of former versions, under that."""
+    names = (
+        (usage.key, voiding.named_by(usage.event)) for mine in usages.values() for usage in mine
+    )
+    former = await entered_before(tx, names)
+    if not former:
+        return usages
+    return {
+        tenant: [usage._replace(id_hash=former.get(usage.key, usage.id_hash)) for usage in mine]
+        for tenant, mine in usages.items()
+    }
+
+
+async def _void(tx: Tx, usages: Mapping[UUID, Sequence[Usage]]) -> list[DeadLetter]:
+    """Take back what voids name; voids of what cannot be taken back come back."""
+    voids = [
+        usage for mine in usages.values() for usage in mine if usage.event.type == voiding.VOIDED
+    ]
+    if not voids:
+        return []
+    changed, unknown = await voiding.take_back(
+        tx, {usage.key: usage.record.at.date() for usage in voids}
+    )
+    if changed:
+        await _unsettle(tx, changed)
+    detail = "the event was counted before it was kept what events add"
+    return [
+        DeadLetter(usage.record, "counted_without_record", detail)
+        for usage in voids
+        if usage.key in unknown
+    ]
+
+
+def _entry(counted: Counted) -> tuple[bytes, date, bytes]:
+    usage, measurements = counted
+    event = usage.event
+    added = gained.write(
+        usage.tenant_id, usage.customer, event.userid or "", event.time, measurements
+    )
+    return usage.payload_hash, usage.record.at.date(), added
+
+
+def _listening(known: Sequence[Meter]) -> dict[str, list[Meter]]:
+    """The meters of a tenant's events by the type they listen to, the newest last."""
+    found: dict[str, list[Meter]] = {}
+    for meter in sorted(known, key=lambda meter: meter.counts_from):
+        found.setdefault(meter.event_type, []).append(meter)
     return found
 
 
-def _report(duplicates: int, conflicts: int) -> None:
-    RECORDS_DUPLICATE_TOTAL.labels(topic="usage.events").inc(duplicates)
+def _since(known: Sequence[Meter], usage: Usage) -> list[Meter]:
+    """The meters that had been defined when an event came in; a rebuild must find the same.
+
+    Of an event without a stamp of ours only the second is known: it counts to the end of it.
+    """
+    at = usage.received_at
+    if usage.event.receivedat is None:
+        at += timedelta(seconds=1)
+    return [meter for meter in known if meter.counts_from <= at]
+
+
+def _report(
+    candidates: Mapping[EventKey, Counted],
+    again: Sequence[Usage],
+    stored: Mapping[EventKey, bytes],
+) -> None:
+    """Tell which events came again, and which of those with another content.
+
+    Args:
+        again: those that came twice in this batch, without the first.
+        stored: the payload hashes of those that had been counted before.
+    """
+    RECORDS_DUPLICATE_TOTAL.labels(topic="usage.events").inc(len(again) + len(stored))
+    repeated = [*again, *(candidates[key].usage for key in stored)]
+    conflicts = sum(
+        usage.payload_hash != stored.get(usage.key, candidates[usage.key].usage.payload_hash)
+        for usage in repeated
+    )
     if conflicts:
         log.error("usage_id_conflict", events=conflicts)
 
 
-async def _aggregate(tx: Tx, counted: Sequence[tuple[Usage, tuple[Measurement, ...]]]) -> None:
+async def _aggregate(tx: Tx, counted: Sequence[Counted]) -> None:
     gains = Gains()
     received: dict[UUID, datetime] = {}
     for usage, measurements in counted:
-        event = usage.event
+        event, tenant_id, received_at = usage.event, usage.tenant_id, usage.received_at
         gains.add(
-            usage.tenant_id,
+            tenant_id,
             usage.customer,
             event.userid or "",
             event.time,
             usage.id_hash,
             measurements,
         )
-        received_at = event.received_at(usage.record.at)
-        received[usage.tenant_id] = max(received.get(usage.tenant_id, received_at), received_at)
+        if received.setdefault(tenant_id, received_at) < received_at:
+            received[tenant_id] = received_at
     if gains.cells:
         await store.add_gains(tx, gains)
-        await _unsettle(tx, gains)
+        await _unsettle(tx, [(tenant, minute) for tenant, _, minute in gains.cells])
+    await voiding.keep_values(
+        tx,
+        (
+            voiding.Used(
+                usage.tenant_id,
+                usage.customer,
+                usage.event.userid or "",
+                usage.event.time,
+                usage.id_hash,
+                measurements,
+            )
+            for usage, measurements in counted
+        ),
+    )
     await store.note_progress(tx, received)
     await take_counted(
         tx, ((usage.tenant_id, usage.event, measurements) for usage, measurements in counted)
     )
 
 
-async def _unsettle(tx: Tx, gains: Gains) -> None:
-    """Closed periods that gained something are to be answered again."""
+async def _unsettle(tx: Tx, changed: Iterable[tuple[UUID, datetime]]) -> None:
+    """Closed periods that gained or lost something, in minutes of tenants, are answered again."""
     minutes: dict[UUID, list[datetime]] = {}
-    for tenant, _, minute in gains.cells:
+    for tenant, minute in changed:
         minutes.setdefault(tenant, []).append(minute)
     every = [minute for mine in minutes.values() for minute in mine]
     closures = await store.closures_over(tx, sorted(minutes), min(every), max(every))

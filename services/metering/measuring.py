@@ -3,14 +3,16 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from decimal import ROUND_HALF_EVEN, Context, Decimal, Inexact
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
 from libs.contracts.metering import Aggregation
 from libs.contracts.tenants import PLATFORM_TENANT_ID
-from libs.contracts.usage import UsageEvent
 from services.metering.exact_json import DIGITS_MAX
+
+ALWAYS = datetime(1970, 1, 1, tzinfo=UTC)
 
 INTEGER_DIGITS_MAX = 20
 FRACTION_DIGITS_MAX = 15
@@ -32,6 +34,9 @@ class Meter:
     Attributes:
         tenant_id: the owner; meters of `platform` apply to every tenant's events.
         filters: by path, the values as text of which one must be there.
+        limited: whether some plan of the owner limits it.
+        counts_from: it counts what came in at or after this moment, so that a rebuild decides
+            the same.
     """
 
     tenant_id: UUID
@@ -42,10 +47,11 @@ class Meter:
     value_path: str | None
     group_by: tuple[str, ...]
     filters: Mapping[str, frozenset[str]]
+    limited: bool = False
+    counts_from: datetime = ALWAYS
 
 
-@dataclass(frozen=True)
-class Measurement:
+class Measurement(NamedTuple):
     """What one event adds to one meter.
 
     Attributes:
@@ -59,6 +65,18 @@ class Measurement:
     unique: str | None = None
 
 
+class Measurable(Protocol):
+    """What of an event is measured."""
+
+    @property
+    def type(self) -> str:
+        """What meters listen to."""
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """Where meters find values and groups."""
+
+
 class UnmeasurableError(ValueError):
     """The event is one of the meter's, but holds no value it can use; `code` is stable."""
 
@@ -67,8 +85,7 @@ class UnmeasurableError(ValueError):
         self.code = code
 
 
-@dataclass(frozen=True)
-class Measured:
+class Measured(NamedTuple):
     """An event against all meters that listen to its type.
 
     Attributes:
@@ -81,13 +98,18 @@ class Measured:
     left_out: int
 
 
-def measure_all(meters: Sequence[Meter], event: UsageEvent) -> Measured:
+NOT_MEASURED = Measured((), None, 0)
+
+
+def measure_all(meters: Sequence[Meter], event: Measurable) -> Measured:
     """Measure an event by every meter given.
 
     A meter of the platform that cannot use an event refuses it: it would be unbilled use. A
     tenant's own meter refuses only what no meter of the platform takes, so that defining a meter
     never keeps use from being billed.
     """
+    if not meters:
+        return NOT_MEASURED
     found: list[Measurement] = []
     refusals: list[tuple[Meter, str]] = []
     for meter in meters:
@@ -98,15 +120,17 @@ def measure_all(meters: Sequence[Meter], event: UsageEvent) -> Measured:
             continue
         if measurement is not None:
             found.append(measurement)
+    if not refusals:
+        return Measured(tuple(found), None, 0)
     by_platform = [code for meter, code in refusals if meter.tenant_id == PLATFORM_TENANT_ID]
     billed = any(each.meter.tenant_id == PLATFORM_TENANT_ID for each in found)
     refusal = by_platform[0] if by_platform else None
-    if refusals and refusal is None and not billed:
+    if refusal is None and not billed:
         refusal = refusals[0][1]
     return Measured(tuple(found), refusal, len(refusals))
 
 
-def measure(meter: Meter, event: UsageEvent) -> Measurement | None:
+def measure(meter: Meter, event: Measurable) -> Measurement | None:
     """What the event adds to the meter; None where the meter's filters leave it out.
 
     Raises:
@@ -117,7 +141,7 @@ def measure(meter: Meter, event: UsageEvent) -> Measurement | None:
     for path, allowed in meter.filters.items():
         if text_of(_at(event.data, path)) not in allowed:
             return None
-    groups = tuple(_group(event.data, path) for path in meter.group_by)
+    groups = tuple([_group(event.data, path) for path in meter.group_by])
     if meter.aggregation == "count" or meter.value_path is None:
         return Measurement(meter, groups)
     raw = _at(event.data, meter.value_path)
@@ -200,6 +224,8 @@ def _group(data: Mapping[str, Any], path: str) -> str:
 
 def _at(data: Mapping[str, Any], path: str) -> object:
     """What lies at a dotted path inside objects; None where nothing does."""
+    if "." not in path:
+        return data.get(path)
     found: object = data
     for name in path.split("."):
         if not isinstance(found, dict):

@@ -4,11 +4,11 @@ from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from uuid import UUID
 
-from libs.contracts.usage import UsageEvent
 from libs.db.pool import Tx
 from libs.ids import parse_uuid
 from services.metering import store_reservations as store
 from services.metering.measuring import Measurement
+from services.metering.usage_event import Event
 
 SOURCE = "sluice:reservation"
 """No other event may name this source over HTTP."""
@@ -27,7 +27,7 @@ def reservation_of(source: str, text: str) -> UUID | None:
 
 
 async def take_counted(
-    tx: Tx, counted: Iterable[tuple[UUID, UsageEvent, Sequence[Measurement]]]
+    tx: Tx, counted: Iterable[tuple[UUID, Event, Sequence[Measurement]]]
 ) -> None:
     """What has just been counted weighs as usage from now on, not as reserved."""
     lighter: dict[tuple[UUID, UUID, UUID], Decimal] = {}

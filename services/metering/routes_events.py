@@ -3,7 +3,8 @@
 import asyncio
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Request
+import msgspec
+from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, Field
 
 from libs.clock import utc_now
@@ -22,8 +23,10 @@ from libs.web.problems import (
     problem_responses,
 )
 from services.metering import cloudevents, meters
-from services.metering.ingest import Arrival, Batch, Status
+from services.metering.ingest import Arrival
+from services.metering.plain_events import Plain
 from services.metering.usage_log import LogUnavailableError, UsageLog
+from services.metering.verdicts import Batch, Status
 
 router = APIRouter(tags=["usage"])
 
@@ -66,15 +69,19 @@ _BODY = {
 }
 
 
+_ENCODER = msgspec.json.Encoder()
+
+
 @router.post(
     "/api/v1/events",
     status_code=202,
+    response_model=EventsAnswer,
     openapi_extra=_BODY,
     responses=problem_responses(TooLarge, UnsupportedMediaType, Unavailable),
 )
 async def publish_events(
     request: Request, access: Annotated[Access, Depends(Requires("usage:write"))]
-) -> EventsAnswer:
+) -> Response:
     """Publish usage. 202 means that what was accepted is durable and counts once, ever."""
     sent = cloudevents.read_events(request.headers, await request.body())
     arrivals = await _arrivals(request, access, sent)
@@ -95,17 +102,18 @@ async def publish_events(
             "already counts once.",
             retry_after_seconds=2,
         ) from None
-    for verdict in batch.verdicts:
-        USAGE_EVENTS_TOTAL.labels(verdict=verdict.status).inc()
-    results = [
-        EventVerdict(id=v.id, source=v.source, status=v.status, code=v.code) for v in batch.verdicts
-    ]
-    return EventsAnswer(results=results)
+    for status, number in batch.counts.items():
+        USAGE_EVENTS_TOTAL.labels(verdict=status).inc(number)
+    answer = _ENCODER.encode({"results": batch.verdicts})
+    return Response(answer, status_code=202, media_type="application/json")
 
 
 def _named_tenant(event: object) -> str | None:
     """The tenant an event names in its `tenantid`; the empty text for one that makes no sense."""
-    named = event.get("tenantid") if isinstance(event, dict) else None
+    if isinstance(event, Plain):
+        named: object = event.tenantid
+    else:
+        named = event.get("tenantid") if isinstance(event, dict) else None
     if named is None:
         return None
     return named.lower() if isinstance(named, str) and parse_uuid(named) else ""

@@ -8,49 +8,84 @@ from uuid import UUID
 from libs.db.pool import Database, Tx
 from services.metering.aggregation import Gains
 
-EventKey = tuple[UUID, bytes]
-"""Tenant, and the hash of the event's source and id."""
+EventKey = bytes
+"""The 16 bytes of the tenant, and the hash of the event's source and id."""
+
+TENANT_BYTES = 16
 
 
 async def take_new_ids(
-    tx: Tx, entries: Mapping[EventKey, tuple[bytes, date]]
+    tx: Tx, entries: Mapping[EventKey, tuple[bytes, date, bytes]]
 ) -> tuple[set[EventKey], dict[EventKey, bytes]]:
-    """Enter event ids with the hashes of their payloads and the days they came in.
+    """Enter event ids with the hashes of their payloads, the days they came in and what they add.
 
     Returns:
-        Those that were not there, and for the rest the payload hash that is there.
+        Those that were not there, and for the rest that are not voided the payload hash there.
     """
     keys = sorted(entries)
-    tenants = [tenant for tenant, _ in keys]
-    hashes = [id_hash for _, id_hash in keys]
     rows = await tx.fetch(
         """
-        insert into usage_event_id (tenant_id, mode, id_hash, payload_hash, received_day)
-        select t, $1, h, p, d from unnest($2::uuid[], $3::bytea[], $4::bytea[], $5::date[])
-            as u(t, h, p, d)
-        on conflict do nothing returning tenant_id, id_hash
+        insert into usage_event_id (tenant_id, mode, id_hash, payload_hash, received_day, gained)
+        select t, $1, h, p, d, g
+        from unnest($2::uuid[], $3::bytea[], $4::bytea[], $5::date[], $6::bytea[])
+            as u(t, h, p, d, g)
+        on conflict do nothing returning uuid_send(tenant_id) || id_hash
         """,
         tx.mode,
-        tenants,
-        hashes,
+        tenants_in(keys),
+        [key[TENANT_BYTES:] for key in keys],
         [entries[key][0] for key in keys],
         [entries[key][1] for key in keys],
+        [entries[key][2] for key in keys],
     )
-    new = {(row["tenant_id"], row["id_hash"]) for row in rows}
-    known = [key for key in keys if key not in new] if len(new) < len(keys) else []
-    if not known:
+    new = {key for (key,) in rows}
+    if len(new) == len(keys):
         return new, {}
+    known = [key for key in keys if key not in new]
     rows = await tx.fetch(
         """
-        select e.tenant_id, e.id_hash, e.payload_hash from usage_event_id e
+        select uuid_send(e.tenant_id) || e.id_hash, e.payload_hash from usage_event_id e
+        join unnest($2::uuid[], $3::bytea[]) as u(t, h) on e.tenant_id = t and e.id_hash = h
+        where e.mode = $1 and not e.voided
+        """,
+        tx.mode,
+        tenants_in(known),
+        [key[TENANT_BYTES:] for key in known],
+    )
+    return new, dict(rows)
+
+
+async def has_former_ids(tx: Tx) -> bool:
+    """Whether ids may stand under the hash of former versions."""
+    return bool(await tx.fetchval("select exists (select from former_ids)"))
+
+
+async def ids_there(tx: Tx, keys: Sequence[EventKey]) -> set[EventKey]:
+    """Those of these ids that are entered."""
+    rows = await tx.fetch(
+        """
+        select uuid_send(e.tenant_id) || e.id_hash from usage_event_id e
         join unnest($2::uuid[], $3::bytea[]) as u(t, h) on e.tenant_id = t and e.id_hash = h
         where e.mode = $1
         """,
         tx.mode,
-        [tenant for tenant, _ in known],
-        [id_hash for _, id_hash in known],
+        tenants_in(keys),
+        [key[TENANT_BYTES:] for key in keys],
     )
-    return new, {(row["tenant_id"], row["id_hash"]): row["payload_hash"] for row in rows}
+    return {key for (key,) in rows}
+
+
+def tenants_in(keys: Sequence[EventKey]) -> list[UUID]:
+    """The tenant of each key; one object for all the keys of a tenant."""
+    found: dict[bytes, UUID] = {}
+    tenants = []
+    for key in keys:
+        start = key[:TENANT_BYTES]
+        tenant = found.get(start)
+        if tenant is None:
+            tenant = found[start] = UUID(bytes=start)
+        tenants.append(tenant)
+    return tenants
 
 
 async def add_gains(tx: Tx, gains: Gains) -> None:
@@ -164,7 +199,7 @@ async def last_received_at(tx: Tx) -> datetime | None:
 async def prune_ids(database: Database, received_before: date, *, limit: int) -> int:
     """Forget ids that came in before a day; the number forgotten."""
     async with database.maintenance() as tx:
-        return await tx.execute(
+        forgotten = await tx.execute(
             """
             delete from usage_event_id e using (
                 select tenant_id, mode, id_hash from usage_event_id
@@ -175,6 +210,9 @@ async def prune_ids(database: Database, received_before: date, *, limit: int) ->
             received_before,
             limit,
         )
+        if forgotten < limit:
+            await tx.execute("delete from former_ids where since < $1", received_before)
+        return forgotten
 
 
 async def closures_over(

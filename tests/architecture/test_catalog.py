@@ -32,6 +32,9 @@ WAIVERS: Mapping[str, Waiver] = {
         NO_TENANT - {MODE},
     ),
     "gateway.tenant_secrets": Waiver("sealed secrets of both modes travel together", IDENTITY),
+    "metering.former_ids": Waiver(
+        "since when ids have another hash; no tenant's data", NO_TENANT - {KEYS}
+    ),
     "stripe_sync.tenant_secrets": Waiver("sealed secrets of both modes travel together", IDENTITY),
     "stripe_sync.lease": Waiver("who holds a piece of work; no tenant's data", NO_TENANT),
     "stripe_sync.object_owner": Waiver(

@@ -18,6 +18,7 @@ from libs.messaging.records import Record
 from libs.testing.databases import TestDatabase
 from metering.world import Api, World
 from services.metering import intake, jobs
+from services.metering.event_ids import former_hash_of_id
 from services.metering.usage_log import TOPIC
 
 
@@ -208,6 +209,25 @@ async def test_sums_beyond_float_and_context_precision(api: Api, world: World) -
         world.put(world.acme, world.event(data={"calls": value}))
     await world.log.settle()
     assert await api.value(world.acme) == Decimal("199999999999999999998.500000000000001")
+
+
+async def test_ids_entered_under_the_former_hash_count_once_until_they_are_pruned(
+    metering: Database, api: Api, world: World, database: TestDatabase
+) -> None:
+    await api.meter(world.platform)
+    known, other = world.event(id=str(new_id())), world.event(id=str(new_id()))
+    await api.send(world.acme, known)
+    former = former_hash_of_id(known["source"], known["id"])
+    async with database.admin() as admin:
+        await admin.execute("update metering.usage_event_id set id_hash = $1", former)
+        await admin.execute("insert into metering.former_ids values (current_date - 40)")
+    await api.send(world.acme, known, other, world.event())
+    assert await api.value(world.acme) == 3
+    await jobs.prune_event_ids(metering)
+    async with database.admin() as admin:
+        assert await admin.fetchval("select count(*) from metering.former_ids") == 0
+    await api.send(world.acme, other)
+    assert await api.value(world.acme) == 3
 
 
 async def test_pruning_forgets_only_what_is_beyond_the_window(
