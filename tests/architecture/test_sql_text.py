@@ -28,7 +28,10 @@ METHODS = frozenset(
 OUR_OWN: Mapping[tuple[str, str], str] = {
     ("services/metering/store_meters.py", "column"): "`id` or `key`, by the type of the reference",
     ("services/metering/store_rebuilds.py", "tx.service"): "the service's own name",
-    ("services/metering/store_rebuilds.py", "row['relname']"): "a table of the service's own schema",
+    (
+        "services/metering/store_rebuilds.py",
+        "row['relname']",
+    ): "a table of the service's own schema",
     ("services/metering/store_rebuilds.py", "table"): "a key of the constant COMPARED",
     ("services/metering/store_rebuilds.py", "live"): "a constant with the service's own name in it",
     ("services/metering/store_rebuilds.py", "rebuilt"): "a constant with `pg_temp` in it",
