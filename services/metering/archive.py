@@ -10,6 +10,7 @@ columns repeat what people look for. Any engine that knows Parquet reads the fol
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -27,7 +28,7 @@ from services.metering import exact_json
 from services.metering.usage_log import TOPIC
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-MEMORY = "128MB"
+MEMORY = "192MB"
 MODES = get_args(Mode)
 
 _COLUMNS = (
@@ -52,8 +53,7 @@ _WRITE_ROWS = """
         from read_json($1, format = 'newline_delimited', columns = {
             record_offset: 'BIGINT', received_at: 'BIGINT', id: 'VARCHAR', source: 'VARCHAR',
             type: 'VARCHAR', subject: 'VARCHAR', user_id: 'VARCHAR', time: 'VARCHAR',
-            value: 'VARCHAR'})
-        order by record_offset
+            value: 'VARCHAR'}, maximum_object_size = 4194304)
     ) to $2 (format parquet, compression zstd)
 """
 
@@ -197,8 +197,8 @@ def _write_file(
     mine = path.with_name(f".{path.name}.{new_id()}")
     draft, made = mine.with_suffix(".rows"), mine.with_suffix(".made")
     try:
-        with draft.open("w") as lines:
-            lines.writelines(json.dumps(row) + "\n" for row in rows)
+        with draft.open("w", encoding="utf-8") as lines:
+            lines.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         engine.execute(_WRITE_ROWS, [str(draft), str(made)])
         with made.open("rb") as written:
             os.fsync(written.fileno())
@@ -228,6 +228,7 @@ def _engine() -> duckdb.DuckDBPyConnection:
         config={
             "threads": "1",
             "memory_limit": MEMORY,
+            "temp_directory": tempfile.gettempdir(),
             "autoinstall_known_extensions": "false",
             "autoload_known_extensions": "false",
         },

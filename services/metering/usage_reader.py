@@ -13,7 +13,7 @@ from services.metering.usage_log import TOPIC
 READ_SECONDS = 30.0
 STOP_SECONDS = 2.0
 RECORDS_MAX = 20_000
-BYTES_MAX = 32 * 1024 * 1024
+BYTES_MAX = 8 * 1024 * 1024
 _POLLED_RECORDS = 2_000
 
 
@@ -55,7 +55,7 @@ class UsageReader:
     async def read(
         self, partition: int, first: int, end: int, *, whole: bool = False
     ) -> list[Record]:
-        """The records from `first` to before `end`, in order: 20,000 or 32 MiB, or a little more.
+        """The records from `first` to before `end`, in order: 20,000 or 8 MiB, or a little more.
 
         Args:
             whole: all of them, however many.
