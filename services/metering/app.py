@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from functools import partial
 
 from fastapi import FastAPI
@@ -16,10 +17,14 @@ from libs.web.auth import Gate
 from libs.web.limits import Limits
 from libs.web.serve import create_app, serve
 from services.metering import (
+    archiving,
     jobs,
+    rebuilding,
+    routes_corrections,
     routes_events,
     routes_limits,
     routes_meters,
+    routes_rebuilds,
     routes_reservations,
     routes_usage,
 )
@@ -28,6 +33,7 @@ from services.metering.handlers import BATCH_HANDLERS, HANDLERS, READERS
 from services.metering.progress import Progress
 from services.metering.settings import Settings
 from services.metering.usage_log import UsageLog
+from services.metering.usage_reader import UsageReader
 
 BATCH_RECORDS = 5_000
 
@@ -72,6 +78,28 @@ def build() -> FastAPI:
         runtime.add_job(
             "prune_event_ids", partial(jobs.prune_event_ids, database), every_seconds=60
         )
+        runtime.add_job(
+            "prune_usage_values", partial(jobs.prune_usage_values, database), every_seconds=60
+        )
+        reader, folder = UsageReader(settings.kafka), settings.archive
+        every = timedelta(seconds=settings.archive_every_seconds)
+        runtime.add_job(
+            "archive_usage",
+            partial(archiving.archive_usage, database, reader, folder, every),
+            every_seconds=5,
+        )
+        runtime.add_job(
+            "rebuild_next",
+            partial(
+                rebuilding.rebuild_next,
+                database,
+                reader,
+                folder,
+                settings.postgres_dsn,
+                directory,
+            ),
+            every_seconds=1,
+        )
         try:
             async with runtime.running():
                 yield
@@ -84,9 +112,11 @@ def build() -> FastAPI:
         routers=[
             routes_meters.router,
             routes_events.router,
+            routes_corrections.router,
             routes_usage.router,
             routes_limits.router,
             routes_reservations.router,
+            routes_rebuilds.router,
         ],
         lifespan=lifespan,
         limits=Limits(body_bytes_max_by_prefix={"/api/v1/events": BODY_BYTES_MAX}),

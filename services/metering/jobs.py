@@ -4,9 +4,9 @@ from datetime import timedelta
 
 from libs.clock import utc_now
 from libs.db.pool import Database
-from services.metering import closing, reservations, store_closures, store_usage
+from services.metering import closing, reservations, store_closures, store_usage, store_voids
 from services.metering.usage_log import UsageLog
-from services.metering.window import DEDUP_DAYS
+from services.metering.window import AGE_MAX, DEDUP_DAYS
 
 CLOSURES_MAX = 200
 PRUNED_IDS_MAX = 10_000
@@ -43,6 +43,13 @@ async def prune_event_ids(database: Database) -> None:
     # A day more than promised: the day an event came in is a date, not a moment.
     before = (utc_now() - timedelta(days=DEDUP_DAYS + 1)).date()
     await store_usage.prune_ids(database, before, limit=PRUNED_IDS_MAX)
+
+
+async def prune_usage_values(database: Database) -> None:
+    """Forget the values behind minutes of which no event can be voided any more."""
+    # An event comes in up to the age taken after its time, and its id stays for the window then.
+    before = utc_now() - AGE_MAX - timedelta(days=DEDUP_DAYS + 2)
+    await store_voids.prune_values(database, before, limit=PRUNED_IDS_MAX)
 
 
 async def end_reservations(database: Database, usage_log: UsageLog) -> None:

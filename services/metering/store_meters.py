@@ -96,5 +96,6 @@ def _read(row: Row) -> MeterRow:
         row["value_path"],
         tuple(row["group_by"]),
         {path: frozenset(values) for path, values in row["filters"].items()},
+        counts_from=row["created_at"],
     )
     return MeterRow(meter, row["created_at"])

@@ -40,7 +40,18 @@ SHARED_NOUNS = frozenset({"plan"})
 """Path parameters that name what the platform offers to every tenant."""
 
 OF_BOTH_MODES = frozenset(
-    {"tenant", "key", "customer", "user", "team", "invitation", "session", "rotation", "namespace"}
+    {
+        "tenant",
+        "key",
+        "customer",
+        "user",
+        "team",
+        "invitation",
+        "session",
+        "rotation",
+        "namespace",
+        "rebuild",
+    }
 )
 """Path parameters that name what a tenant has in both modes; its own customer record among them."""
 
@@ -134,7 +145,8 @@ async def _of_an_account(story: Story, owner: Api) -> dict[str, str]:
     }
     statement = await owner.post("/api/v1/ledger/statements", wanted, on_its_way="not_found")
     await owner.post("/api/v1/connect/disconnect", {"release_account": True})
-    return found | {"statement": statement["id"]}
+    clearing = f"asset:stripe_clearing:{account['id']}"
+    return found | {"statement": statement["id"], "account": clearing}
 
 
 @pytest.fixture(scope="module")
@@ -172,6 +184,8 @@ async def theirs(played_story: Story) -> AsyncGenerator[Theirs, None]:
         "session": public_id("session", new_id()),
         "namespace": "billing",
         "rotation": public_id("key_rotation", new_id()),
+        "entry": public_id("entry", new_id()),
+        "rebuild": public_id("rebuild", new_id()),
     }
     held = await owner.post("/api/v1/reservations", {"meter": meter["key"], "amount": "1"})
     paths["reservation"] = held["id"]
@@ -331,7 +345,7 @@ async def test_another_tenant_sees_nothing_of_acme(theirs: Theirs, operation: Op
         assert problem_of(answer) == (403, "insufficient_permissions")
     elif objects:
         assert problem_of(answer) == (404, "not_found")
-    elif operation.id in ("check_limit", "erase_own_personal_data"):
+    elif operation.id in ("check_limit", "forecast_usage", "erase_own_personal_data"):
         assert problem_of(answer) == (422, "invalid_request")
     elif operation.id.startswith("get_billing_config"):
         assert problem_of(answer)[0] == 404
@@ -399,6 +413,11 @@ def naming_acme(theirs: Theirs) -> dict[str, list[tuple[Any, int]]]:
         ],
         "send_receipt": [({}, 404)],
         "publish_events": [({**event, "tenantid": acme}, 202)],
+        "void_events": [
+            ({"reason": "x", "events": [{"id": "1", "source": "x"}], "tenant_id": acme}, 422)
+        ],
+        "amend_events": [({"reason": "x", "events": [], "tenantid": acme}, 422)],
+        "start_rebuild": [({"source": "archive", "tenant_id": acme}, 403)],
         "create_meter": [({"tenant_id": acme}, 422)],
         "record_payment": [
             ({"tenant_id": acme, "amount": amount, "reference": "x"}, 403),
@@ -426,6 +445,7 @@ def naming_acme(theirs: Theirs) -> dict[str, list[tuple[Any, int]]]:
         "disconnect_account": [({"tenant_id": acme}, 422)],
         "enter_member": [({"email": "x@globex.example"}, 403)],
         "put_configuration": [({}, 403)],
+        "reverse_entry": [({"reason": "x"}, 403)],
         "rotate_api_key": [({}, 404)],
         "create_invitation": [({"email": "x@globex.example", "tenant_id": acme}, 422)],
         "change_member": [({"role": "member"}, 404)],
