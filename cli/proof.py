@@ -34,16 +34,18 @@ EXEMPT_TABLES: Mapping[str, str] = {
 
 EXEMPT_ROWS: Mapping[str, tuple[str, str]] = {
     "outbox": (
-        "event_type in ('KeyUsed', 'AuditHeadAnchored')",
-        "told by the clock, not by an event: when a key was last used, where an audit chain stood",
+        "event_type in ('KeyUsed', 'AuditHeadAnchored', 'LedgerHeadAnchored')",
+        "told by the clock, not by an event: when a key was last used, where a chain stood",
     ),
-    "stream": ("topic = 'audit.events'", "numbers those"),
-    "stream_position": ("topic = 'audit.events'", "numbers those"),
+    "stream": ("topic in ('audit.events', 'ledger.events')", "numbers those"),
+    "stream_position": ("topic in ('audit.events', 'ledger.events')", "numbers those"),
 }
 """Rows that come and go without any event; the rest of their tables is compared."""
 
-EXEMPT_COLUMNS: frozenset[str] = frozenset({"fetched_at", "checked_at", "last_received_at"})
-"""Times of looking, not of change."""
+EXEMPT_COLUMNS: frozenset[str] = frozenset(
+    {"fetched_at", "checked_at", "last_received_at", "anchored_at", "anchored_seq"}
+)
+"""Times of looking and telling, not of change."""
 
 
 async def connect(environment: Mapping[str, str]) -> Any:

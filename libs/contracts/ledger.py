@@ -25,6 +25,7 @@ class JournalEntryPosted(Fact):
 
     Attributes:
         source_key: the money fact it books; unique per tenant, mode and book.
+        reverses: the entry that it takes back.
     """
 
     entry_id: UUID
@@ -32,6 +33,24 @@ class JournalEntryPosted(Fact):
     source_key: str
     booked_at: AwareDatetime
     postings: tuple[PostedLine, ...]
+    reverses: UUID | None = None
+
+
+class LedgerHeadAnchored(Fact):
+    """How far the chain of a book reached at a time.
+
+    The ledger cannot change what it told: a book that lacks the entry, or has another hash there,
+    was changed since.
+
+    Attributes:
+        chain_seq: number of the last entry.
+        chain_hash: hex of that entry's hash.
+    """
+
+    book: Book
+    chain_seq: int
+    chain_hash: str
+    anchored_at: AwareDatetime
 
 
 class StatementRequested(Fact):

@@ -171,8 +171,8 @@ TOPICS: tuple[Topic, ...] = (
         name="ledger.events",
         producers=("ledger",),
         consumers=("stripe_sync",),
-        events=(ledger.StatementRequested,),
-        purpose="What the ledger asks and finds: statements are requested.",
+        events=(ledger.StatementRequested, ledger.LedgerHeadAnchored),
+        purpose="What the ledger asks and finds: statements are requested, heads of its chains told.",
         retention_ms=90 * DAY_MS,
     ),
     Topic(

@@ -2,13 +2,16 @@
 
 Owns: two books per tenant and mode. `platform` holds what the platform bills and collects from the
 tenant, `tenant` what the tenant bills and collects from its own customers. Accounts, journal
-entries, postings, balances. Statements of Stripe accounts, as Stripe lists them.
+entries, postings, balances, a chain of hashes over each book. Statements of Stripe accounts, as
+Stripe lists them.
 Consumes: `tenants.events` (TenantCreated, TenantWentLive), `billing.events` (InvoiceFinalized,
 CreditGranted), `payments.events` (PaymentSucceeded, OutsidePaymentRecorded,
 BalanceTransactionRecorded), `stripe.statements` (StripeStatement).
-Produces: JournalEntryPosted on `ledger.entries`, StatementRequested on `ledger.events`.
+Produces: JournalEntryPosted on `ledger.entries`, StatementRequested and LedgerHeadAnchored on
+`ledger.events`, ConfigurationChanged on `audit.events`.
 Invariants, refused by the database otherwise: an entry's postings sum to zero in each currency, in
-one tenant, mode and book; entries and postings never change; a source key is booked once; the
-postings of an account are numbered without holes, each with the balance after it; a stored balance
-is the fold of its postings. A tenant's members never read the book `platform`.
+one tenant, mode and book; entries and postings never change; a source key is booked once; an entry
+is reversed once; the postings of an account are numbered without holes, each with the balance after
+it; a stored balance is the fold of its postings; each entry of a book carries the hash of the one
+before it and of itself (`sluice ledger verify`). A tenant's members never read the book `platform`.
 """

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from functools import partial
 
 from fastapi import FastAPI
 
@@ -13,9 +14,12 @@ from libs.observability.health import Health
 from libs.settings import load
 from libs.web.auth import Gate
 from libs.web.serve import create_app, serve
-from services.ledger import routes, routes_statements
+from services.ledger import jobs, routes, routes_accounts, routes_reversals, routes_statements
 from services.ledger.handlers import HANDLERS
 from services.ledger.settings import Settings
+
+POSTED_RECORDS_MAX = 1_000
+"""Events of a batch: fewer cost more for each, more make nobody faster and everybody wait."""
 
 
 def build() -> FastAPI:
@@ -30,17 +34,29 @@ def build() -> FastAPI:
         app.state.database, app.state.directory = database, directory
         app.state.gate = Gate(database, directory, settings.key_pepper_bytes)
         runtime = Runtime(database, settings.kafka, health)
-        runtime.add_consumers(consumers_of(database, settings.kafka, HANDLERS, parks=True))
+        runtime.add_consumers(
+            consumers_of(
+                database, settings.kafka, HANDLERS, parks=True, max_records=POSTED_RECORDS_MAX
+            )
+        )
         runtime.add_relay()
+        runtime.add_job(
+            "anchor_chains", partial(jobs.anchor_chains, database, settings), every_seconds=5
+        )
         async with runtime.running():
             yield
 
     return create_app(
         "Ledger",
         health=health,
-        routers=[routes.router, routes_statements.router],
+        routers=[
+            routes.router,
+            routes_accounts.router,
+            routes_reversals.router,
+            routes_statements.router,
+        ],
         lifespan=lifespan,
-        description="Journal entries, balances and the trial balance, in double entry.",
+        description="Journal entries, balances at any time and the trial balance, in double entry.",
     )
 
 

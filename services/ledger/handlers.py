@@ -1,17 +1,14 @@
 """One function per consumed event: (event, tx) -> one domain call."""
 
-from libs.contracts.billing import CreditGranted, InvoiceFinalized
+from collections.abc import Sequence
+
 from libs.contracts.envelope import Envelope, Fact
-from libs.contracts.stripe_sync import (
-    BalanceTransactionRecorded,
-    OutsidePaymentRecorded,
-    PaymentSucceeded,
-    StripeStatement,
-)
+from libs.contracts.stripe_sync import StripeStatement
 from libs.contracts.tenants import TenantCreated, TenantWentLive
 from libs.db.pool import Tx
-from libs.messaging.apply import Handler
-from services.ledger import posting, rules, statements
+from libs.messaging.apply import Delivery, Handler, Together
+from services.ledger import posting, statements
+from services.ledger.rules import RULES
 
 
 async def on_tenant_created(_: Envelope[TenantCreated] | Envelope[TenantWentLive], tx: Tx) -> None:
@@ -19,29 +16,9 @@ async def on_tenant_created(_: Envelope[TenantCreated] | Envelope[TenantWentLive
     await posting.open_books(tx)
 
 
-async def on_invoice_finalized(event: Envelope[InvoiceFinalized], tx: Tx) -> None:
-    """Book what the customer owes and what was earned."""
-    await posting.book_fact(tx, event, rules.invoice_finalized(event.data))
-
-
-async def on_payment_succeeded(event: Envelope[PaymentSucceeded], tx: Tx) -> None:
-    """Book money that arrived at Stripe."""
-    await posting.book_fact(tx, event, rules.payment_succeeded(event.data))
-
-
-async def on_outside_payment(event: Envelope[OutsidePaymentRecorded], tx: Tx) -> None:
-    """Book money that arrived without Stripe."""
-    await posting.book_fact(tx, event, rules.outside_payment(event.data))
-
-
-async def on_balance_transaction(event: Envelope[BalanceTransactionRecorded], tx: Tx) -> None:
-    """Book a fee, refund, dispute, payout or other movement at Stripe."""
-    await posting.book_fact(tx, event, rules.balance_transaction(event.data))
-
-
-async def on_credit_granted(event: Envelope[CreditGranted], tx: Tx) -> None:
-    """Book credit that was given away."""
-    await posting.book_fact(tx, event, rules.credit_granted(event.data))
+async def on_money(deliveries: Sequence[Delivery], tx: Tx) -> None:
+    """Book what was invoiced, paid, moved and given away, all of it in one call."""
+    await posting.book_facts(tx, deliveries)
 
 
 async def on_statement(event: Envelope[StripeStatement], tx: Tx) -> None:
@@ -52,10 +29,6 @@ async def on_statement(event: Envelope[StripeStatement], tx: Tx) -> None:
 HANDLERS: dict[type[Fact], Handler] = {
     TenantCreated: on_tenant_created,
     TenantWentLive: on_tenant_created,
-    InvoiceFinalized: on_invoice_finalized,
-    PaymentSucceeded: on_payment_succeeded,
-    OutsidePaymentRecorded: on_outside_payment,
-    BalanceTransactionRecorded: on_balance_transaction,
-    CreditGranted: on_credit_granted,
+    **dict.fromkeys(RULES, Together(on_money)),
     StripeStatement: on_statement,
 }

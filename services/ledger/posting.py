@@ -1,9 +1,7 @@
 """Booking: entries go into the books, once, and are told."""
 
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Any
-from uuid import UUID
 
 import structlog
 
@@ -11,12 +9,11 @@ from libs.contracts.envelope import Envelope
 from libs.contracts.ledger import JournalEntryPosted, PostedLine
 from libs.db.pool import Tx
 from libs.ids import new_id
+from libs.messaging.apply import Delivery
 from libs.messaging.outbox import emit
 from libs.observability.metrics import LEDGER_SUSPENSE_ENTRIES_TOTAL
 from services.ledger import chart, store
-from services.ledger.chart import Account
-from services.ledger.entries import Entry
-from services.ledger.rules import SUSPENSE_RULE
+from services.ledger.rules import RULES, SUSPENSE_RULE
 from services.ledger.store import Booking
 
 log = structlog.get_logger()
@@ -26,66 +23,84 @@ BOOKS = ("platform", "tenant")
 
 async def open_books(tx: Tx) -> None:
     """Open the accounts that every book has, in both books of the tenant."""
-    for book in BOOKS:
-        await store.open_accounts(tx, book, chart.FIXED)
+    await store.open_accounts(
+        tx, [(tx.tenant_id, book, account) for book in BOOKS for account in chart.FIXED]
+    )
 
 
-async def book_fact(tx: Tx, event: Envelope[Any], entry: Entry | None) -> None:
-    """Book what a rule made of an event; nothing where it made nothing, or has done so before.
+async def book_facts(tx: Tx, deliveries: Sequence[Delivery]) -> None:
+    """Book what the rules make of money facts; nothing of a fact that was booked before.
 
     Business time is the event's; booked_at is when the fact was recorded, so that a replay agrees.
     What went to suspense is counted, for somebody must find out what it is.
 
     Raises:
-        SourceKeyConflictError: the fact is booked with other content.
+        ContradictoryFactError: the amounts of a fact do not add up.
+        SourceKeyConflictError: a fact is booked with other content.
     """
-    if entry is None:
-        return
-    booked = await book(
-        tx, [entry], event.effective_at, booked_at=event.occurred_at, causation_id=event.id
-    )
-    if booked and entry.rule == SUSPENSE_RULE:
-        tx.after_commit.append(LEDGER_SUSPENSE_ENTRIES_TOTAL.labels(kind=event.data.kind).inc)
+    told: dict[Any, Envelope[Any]] = {}
+    bookings = []
+    for delivery in deliveries:
+        event = delivery.event
+        entry = RULES[type(event.data)](event.data)
+        if entry is not None:
+            booking = Booking(
+                id=new_id(),
+                tenant_id=event.tenant_id,
+                entry=entry,
+                effective_at=event.effective_at,
+                booked_at=event.occurred_at,
+                cause=delivery.cause,
+            )
+            told[booking.id] = event
+            bookings.append(booking)
+    for booking in await book(tx, bookings):
+        if booking.entry.rule == SUSPENSE_RULE:
+            kind = told[booking.id].data.kind
+            tx.after_commit.append(LEDGER_SUSPENSE_ENTRIES_TOTAL.labels(kind=kind).inc)
 
 
-async def book(
-    tx: Tx,
-    entries: Sequence[Entry],
-    effective_at: datetime,
-    *,
-    booked_at: datetime,
-    causation_id: UUID,
-) -> list[UUID]:
-    """Book entries of the tenant in scope together; the ids of those that were not booked before.
+async def book(tx: Tx, bookings: Sequence[Booking]) -> list[Booking]:
+    """Book entries of the tenants in scope together; those that were not booked before.
 
     Raises:
         SourceKeyConflictError: a fact is booked with other content; nothing is booked then.
     """
-    accounts: dict[str, dict[str, Account]] = {}
-    for entry in entries:
-        used = accounts.setdefault(entry.book, {})
-        used.update({line.account.code: line.account for line in entry.lines})
-    for name, used in sorted(accounts.items()):
-        await store.open_accounts(tx, name, [used[code] for code in sorted(used)])
-    bookings = [Booking(new_id(), entry) for entry in entries]
+    if not bookings:
+        return []
+    accounts = {
+        (booking.tenant_id, booking.entry.book, line.account)
+        for booking in bookings
+        for line in booking.entry.lines
+    }
+    await store.open_accounts(tx, accounts)
     try:
-        booked = await store.post_entries(tx, bookings, effective_at, booked_at, causation_id)
+        new = await store.post_entries(tx, bookings)
     except store.SourceKeyConflictError:
-        log.exception("source_key_conflict", causation_id=str(causation_id))
+        # Of several, the one that conflicts is looked for by whoever called, and comes back alone.
+        if len(bookings) == 1:
+            log.exception("source_key_conflict", cause=str(bookings[0].cause))
         raise
-    for booking in bookings:
-        if booking.id in booked:
-            emit(tx, _told(booking, booked_at), effective_at=effective_at)
-    return [booking.id for booking in bookings if booking.id in booked]
+    booked = [booking for booking in bookings if booking.id in new]
+    for booking in booked:
+        emit(
+            tx,
+            _told(booking),
+            tenant_id=booking.tenant_id,
+            effective_at=booking.effective_at,
+            cause=booking.cause,
+        )
+    return booked
 
 
-def _told(booking: Booking, booked_at: datetime) -> JournalEntryPosted:
+def _told(booking: Booking) -> JournalEntryPosted:
     entry = booking.entry
     return JournalEntryPosted(
         entry_id=booking.id,
         book=entry.book,
         source_key=entry.source_key,
-        booked_at=booked_at,
+        booked_at=booking.booked_at,
+        reverses=booking.reverses,
         postings=tuple(
             PostedLine(
                 account=line.account.code,

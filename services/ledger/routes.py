@@ -88,6 +88,11 @@ class EntryAnswer(BaseModel):
     causation_id: UUID = Field(description="The event that told of the fact.")
     rule: str
     rule_version: int
+    reverses: str | None = Field(description="The entry that this one takes back.")
+    chain_seq: int = Field(description="Its place in the chain of its book.")
+    chain_hash: str = Field(
+        description="Hex of SHA-256 over the hash of the entry before it and all of this one."
+    )
     postings: list[PostingAnswer]
 
 
@@ -167,7 +172,7 @@ async def list_entries(
         before=position[0] if position else None,
         limit=page.limit + 1,
     )
-    return Page[EntryAnswer].of(found, page.limit, lambda pair: (pair[0]["id"],), _entry)
+    return Page[EntryAnswer].of(found, page.limit, lambda pair: (pair[0]["id"],), entry_answer)
 
 
 def _account(row: Row) -> AccountBalance:
@@ -181,7 +186,8 @@ def _account(row: Row) -> AccountBalance:
     )
 
 
-def _entry(pair: tuple[Row, list[Row]]) -> EntryAnswer:
+def entry_answer(pair: tuple[Row, list[Row]]) -> EntryAnswer:
+    """An entry with its postings, as the API shows it."""
     row, postings = pair
     return EntryAnswer(
         id=public_id("entry", row["id"]),
@@ -193,6 +199,9 @@ def _entry(pair: tuple[Row, list[Row]]) -> EntryAnswer:
         causation_id=row["causation_id"],
         rule=row["rule"],
         rule_version=row["rule_version"],
+        reverses=public_id("entry", row["reverses"]) if row["reverses"] else None,
+        chain_seq=row["chain_seq"],
+        chain_hash=row["chain_hash"].hex(),
         postings=[
             PostingAnswer(**{name: line[name] for name in PostingAnswer.model_fields})
             for line in postings

@@ -5,10 +5,13 @@ whichever event it is told. Rules need nothing but the fact, so they need no ord
 """
 
 from collections import defaultdict
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import structlog
 
 from libs.contracts.billing import CreditGranted, InvoiceFinalized
+from libs.contracts.envelope import Fact
 from libs.contracts.stripe_sync import (
     BalanceTransactionRecorded,
     OutsidePaymentRecorded,
@@ -179,3 +182,13 @@ def _moved(counterpart: Account, fact: BalanceTransactionRecorded, amount_minor:
 
 def _fee_lines(fact: BalanceTransactionRecorded) -> list[Line]:
     return _moved(chart.STRIPE_FEES, fact, -fact.fee_minor)
+
+
+RULES: Mapping[type[Fact], Callable[[Any], Entry | None]] = {
+    InvoiceFinalized: invoice_finalized,
+    PaymentSucceeded: payment_succeeded,
+    OutsidePaymentRecorded: outside_payment,
+    BalanceTransactionRecorded: balance_transaction,
+    CreditGranted: credit_granted,
+}
+"""The rule of each money fact."""

@@ -1,13 +1,13 @@
 """SQL of the books."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
 import asyncpg
 
-from libs.db.pool import Row, Tx
+from libs.db.pool import Cause, Row, Tx
 from libs.db.tenant import Mode
 from services.ledger.chart import Account
 from services.ledger.entries import Entry
@@ -21,63 +21,71 @@ class SourceKeyConflictError(ValueError):
 
 @dataclass(frozen=True)
 class Booking:
-    """An entry and the id it gets if it is booked now."""
+    """An entry on its way into a book of a tenant in scope.
+
+    Attributes:
+        id: which the entry gets if it is booked now.
+        booked_at: when the fact was recorded.
+        cause: the event that told of the fact, or asked for the entry.
+        reverses: the entry whose postings this one takes back.
+    """
 
     id: UUID
+    tenant_id: UUID
     entry: Entry
+    effective_at: datetime
+    booked_at: datetime
+    cause: Cause
+    reverses: UUID | None = None
 
 
-async def open_accounts(tx: Tx, book: str, accounts: Sequence[Account]) -> None:
-    """Enter accounts that the book does not have yet."""
+async def open_accounts(tx: Tx, accounts: Collection[tuple[UUID, str, Account]]) -> None:
+    """Enter accounts (tenant, book, account) that the books do not have yet."""
+    ordered = sorted(accounts, key=lambda opened: (opened[0], opened[1], opened[2].code))
     await tx.execute(
         """
         insert into account (tenant_id, mode, book, code, type, normal_side)
-        select $1, $2, $3, c, t, s from unnest($4::text[], $5::text[], $6::text[]) as u(c, t, s)
+        select i, $1, b, c, t, s
+        from unnest($2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[])
+            as u(i, b, c, t, s)
         on conflict do nothing
         """,
-        tx.tenant_id,
         tx.mode,
-        book,
-        [account.code for account in accounts],
-        [account.type for account in accounts],
-        [account.normal_side for account in accounts],
+        [tenant_id for tenant_id, _, _ in ordered],
+        [book for _, book, _ in ordered],
+        [account.code for _, _, account in ordered],
+        [account.type for _, _, account in ordered],
+        [account.normal_side for _, _, account in ordered],
     )
 
 
-async def post_entries(
-    tx: Tx,
-    bookings: Sequence[Booking],
-    effective_at: datetime,
-    booked_at: datetime,
-    causation_id: UUID,
-) -> set[UUID]:
+async def post_entries(tx: Tx, bookings: Sequence[Booking]) -> set[UUID]:
     """Book entries in one call; the ids of those whose source key was new.
 
     Raises:
         SourceKeyConflictError: a source key is booked with other content.
     """
-    count = len(bookings)
-    entries = [booking.entry for booking in bookings]
     lines = [(booking.id, line) for booking in bookings for line in booking.entry.lines]
     try:
         rows = await tx.fetch(
             "select post_entries($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, "
-            "$11, $12, $13, $14, $15) as id",
-            [tx.tenant_id] * count,
-            [entry.book for entry in entries],
+            "$11, $12, $13, $14, $15, $16) as id",
+            [booking.tenant_id for booking in bookings],
+            [booking.entry.book for booking in bookings],
             [booking.id for booking in bookings],
-            [entry.source_key for entry in entries],
-            [entry.content_hash for entry in entries],
-            [effective_at] * count,
-            [booked_at] * count,
-            [causation_id] * count,
-            [entry.rule for entry in entries],
-            [entry.rule_version for entry in entries],
+            [booking.entry.source_key for booking in bookings],
+            [booking.entry.content_hash for booking in bookings],
+            [booking.effective_at for booking in bookings],
+            [booking.booked_at for booking in bookings],
+            [booking.cause.causation_id for booking in bookings],
+            [booking.entry.rule for booking in bookings],
+            [booking.entry.rule_version for booking in bookings],
             [entry_id for entry_id, _ in lines],
             [line.account.code for _, line in lines],
             [line.side for _, line in lines],
             [line.amount_minor for _, line in lines],
             [line.currency for _, line in lines],
+            [booking.reverses for booking in bookings],
         )
     except asyncpg.PostgresError as error:
         if error.sqlstate == CONFLICT_SQLSTATE:
@@ -133,7 +141,7 @@ async def list_entries(
     return await tx.fetch(
         """
         select tenant_id, book, id, source_key, effective_at, booked_at, causation_id, rule,
-               rule_version
+               rule_version, reverses, chain_seq, chain_hash
         from journal_entry e
         where ($1::uuid is null or tenant_id = $1) and mode = $2 and book = $3
             and ($4::text is null or exists (
@@ -168,4 +176,19 @@ async def postings_of(tx: Tx, mode: Mode, book: str, entries: Sequence[Row]) -> 
         [row["id"] for row in entries],
         mode,
         book,
+    )
+
+
+async def find_entry(tx: Tx, entry_id: UUID) -> Row | None:
+    """An entry of the tenant in scope, in whichever of the books in scope it stands."""
+    return await tx.fetchrow(
+        """
+        select tenant_id, book, id, source_key, effective_at, booked_at, causation_id, rule,
+               rule_version, reverses, chain_seq, chain_hash
+        from journal_entry
+        where tenant_id = $1 and mode = $2 and book in ('platform', 'tenant') and id = $3
+        """,
+        tx.tenant_id,
+        tx.mode,
+        entry_id,
     )

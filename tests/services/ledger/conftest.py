@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
+from ledger.callers import Api, open_api
 from libs.db.pool import Database
 from libs.testing.databases import TestDatabase
 from libs.testing.memory_log import MemoryLog
@@ -15,4 +16,13 @@ async def ledger(database: TestDatabase, log: MemoryLog) -> AsyncGenerator[Datab
     """The service's database, as its own role, consuming from the log."""
     async with database.open("ledger") as opened:
         log.add(opened, HANDLERS, parks=True)
+        yield opened
+
+
+@pytest.fixture
+async def api(
+    ledger: Database, log: MemoryLog, database: TestDatabase, monkeypatch: pytest.MonkeyPatch
+) -> AsyncGenerator[Api, None]:
+    """The service, its callers, and five entries in its books."""
+    async with open_api(ledger, log, database, monkeypatch) as opened:
         yield opened

@@ -5,12 +5,17 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+from cli.ledger_proof import Heads, LedgerProof
 from libs.contracts.billing import CreditGranted, InvoiceFinalized, InvoiceLine
 from libs.contracts.envelope import Envelope, Fact, Mode, wrap
 from libs.contracts.stripe_sync import BalanceTransactionRecorded, PaymentSucceeded
 from libs.contracts.tenants import TenantCreated, TenantWentLive
+from libs.db.pool import Cause, Tx
 from libs.ids import new_id
 from libs.testing.databases import TestDatabase
+from services.ledger import chart, posting
+from services.ledger.entries import Entry, credit, debit, entry
+from services.ledger.store import Booking
 
 START = datetime(2026, 1, 15, 10, 30, tzinfo=UTC)
 
@@ -128,6 +133,33 @@ def _line(kind: Any, amount_minor: int) -> InvoiceLine:
     return InvoiceLine(line_id=new_id(), kind=kind, description=kind, amount_minor=amount_minor)
 
 
+def transfer(amount_minor: int, key: str, *, currency: str = "EUR") -> Entry:
+    """Money from suspense to the bank: the plainest entry there is."""
+    made = entry(
+        "platform",
+        key,
+        "trial",
+        [debit(chart.BANK, amount_minor, currency), credit(chart.SUSPENSE, amount_minor, currency)],
+    )
+    assert made is not None
+    return made
+
+
+async def book(
+    tx: Tx, *entries: Entry, effective_at: datetime = START, booked_at: datetime = START
+) -> list[Booking]:
+    """Book entries of the tenant in scope in one call; those that were new."""
+    return await posting.book(
+        tx,
+        [
+            Booking(
+                new_id(), tx.tenant_id, each, effective_at, booked_at, Cause(new_id(), new_id())
+            )
+            for each in entries
+        ],
+    )
+
+
 async def snapshot(database: TestDatabase) -> dict[str, list[str]]:
     """Every row of the ledger's schema that a replay must leave alone."""
     moving = {"fence", "inbox", "outbox"}
@@ -162,8 +194,12 @@ async def net_balances(database: TestDatabase, *tenants: Tenant) -> dict[str, in
     return {row["name"]: row["net"] for row in rows if row["net"]}
 
 
-async def assert_sound(database: TestDatabase) -> None:
-    """Every invariant of the books, recomputed from the postings alone."""
+async def assert_sound(database: TestDatabase, *tenants: UUID) -> None:
+    """Every invariant of the books, recomputed from the postings alone.
+
+    Args:
+        tenants: whose chains are followed; without any, everybody's.
+    """
     async with database.admin() as admin:
         assert not await admin.fetch(
             "select from ledger.posting group by tenant_id, mode, book, entry_id, currency "
@@ -200,3 +236,16 @@ async def assert_sound(database: TestDatabase) -> None:
                 or b.last_seq is distinct from f.postings
             """
         ), "a stored balance is not the fold of its postings"
+    assert await faults(database, None, *tenants) == []
+
+
+async def faults(database: TestDatabase, heads: Heads | None = None, *tenants: UUID) -> list[str]:
+    """What `sluice ledger verify` says of the books of some tenants, or of all."""
+    told = heads or {}
+    found = []
+    async with database.admin() as admin:
+        proof = LedgerProof(admin)
+        for book_of in await proof.books(None, told):
+            if not tenants or book_of.tenant_id in tenants:
+                found.append(await proof.check(book_of, told, lambda _: None))
+    return [fault for each in found for fault in each.faults]

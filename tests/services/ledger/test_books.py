@@ -6,14 +6,12 @@ import random
 import pytest
 from prometheus_client import REGISTRY
 
-from ledger.facts import START, Tenant, assert_sound, net_balances, snapshot
+from ledger.facts import START, Tenant, assert_sound, book, net_balances, snapshot, transfer
 from libs.contracts.ledger import JournalEntryPosted
 from libs.db.pool import Database
 from libs.ids import new_id
 from libs.testing.databases import TestDatabase
 from libs.testing.memory_log import MemoryLog
-from services.ledger import chart, posting
-from services.ledger.entries import Entry, credit, debit, entry
 
 
 @pytest.mark.usefixtures("ledger")
@@ -177,17 +175,6 @@ async def test_modes_and_books_are_apart(log: MemoryLog, database: TestDatabase)
     await assert_sound(database)
 
 
-def transfer(amount_minor: int, key: str) -> Entry:
-    made = entry(
-        "platform",
-        key,
-        "trial",
-        [debit(chart.BANK, amount_minor, "EUR"), credit(chart.SUSPENSE, amount_minor, "EUR")],
-    )
-    assert made is not None
-    return made
-
-
 async def test_two_writers_for_one_tenant(ledger: Database, database: TestDatabase) -> None:
     """What two workers that both believe to own a tenant would do, duplicates included."""
     acme = new_id()
@@ -201,10 +188,7 @@ async def test_two_writers_for_one_tenant(ledger: Database, database: TestDataba
             ]
             entries.append(transfer(5, f"shared:{batch}"))
             async with ledger.tenant(acme, "test", books=("platform",)) as tx:
-                found = await posting.book(
-                    tx, entries, START, booked_at=START, causation_id=new_id()
-                )
-                booked += len(found)
+                booked += len(await book(tx, *entries))
         return booked
 
     booked = await asyncio.gather(*(write(worker) for worker in range(3)))
@@ -214,7 +198,6 @@ async def test_two_writers_for_one_tenant(ledger: Database, database: TestDataba
 
 async def test_a_batch_with_the_same_fact_twice(ledger: Database, database: TestDatabase) -> None:
     async with ledger.tenant(new_id(), "test", books=("platform",)) as tx:
-        entries = [transfer(5, "a"), transfer(7, "b"), transfer(5, "a")]
-        booked = await posting.book(tx, entries, START, booked_at=START, causation_id=new_id())
+        booked = await book(tx, transfer(5, "a"), transfer(7, "b"), transfer(5, "a"))
     assert len(booked) == 2
     await assert_sound(database)

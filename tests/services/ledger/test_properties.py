@@ -118,7 +118,7 @@ async def test_the_books_are_the_reference(
     await log.settle()
     for index, tenant in enumerate(tenants):
         assert await net_balances(database, tenant) == expected(of_tenant[index])
-    await assert_sound(database)
+    await assert_sound(database, *(tenant.id for tenant in tenants))
 
 
 @pytest.mark.usefixtures("ledger")

@@ -5,26 +5,25 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from ledger.facts import START, Tenant, assert_sound, net_balances
+from ledger.facts import START, Tenant, assert_sound, book, net_balances, transfer
 from libs.db.pool import Database
 from libs.db.tenant import Scope
 from libs.ids import new_id
 from libs.testing.databases import TestDatabase
 from libs.testing.memory_log import MemoryLog
-from services.ledger import chart, posting
-from services.ledger.entries import credit, debit
-from services.ledger.entries import entry as make_entry
+from services.ledger.entries import Entry
+from services.ledger.store import SourceKeyConflictError
 
 BOTH = ("platform", "tenant")
 ENTRY = (
     "insert into journal_entry (tenant_id, mode, book, id, source_key, content_hash, effective_at, "
-    "booked_at, causation_id, rule, rule_version) values ($1, 'test', 'platform', $2, $3, "
-    "sha256('x'), now(), now(), $2, 'trial', 1)"
+    "booked_at, causation_id, rule, rule_version, chain_seq, chain_hash) values ($1, 'test', "
+    "'platform', $2, $3, sha256('x'), now(), now(), $2, 'trial', 1, 1000, sha256('y'))"
 )
 POSTING = (
     "insert into posting (tenant_id, mode, book, account, currency, account_seq, entry_id, line, "
-    "side, amount_minor, balance_after_minor) values ($1, 'test', 'platform', $2, 'EUR', 1000, $3, "
-    "$4, $5, $6, 0)"
+    "side, amount_minor, balance_after_minor, effective_at, booked_at) values ($1, 'test', "
+    "'platform', $2, 'EUR', 1000, $3, $4, $5, $6, 0, now(), now())"
 )
 
 
@@ -49,6 +48,11 @@ async def test_the_services_role_cannot_write_past_the_function(
         (POSTING, (acme.id, "asset:bank", new_id(), 1, "debit", 100)),
         ("update account_balance set debit_minor = debit_minor + 1", ()),
         ("delete from account_balance", ()),
+        ("update book_chain set last_hash = sha256('x')", ()),
+        ("insert into book_chain select * from book_chain", ()),
+        ("delete from book_chain", ()),
+        ("insert into posting_block select * from posting_block", ()),
+        ("update posting_block set change_minor = 0", ()),
         ("update journal_entry set source_key = 'other'", ()),
         ("delete from journal_entry", ()),
         ("update posting set amount_minor = 1", ()),
@@ -122,9 +126,11 @@ async def test_an_entry_has_one_tenant_and_one_book(acme: Tenant, database: Test
             await admin.execute(
                 """
                 insert into posting (tenant_id, mode, book, account, currency, account_seq,
-                    entry_id, line, side, amount_minor, balance_after_minor)
-                values ($1, 'test', 'platform', 'asset:bank', 'EUR', 1, $2, 8, 'debit', 5, 5),
-                       ($1, 'test', 'platform', 'asset:bank', 'EUR', 2, $2, 9, 'credit', 5, 0)
+                    entry_id, line, side, amount_minor, balance_after_minor, effective_at, booked_at)
+                values ($1, 'test', 'platform', 'asset:bank', 'EUR', 1, $2, 8, 'debit', 5, 5,
+                        now(), now()),
+                       ($1, 'test', 'platform', 'asset:bank', 'EUR', 2, $2, 9, 'credit', 5, 0,
+                        now(), now())
                 """,
                 globex,
                 theirs,
@@ -213,28 +219,16 @@ async def test_a_scope_sees_its_tenant_mode_and_books_alone(ledger: Database, ac
 async def test_the_same_key_with_other_content_is_refused_and_books_nothing(
     ledger: Database, acme: Tenant, database: TestDatabase
 ) -> None:
-    def moved(amount_minor: int, key: str) -> posting.Entry:
-        made = make_entry(
-            "platform",
-            key,
-            "trial",
-            [debit(chart.BANK, amount_minor, "EUR"), credit(chart.SUSPENSE, amount_minor, "EUR")],
-        )
-        assert made is not None
-        return made
-
-    async def book(*entries: posting.Entry) -> int:
+    async def booked(*entries: Entry) -> int:
         async with ledger.tenant(acme.id, "test", books=BOTH) as tx:
-            return len(
-                await posting.book(tx, entries, START, booked_at=START, causation_id=new_id())
-            )
+            return len(await book(tx, *entries))
 
-    assert await book(moved(5, "a")) == 1
-    assert await book(moved(5, "a"), moved(6, "b")) == 1
-    with pytest.raises(posting.store.SourceKeyConflictError, match="a is booked already"):
-        await book(moved(7, "c"), moved(8, "a"))
-    with pytest.raises(posting.store.SourceKeyConflictError, match="d is booked already"):
-        await book(moved(1, "d"), moved(2, "d"))
+    assert await booked(transfer(5, "a")) == 1
+    assert await booked(transfer(5, "a"), transfer(6, "b")) == 1
+    with pytest.raises(SourceKeyConflictError, match="a is booked already"):
+        await booked(transfer(7, "c"), transfer(8, "a"))
+    with pytest.raises(SourceKeyConflictError, match="d is booked already"):
+        await booked(transfer(1, "d"), transfer(2, "d"))
     assert await net_balances(database, acme) == {
         "asset:bank EUR": 11,
         "asset:receivable EUR": -4900,

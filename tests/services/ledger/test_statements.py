@@ -8,8 +8,8 @@ from uuid import UUID
 import httpx
 import pytest
 
+from ledger.callers import Api, publish_tenant
 from ledger.facts import START
-from ledger.test_api import Api, api, publish_tenant
 from libs.contracts.envelope import wrap
 from libs.contracts.ledger import StatementRequested
 from libs.contracts.stripe_sync import (
@@ -22,8 +22,6 @@ from libs.contracts.stripe_sync import (
 from libs.contracts.tenants import PLATFORM_TENANT_ID, ConnectionRecord, TenantSnapshot
 from libs.ids import new_id, public_id
 from libs.testing.memory_log import MemoryLog
-
-__all__ = ["api"]
 
 PAST = {"from": "2026-01-01T00:00:00Z", "to": "2026-02-01T00:00:00Z"}
 FROM, TO = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 2, 1, tzinfo=UTC)

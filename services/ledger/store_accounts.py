@@ -1,0 +1,138 @@
+"""SQL of one account: what stood on it at a time, and its postings one after another."""
+
+from datetime import datetime
+from uuid import UUID
+
+from libs.db.pool import Row, Tx
+from libs.db.tenant import Mode
+
+
+async def find(tx: Tx, tenant_id: UUID, mode: Mode, book: str, account: str) -> Row | None:
+    """An account of a book."""
+    return await tx.fetchrow(
+        "select code, type, normal_side from account "
+        "where tenant_id = $1 and mode = $2 and book = $3 and code = $4",
+        tenant_id,
+        mode,
+        book,
+        account,
+    )
+
+
+async def balances(
+    tx: Tx, tenant_id: UUID, mode: Mode, book: str, account: str, currency: str | None
+) -> list[Row]:
+    """Debits less credits of all that is booked on an account, by currency."""
+    return await tx.fetch(
+        """
+        select currency, debit_minor - credit_minor as net_minor from account_balance
+        where tenant_id = $1 and mode = $2 and book = $3 and account = $4
+            and ($5::text is null or currency = $5)
+        order by currency
+        """,
+        tenant_id,
+        mode,
+        book,
+        account,
+        currency,
+    )
+
+
+async def balances_at(
+    tx: Tx,
+    tenant_id: UUID,
+    mode: Mode,
+    book: str,
+    account: str,
+    currency: str | None,
+    *,
+    at: datetime,
+    effective: bool,
+) -> list[Row]:
+    """Debits less credits of the postings of a time and before, by currency.
+
+    Blocks that lie before the time as a whole are added up unread, those that it cuts through are
+    read, and so are the postings that make no full block yet.
+
+    Args:
+        effective: by effective time; otherwise by the time of booking.
+    """
+    return await tx.fetch(
+        """
+        with block as materialized (
+            select currency, block, change_minor,
+                   case when $7 then effective_from else booked_from end as first_at,
+                   case when $7 then effective_to else booked_to end as last_at
+            from posting_block
+            where tenant_id = $1 and mode = $2 and book = $3 and account = $4
+                and ($5::text is null or currency = $5)
+        )
+        select a.currency, (
+            coalesce((select sum(b.change_minor) from block b
+                      where b.currency = a.currency and b.last_at <= $6), 0)
+            + coalesce((
+                select sum(case p.side when 'debit' then p.amount_minor else -p.amount_minor end)
+                from block b join posting p on p.tenant_id = $1 and p.mode = $2 and p.book = $3
+                    and p.account = $4 and p.currency = a.currency
+                    and p.account_seq between b.block * 1024 + 1 and b.block * 1024 + 1024
+                where b.currency = a.currency and b.first_at <= $6 and b.last_at > $6
+                    and case when $7 then p.effective_at else p.booked_at end <= $6), 0)
+            + coalesce((
+                select sum(case p.side when 'debit' then p.amount_minor else -p.amount_minor end)
+                from posting p where p.tenant_id = $1 and p.mode = $2 and p.book = $3
+                    and p.account = $4 and p.currency = a.currency
+                    and p.account_seq > 1024 * (a.last_seq / 1024)
+                    and case when $7 then p.effective_at else p.booked_at end <= $6), 0)
+            ) as net_minor
+        from account_balance a
+        where a.tenant_id = $1 and a.mode = $2 and a.book = $3 and a.account = $4
+            and ($5::text is null or a.currency = $5)
+        order by a.currency
+        """,
+        tenant_id,
+        mode,
+        book,
+        account,
+        currency,
+        at,
+        effective,
+    )
+
+
+NEWEST = 2**63 - 1
+
+
+async def list_postings(
+    tx: Tx,
+    tenant_id: UUID,
+    mode: Mode,
+    book: str,
+    account: str,
+    currency: str,
+    *,
+    before: int = NEWEST,
+    limit: int,
+) -> list[Row]:
+    """Postings of an account and currency with their entries, newest first.
+
+    Args:
+        before: only postings with smaller numbers.
+    """
+    return await tx.fetch(
+        """
+        select p.account_seq, p.entry_id, p.side, p.amount_minor, p.balance_after_minor,
+               p.effective_at, p.booked_at, e.source_key, e.rule, e.reverses
+        from posting p join journal_entry e on e.tenant_id = p.tenant_id and e.mode = p.mode
+            and e.book = p.book and e.id = p.entry_id
+        where p.tenant_id = $1 and p.mode = $2 and p.book = $3 and p.account = $4
+            and p.currency = $5 and p.account_seq < $6
+        order by p.account_seq desc limit $7
+        """,
+        tenant_id,
+        mode,
+        book,
+        account,
+        currency,
+        before,
+        limit,
+    )
