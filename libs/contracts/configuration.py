@@ -215,7 +215,7 @@ class NotificationsConfiguration(Configuration):
         tuple[Annotated[int, Field(ge=1, le=1000)], ...],
         Field(max_length=10),
         AfterValidator(_check_ascending),
-    ] = Field(default=(80, 100), description="Of a limit, when usage crosses it (messages).")
+    ] = Field(default=(50, 80, 100), description="Of a limit, when usage reaches it (thresholds).")
 
 
 class FeesConfiguration(Configuration):

@@ -40,3 +40,44 @@ class PeriodUsage(Fact):
     revision: int
     quantity: Decimal
     event_count: int
+
+
+class LimitThresholdCrossed(Fact):
+    """Usage reached a share of a plan's limit; told once for each in a period.
+
+    Attributes:
+        limit: the whole limit, of the plan that held when this was found.
+        percent: the share that was reached.
+        used: what had been used of the period by then; it may have gone far beyond the share.
+    """
+
+    subscription_id: UUID
+    customer_id: UUID
+    meter: str
+    period_from: AwareDatetime
+    period_to: AwareDatetime
+    limit: Decimal
+    kind: Literal["soft", "hard"]
+    percent: int
+    used: Decimal
+
+
+class LimitExceeded(Fact):
+    """Usage went beyond a plan's limit; told once for each limit and period.
+
+    Beyond a soft limit it is charged. Beyond a hard limit it came in all the same: it is counted,
+    and flagged by this.
+
+    Attributes:
+        used, over: what had been used of the period by then, and what of it lies beyond.
+    """
+
+    subscription_id: UUID
+    customer_id: UUID
+    meter: str
+    period_from: AwareDatetime
+    period_to: AwareDatetime
+    limit: Decimal
+    kind: Literal["soft", "hard"]
+    used: Decimal
+    over: Decimal

@@ -93,8 +93,13 @@ TOPICS: tuple[Topic, ...] = (
         name="metering.events",
         producers=("metering",),
         consumers=("billing", "reporting"),
-        events=(metering.MeterCreated, metering.PeriodUsage),
-        purpose="Meters are defined; a closed period's exact quantities.",
+        events=(
+            metering.MeterCreated,
+            metering.PeriodUsage,
+            metering.LimitThresholdCrossed,
+            metering.LimitExceeded,
+        ),
+        purpose="Meters are defined; a closed period's exact quantities; limits that are reached.",
     ),
     Topic(
         name="billing.events",

@@ -20,10 +20,13 @@ from services.metering import (
     archiving,
     jobs,
     rebuilding,
+    routes_conflicts,
     routes_corrections,
     routes_events,
+    routes_forecast,
     routes_limits,
     routes_meters,
+    routes_overages,
     routes_rebuilds,
     routes_reservations,
     routes_usage,
@@ -81,6 +84,17 @@ def build() -> FastAPI:
         runtime.add_job(
             "prune_usage_values", partial(jobs.prune_usage_values, database), every_seconds=60
         )
+        runtime.add_job(
+            "look_at_limits", partial(jobs.look_at_limits, database, directory), every_seconds=1
+        )
+        runtime.add_job(
+            "refresh_forecasts",
+            partial(jobs.refresh_forecasts, database, directory),
+            every_seconds=5,
+        )
+        runtime.add_job(
+            "prune_conflicts", partial(jobs.prune_conflicts, database), every_seconds=3600
+        )
         reader, folder = UsageReader(settings.kafka), settings.archive
         every = timedelta(seconds=settings.archive_every_seconds)
         runtime.add_job(
@@ -112,9 +126,12 @@ def build() -> FastAPI:
         routers=[
             routes_meters.router,
             routes_events.router,
-            routes_corrections.router,
             routes_usage.router,
             routes_limits.router,
+            routes_overages.router,
+            routes_conflicts.router,
+            routes_corrections.router,
+            routes_forecast.router,
             routes_reservations.router,
             routes_rebuilds.router,
         ],

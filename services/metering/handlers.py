@@ -7,7 +7,7 @@ from libs.contracts.envelope import Envelope, Fact
 from libs.db.pool import Tx
 from libs.messaging.apply import BatchHandler, Handler
 from libs.messaging.records import Reader, Record
-from services.metering import closing, intake, limits
+from services.metering import closing, intake, limits, thresholds
 
 
 async def on_plan_published(event: Envelope[PlanPublished], tx: Tx) -> None:
@@ -17,7 +17,7 @@ async def on_plan_published(event: Envelope[PlanPublished], tx: Tx) -> None:
 
 async def on_subscription_changed(event: Envelope[SubscriptionChanged], tx: Tx) -> None:
     """Somebody is on a plan, in a period."""
-    await limits.take_subscription(tx, event.data)
+    await thresholds.take_subscription(tx, event.data, event.effective_at)
 
 
 async def on_usage_period_closed(event: Envelope[UsagePeriodClosed], tx: Tx) -> None:

@@ -21,12 +21,13 @@ from libs.ids import parse_uuid
 from libs.messaging.dead_letter import DeadLetter, bury
 from libs.messaging.records import Record, UndecodableError, tenant_of
 from libs.observability.metrics import RECORDS_DUPLICATE_TOTAL
-from services.metering import exact_json, gained, meters, voiding
+from services.metering import conflicts, exact_json, gained, meters, thresholds, voiding
 from services.metering import store_usage as store
 from services.metering.aggregation import Gains
 from services.metering.event_ids import entered_before, hash_of_id
 from services.metering.measuring import Measurement, Meter, measure_all
 from services.metering.reserved_events import take_counted
+from services.metering.store_conflicts import Conflict
 from services.metering.store_usage import EventKey
 from services.metering.usage_event import Event, read_event
 from services.metering.window import AGE_MAX, AHEAD_MAX, time_problem
@@ -226,7 +227,7 @@ async def _count(tx: Tx, mode: Mode, usages: Mapping[UUID, Sequence[Usage]]) -> 
     new, stored = await store.take_new_ids(
         tx, {key: _entry(counted) for key, counted in candidates.items()}
     )
-    _report(candidates, again, stored)
+    await _report(tx, candidates, again, stored)
     if new:
         await _aggregate(tx, [candidates[key] for key in candidates if key in new])
     return letters
@@ -296,7 +297,8 @@ def _since(known: Sequence[Meter], usage: Usage) -> list[Meter]:
     return [meter for meter in known if meter.counts_from <= at]
 
 
-def _report(
+async def _report(
+    tx: Tx,
     candidates: Mapping[EventKey, Counted],
     again: Sequence[Usage],
     stored: Mapping[EventKey, bytes],
@@ -309,12 +311,23 @@ def _report(
     """
     RECORDS_DUPLICATE_TOTAL.labels(topic="usage.events").inc(len(again) + len(stored))
     repeated = [*again, *(candidates[key].usage for key in stored)]
-    conflicts = sum(
-        usage.payload_hash != stored.get(usage.key, candidates[usage.key].usage.payload_hash)
-        for usage in repeated
+    await conflicts.note(
+        tx,
+        [
+            Conflict(
+                usage.tenant_id,
+                usage.record.partition,
+                usage.record.offset,
+                usage.record.at,
+                usage.event.source,
+                usage.event.id,
+                usage.event.type,
+                usage.customer,
+            )
+            for usage in repeated
+            if usage.payload_hash != stored.get(usage.key, candidates[usage.key].usage.payload_hash)
+        ],
     )
-    if conflicts:
-        log.error("usage_id_conflict", events=conflicts)
 
 
 async def _aggregate(tx: Tx, counted: Sequence[Counted]) -> None:
@@ -352,6 +365,14 @@ async def _aggregate(tx: Tx, counted: Sequence[Counted]) -> None:
     await store.note_progress(tx, received)
     await take_counted(
         tx, ((usage.tenant_id, usage.event, measurements) for usage, measurements in counted)
+    )
+    await thresholds.note_used(
+        tx,
+        (
+            (usage.tenant_id, usage.customer, usage.event.time)
+            for usage, measurements in counted
+            if any(each.meter.limited for each in measurements)
+        ),
     )
 
 

@@ -4,7 +4,17 @@ from datetime import timedelta
 
 from libs.clock import utc_now
 from libs.db.pool import Database
-from services.metering import closing, reservations, store_closures, store_usage, store_voids
+from libs.directory.local import Directory
+from services.metering import (
+    closing,
+    conflicts,
+    forecasts,
+    reservations,
+    store_closures,
+    store_usage,
+    store_voids,
+    thresholds,
+)
 from services.metering.usage_log import UsageLog
 from services.metering.window import AGE_MAX, DEDUP_DAYS
 
@@ -12,6 +22,8 @@ CLOSURES_MAX = 200
 PRUNED_IDS_MAX = 10_000
 RESERVATIONS_MAX = 500
 PUBLISHED_MAX = 50
+CUSTOMERS_LOOKED_AT_MAX = 200
+FORECASTS_MAX = 20
 
 
 async def close_periods(database: Database, usage_log: UsageLog) -> None:
@@ -56,3 +68,19 @@ async def end_reservations(database: Database, usage_log: UsageLog) -> None:
     """Free what was held and never ended; publish what was settled while Kafka was away."""
     await reservations.expire(database, RESERVATIONS_MAX)
     await reservations.publish_left(database, usage_log, PUBLISHED_MAX)
+
+
+async def look_at_limits(database: Database, directory: Directory) -> None:
+    """Tell the thresholds and limits that customers reached since the last run."""
+    await thresholds.look_again(database, directory, limit=CUSTOMERS_LOOKED_AT_MAX)
+
+
+async def prune_conflicts(database: Database) -> None:
+    """Forget conflicts whose ids are forgotten too."""
+    before = (utc_now() - timedelta(days=DEDUP_DAYS + 1)).date()
+    await conflicts.prune(database, before, limit=PRUNED_IDS_MAX)
+
+
+async def refresh_forecasts(database: Database, directory: Directory) -> None:
+    """Make forecasts again that are an hour old."""
+    await forecasts.refresh(database, directory, limit=FORECASTS_MAX)

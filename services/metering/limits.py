@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import Literal
 from uuid import UUID
 
-from libs.contracts.billing import PlanLimit, PlanPublished, SubscriptionChanged
+from libs.contracts.billing import PlanLimit, PlanPublished
 from libs.contracts.tenants import PLATFORM_TENANT_ID
 from libs.db.pool import Row, Tx
 from libs.db.tenant import Scope
@@ -63,11 +63,6 @@ class Check:
 async def take_plan(tx: Tx, fact: PlanPublished) -> None:
     """Keep a plan version's limits."""
     await store.add_plan_version(tx, fact)
-
-
-async def take_subscription(tx: Tx, fact: SubscriptionChanged) -> None:
-    """Keep who is on which version."""
-    await store.put_subscription(tx, fact)
 
 
 async def standing_of(tx: Tx, customer_id: UUID | None, now: datetime) -> Standing:

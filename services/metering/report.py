@@ -7,6 +7,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, Field
 
+from libs.contracts.billing import PlanLimit
 from libs.contracts.metering import Aggregation
 from libs.db.pool import Tx
 from libs.db.tenant import Scope
@@ -45,6 +46,9 @@ class ReportLimit(BaseModel):
     used: str
     over: str
     overage_allowed: bool
+    over_limit: bool = Field(
+        description="Whether usage came in beyond a hard limit: it is counted all the same."
+    )
 
 
 class ReportUser(BaseModel):
@@ -104,17 +108,7 @@ async def write(
     measured = meters.of_tenant(known, tenant.id)
     metrics = [await _metric(tx, meter, start, end) for meter in measured]
     totals = {metric.meter: Decimal(metric.total) for metric in reversed(metrics)}
-    found = [
-        ReportLimit(
-            meter=limit.meter,
-            amount=plain(limit.amount),
-            kind=limit.kind,
-            used=plain(totals.get(limit.meter, Decimal(0))),
-            over=plain(_over(totals.get(limit.meter, Decimal(0)), limit.amount)),
-            overage_allowed=limit.kind == "soft",
-        )
-        for limit in standing.limits()
-    ]
+    found = [_limit(limit, totals.get(limit.meter, Decimal(0))) for limit in standing.limits()]
     subscription = standing.subscription
     total_usage = Decimal(0)
     for metric in metrics:
@@ -158,5 +152,14 @@ async def _metric(tx: Tx, meter: Meter, start: datetime, end: datetime) -> Repor
     )
 
 
-def _over(used: Decimal, limit: Decimal) -> Decimal:
-    return max(EXACT.subtract(used, limit), Decimal(0))
+def _limit(limit: PlanLimit, used: Decimal) -> ReportLimit:
+    over = max(EXACT.subtract(used, limit.amount), Decimal(0))
+    return ReportLimit(
+        meter=limit.meter,
+        amount=plain(limit.amount),
+        kind=limit.kind,
+        used=plain(used),
+        over=plain(over),
+        overage_allowed=limit.kind == "soft",
+        over_limit=limit.kind == "hard" and over > 0,
+    )

@@ -8,7 +8,9 @@ from uuid import UUID
 from libs.db.pool import Row, Tx
 from services.metering.measuring import Meter
 
-_COLUMNS = "tenant_id, id, key, event_type, aggregation, value_path, group_by, filters, created_at"
+_COLUMNS = """tenant_id, id, key, event_type, aggregation, value_path, group_by, filters, created_at,
+    exists (select from limited_meter l where l.tenant_id = meter.tenant_id
+        and l.mode = meter.mode and l.meter = meter.key) as limited"""
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ def _read(row: Row) -> MeterRow:
         row["value_path"],
         tuple(row["group_by"]),
         {path: frozenset(values) for path, values in row["filters"].items()},
-        counts_from=row["created_at"],
+        row["limited"],
+        row["created_at"],
     )
     return MeterRow(meter, row["created_at"])

@@ -7,7 +7,7 @@ from libs.db.pool import Row, Tx
 
 
 async def add_plan_version(tx: Tx, fact: PlanPublished) -> None:
-    """Keep a version; it never changes."""
+    """Keep a version, which never changes, and which meters it limits."""
     await tx.execute(
         """
         insert into plan_version (tenant_id, mode, id, key, name, limits)
@@ -20,11 +20,21 @@ async def add_plan_version(tx: Tx, fact: PlanPublished) -> None:
         fact.name,
         [limit.model_dump(mode="json") for limit in fact.limits],
     )
+    if fact.limits:
+        await tx.execute(
+            """
+            insert into limited_meter (tenant_id, mode, meter)
+            select $1, $2, m from unnest($3::text[]) as u(m) on conflict do nothing
+            """,
+            tx.tenant_id,
+            tx.mode,
+            sorted({limit.meter for limit in fact.limits}),
+        )
 
 
-async def put_subscription(tx: Tx, fact: SubscriptionChanged) -> None:
-    """Replace a subscription's state by a newer one."""
-    await tx.execute(
+async def put_subscription(tx: Tx, fact: SubscriptionChanged) -> bool:
+    """Replace a subscription's state by a newer one; False where there was a newer one."""
+    changed = await tx.execute(
         """
         insert into subscription as s (tenant_id, mode, id, version, customer_id, billed_by,
             plan_key, plan_version_id, status, period_from, period_to)
@@ -48,6 +58,7 @@ async def put_subscription(tx: Tx, fact: SubscriptionChanged) -> None:
         fact.period_from,
         fact.period_to,
     )
+    return bool(changed)
 
 
 async def subscription_of(tx: Tx, tenant_id: UUID, customer_id: UUID) -> Row | None:

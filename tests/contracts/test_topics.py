@@ -55,6 +55,8 @@ def test_a_service_handles_only_what_it_reads(service: str) -> None:
 UNREAD = {
     "TenantStatusChanged": "told for readers to come; the status travels in the snapshot",
     "LedgerHeadAnchored": "read by `sluice ledger verify`, which holds the books against it",
+    "LimitThresholdCrossed": "told for readers to come; billing contacts are to be told by it",
+    "LimitExceeded": "told for readers to come; billing contacts are to be told by it",
     "DisputeChanged": "told for readers to come; the money it moves is a balance transaction",
     "PayoutChanged": "told for readers to come; the money it moves is a balance transaction",
     "RefundChanged": "told for readers to come; the money it moves is a balance transaction",

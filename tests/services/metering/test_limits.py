@@ -136,6 +136,7 @@ async def test_the_report_of_a_tenant(api: Api, world: World) -> None:
             "used": "7",
             "over": "2",
             "overage_allowed": True,
+            "over_limit": False,
         }
     ]
     assert report["overages_allowed"] is True

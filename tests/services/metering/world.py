@@ -244,6 +244,12 @@ COMPARED = (
     "plan_version",
     "subscription",
     "reservation",
+    "limited_meter",
+    "subscription_period",
+    "limit_crossing",
+    "limit_overrun",
+    "usage_conflict",
+    "usage_conflict_day",
     "dead_letter",
 )
 

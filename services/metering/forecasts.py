@@ -1,0 +1,127 @@
+"""Forecasts of each meter to the end of the customer's period: made on a schedule, and kept.
+
+Forecasts are made of what has a limit, and of what somebody asked for once, as long as it is used.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from decimal import Decimal
+
+from libs.clock import utc_now
+from libs.db.pool import Database, Tx
+from libs.db.tenant import Scope
+from libs.directory.local import Directory, Tenant, business_now
+from libs.ids import parse_uuid
+from services.metering import closing, limits, meters, store_queries
+from services.metering import store_forecasts as store
+from services.metering.forecasting import look_ahead
+from services.metering.limits import Standing
+from services.metering.measuring import Meter
+from services.metering.projection import ADDED_UP, Grain, grain_of, hit_at, project, shares_of
+from services.metering.store_forecasts import DueForecast, Forecast
+from services.metering.store_queries import Question
+
+REFRESHED_AFTER = timedelta(hours=1)
+WINDOWS_MAX = 2_000
+
+
+async def refresh(database: Database, directory: Directory, *, limit: int) -> None:
+    """Make the forecasts again whose time has come; those of what is not used any more end."""
+    for due in await store.list_due(database, utc_now(), limit=limit):
+        tenant = await directory.by_id(due.tenant_id)
+        async with database.tenant(due.tenant_id, due.mode) as tx:
+            made = None if tenant is None else await _made_again(tx, tenant, due)
+            if made is None:
+                await store.drop(tx, due)
+            else:
+                await store.put(tx, made, utc_now() + REFRESHED_AFTER)
+
+
+async def current(tx: Tx, meter: Meter, customers: list[str], now: datetime) -> Forecast:
+    """The forecast for the running period, made now where the last is of another or too old."""
+    found = await store.find(tx, meter.id, customers[-1])
+    if (
+        found is not None
+        and found.period_from <= now < found.period_to
+        and now - REFRESHED_AFTER <= found.made_at <= now
+    ):
+        return found
+    made, is_used = await make(tx, meter, customers, now)
+    if is_used:
+        await store.put(tx, made, utc_now() + REFRESHED_AFTER)
+    return made
+
+
+async def make(tx: Tx, meter: Meter, customers: list[str], now: datetime) -> tuple[Forecast, bool]:
+    """A forecast, and whether there was any use that it could be made from."""
+    standing = await limits.standing_of(tx, parse_uuid(customers[-1]), now)
+    grain = grain_of(standing.start, standing.end)
+    history = await _history(tx, meter, customers, standing, grain, now)
+    question = Question(standing.start, standing.end, customers=customers)
+    totals = await store_queries.add_up(tx, meter, question, limit=1)
+    used = totals[0].value if totals else Decimal(0)
+    shares = shares_of(grain, now, standing.end)
+    outlook = look_ahead(history, grain.season, len(shares))
+    elapsed = (now - standing.start) / grain.length if totals else 0.0
+    found = project(meter.aggregation, used, elapsed, outlook, shares)
+    limit = standing.limit_on(meter)
+    hit = None
+    if limit is not None:
+        hit = hit_at(meter.aggregation, limit.amount, used, found, grain, now)
+    made = Forecast(
+        meter_id=meter.id,
+        customer=customers[-1],
+        made_at=now,
+        period_from=standing.start,
+        period_to=standing.end,
+        used=used,
+        expected=found.expected,
+        low=found.low,
+        high=found.high,
+        method=found.method,
+        limit_amount=None if limit is None else limit.amount,
+        limit_kind=None if limit is None else limit.kind,
+        limit_hit_on=None if hit is None else hit.date(),
+    )
+    return made, bool(totals or history)
+
+
+async def _made_again(tx: Tx, tenant: Tenant, due: DueForecast) -> Forecast | None:
+    """The forecast as of now; None where there was no use for so long that it says nothing."""
+    known = await meters.applying(tx, [due.tenant_id], due.mode)
+    await tx.enter(Scope((due.tenant_id,), due.mode))
+    mine = meters.of_tenant(known, due.tenant_id)
+    meter = next(each for each in mine if each.id == due.meter_id)
+    own = tenant.snapshot.self_customer_id
+    customer_id = parse_uuid(due.customer)
+    customers = [due.customer] if customer_id is None else closing.customers_of(customer_id, own)
+    made, is_used = await make(tx, meter, customers, business_now(tenant, due.mode))
+    return made if is_used else None
+
+
+async def _history(
+    tx: Tx, meter: Meter, customers: list[str], standing: Standing, grain: Grain, now: datetime
+) -> list[float]:
+    """The complete windows from the first use on.
+
+    Where nothing was used a window of what adds up is empty; of the rest it is as the one before.
+    """
+    end = grain.start_of(now)
+    found: Mapping[datetime, Decimal]
+    if meter.aggregation == "unique_count":
+        start = standing.start
+        found = await store.new_values(tx, meter, customers, grain.window, start, end)
+    else:
+        question = Question(end - grain.history, end, grain.window, customers)
+        totals = await store_queries.add_up(tx, meter, question, limit=WINDOWS_MAX)
+        found = {each.window_start: each.value for each in totals if each.window_start is not None}
+    values: list[float] = []
+    window = min(found, default=end)
+    while window < end:
+        value = found.get(window)
+        if value is not None:
+            values.append(float(value))
+        else:
+            values.append(0.0 if meter.aggregation in ADDED_UP else values[-1])
+        window += grain.length
+    return values

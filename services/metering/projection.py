@@ -1,0 +1,174 @@
+"""From the outlook on single windows to a meter's value at the end of a period, with a range."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Context, Decimal
+from itertools import accumulate
+
+from libs.contracts.metering import Aggregation
+from services.metering.forecasting import RANGE_DEVIATIONS, Method, Outlook
+from services.metering.store_queries import Window
+
+ADDED_UP = frozenset({"count", "sum", "unique_count"})
+"""Aggregations whose windows add up; of unique values each window has those that are new."""
+
+IN_ONES = frozenset({"count", "unique_count"})
+
+SHORT_PERIOD = timedelta(days=3)
+"""Periods up to this are looked at by the hour and the day's course, longer ones by the week's."""
+
+_DIGITS = Context(prec=9, rounding=ROUND_HALF_EVEN)
+"""An estimate claims no more digits than these."""
+
+
+@dataclass(frozen=True)
+class Grain:
+    """The windows that a period is looked at in.
+
+    Attributes:
+        season: windows in a season.
+        history: how far the past is looked at.
+    """
+
+    window: Window
+    length: timedelta
+    season: int
+    history: timedelta
+
+    def start_of(self, at: datetime) -> datetime:
+        """When the window of a moment begins, in UTC."""
+        hour = at.hour if self.window == "hour" else 0
+        return at.replace(hour=hour, minute=0, second=0, microsecond=0)
+
+
+BY_HOUR = Grain("hour", timedelta(hours=1), 24, timedelta(days=14))
+BY_DAY = Grain("day", timedelta(days=1), 7, timedelta(days=70))
+
+
+@dataclass(frozen=True)
+class Projection:
+    """A meter's value at the end of a period.
+
+    Attributes:
+        low, high: nine of ten outcomes lie between them.
+        by_window: the value expected at the end of each coming window.
+    """
+
+    method: Method
+    expected: Decimal
+    low: Decimal
+    high: Decimal
+    by_window: tuple[Decimal, ...]
+
+
+def grain_of(start: datetime, end: datetime) -> Grain:
+    """The windows for a period."""
+    return BY_HOUR if end - start <= SHORT_PERIOD else BY_DAY
+
+
+def shares_of(grain: Grain, now: datetime, end: datetime) -> list[float]:
+    """What of each coming window lies in the period; of the running one, what is left of it."""
+    shares = []
+    window = grain.start_of(now)
+    while window < end:
+        inside = min(window + grain.length, end) - max(window, now)
+        shares.append(max(inside / grain.length, 0.0))
+        window += grain.length
+    return shares
+
+
+def project(
+    aggregation: Aggregation,
+    used: Decimal,
+    elapsed: float,
+    outlook: Outlook,
+    shares: Sequence[float],
+) -> Projection:
+    """The value at the period's end.
+
+    Args:
+        used: the value of the period so far.
+        elapsed: windows of the period that are over.
+        shares: of the coming windows.
+    """
+    if aggregation in ADDED_UP:
+        return _added_up(aggregation, used, outlook, shares)
+    margin = RANGE_DEVIATIONS * outlook.spread_at_end()
+    so_far = float(used)
+
+    def path(shift: float) -> list[Decimal]:
+        values = [value + shift for value in outlook.expected]
+        found = _path(aggregation, so_far, elapsed, values, shares)
+        return [_DIGITS.create_decimal_from_float(value) for value in found]
+
+    return Projection(
+        outlook.method, path(0.0)[-1], path(-margin)[-1], path(margin)[-1], tuple(path(0.0)[1:])
+    )
+
+
+def _path(
+    aggregation: Aggregation,
+    so_far: float,
+    elapsed: float,
+    values: Sequence[float],
+    shares: Sequence[float],
+) -> list[float]:
+    """The meter's value now and at the end of each coming window, of a meter that adds nothing up."""
+    if aggregation == "max":
+        return list(accumulate(values, max, initial=so_far))
+    if aggregation == "min":
+        return list(accumulate(values, min, initial=so_far))
+    if aggregation == "avg":
+        weights = accumulate(shares, initial=elapsed)
+        parts = (share * value for share, value in zip(shares, values, strict=True))
+        sums = accumulate(parts, initial=so_far * elapsed)
+        return [
+            total / weight if weight else so_far
+            for total, weight in zip(sums, weights, strict=True)
+        ]
+    return [so_far, *values]
+
+
+def _added_up(
+    aggregation: Aggregation, used: Decimal, outlook: Outlook, shares: Sequence[float]
+) -> Projection:
+    """What is used stays used: no outlook takes anything of it back."""
+    gains = [share * max(value, 0.0) for share, value in zip(shares, outlook.expected, strict=True)]
+    margin = RANGE_DEVIATIONS * outlook.spread(shares)
+    more = sum(gains)
+
+    def beyond(gain: float, rounding: str) -> Decimal:
+        found = _DIGITS.create_decimal_from_float(max(gain, 0.0))
+        return used + (found.to_integral_value(rounding) if aggregation in IN_ONES else found)
+
+    return Projection(
+        outlook.method,
+        beyond(more, ROUND_HALF_EVEN),
+        beyond(more - margin, ROUND_FLOOR),
+        beyond(more + margin, ROUND_CEILING),
+        tuple(beyond(gain, ROUND_HALF_EVEN) for gain in accumulate(gains)),
+    )
+
+
+def hit_at(
+    aggregation: Aggregation,
+    limit: Decimal,
+    used: Decimal,
+    projection: Projection,
+    grain: Grain,
+    now: datetime,
+) -> datetime | None:
+    """In which window a limit is reached, as its start; None: not in this period.
+
+    A limit that is reached already is hit now. An average or a least value that comes to the limit
+    once is not used up by it, so it has no such time.
+    """
+    if aggregation in ("avg", "min"):
+        return None
+    if used >= limit:
+        return now
+    for step, value in enumerate(projection.by_window):
+        if value >= limit:
+            return grain.start_of(now) + step * grain.length
+    return None

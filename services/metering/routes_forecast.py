@@ -1,0 +1,70 @@
+"""`/api/v1/usage/forecast`: what a meter comes to by the end of the period."""
+
+from datetime import date, datetime
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Depends, Query, Request
+from pydantic import BaseModel, Field
+
+from libs.db.pool import Database
+from libs.directory.local import business_now
+from libs.web.auth import Access, Requires
+from libs.web.problems import NotFound, problem_responses
+from services.metering import forecasts
+from services.metering.forecasting import Method
+from services.metering.measuring import plain
+from services.metering.routes_limits import billers_meter
+from services.metering.routes_usage import Text, customers_of
+
+router = APIRouter(tags=["usage"])
+
+
+class ForecastBody(BaseModel):
+    """An estimate, at most an hour old, of the meter's value at the end of the current period."""
+
+    meter: str
+    customer: str | None
+    period_from: datetime
+    period_to: datetime
+    used: str = Field(description="When the forecast was made.")
+    expected: str
+    low: str = Field(description="Nine of ten outcomes lie between `low` and `high`.")
+    high: str
+    method: Method = Field(description="The one that was best on past usage.")
+    limit: str | None
+    kind: Literal["soft", "hard"] | None
+    limit_hit_on: date | None = Field(
+        description="The day the limit is reached, in UTC; null: not in this period."
+    )
+    made_at: datetime
+
+
+@router.get("/api/v1/usage/forecast", responses=problem_responses(NotFound))
+async def forecast_usage(
+    request: Request,
+    access: Annotated[Access, Depends(Requires("usage:read"))],
+    meter: Annotated[str, Query(min_length=1, max_length=200, pattern=r"^[^\x00]+$")],
+    customer: Annotated[Text | None, Query(description="Without: the tenant itself.")] = None,
+) -> ForecastBody:
+    """Forecast a meter to the end of the customer's period, and when its limit is reached."""
+    customers = customers_of(access, customer or "self")
+    found = await billers_meter(request, access, meter, customers)
+    now = business_now(access.tenant, access.mode)
+    database: Database = request.app.state.database
+    async with database.tenant(access.tenant_id, access.mode) as tx:
+        made = await forecasts.current(tx, found, customers, now)
+    return ForecastBody(
+        meter=found.key,
+        customer=customer,
+        period_from=made.period_from,
+        period_to=made.period_to,
+        used=plain(made.used),
+        expected=plain(made.expected),
+        low=plain(made.low),
+        high=plain(made.high),
+        method=made.method,
+        limit=None if made.limit_amount is None else plain(made.limit_amount),
+        kind=made.limit_kind,
+        limit_hit_on=made.limit_hit_on,
+        made_at=made.made_at,
+    )
