@@ -79,12 +79,7 @@ def parse(body: bytes) -> StripeEvent:
         NotAnEventError: it is not UTF-8, not JSON, ambiguous, too deep, or not an event.
     """
     try:
-        data = json.loads(
-            body.decode("utf-8"),
-            object_pairs_hook=_unique_members,
-            parse_constant=_refuse_constant,
-            parse_float=str,
-        )
+        data = _DECODER.decode(body.decode("utf-8"))
     except (ValueError, RecursionError):
         raise NotAnEventError("the body is not unambiguous JSON in UTF-8") from None
     if not isinstance(data, dict):
@@ -245,3 +240,8 @@ def _unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
+
+
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_unique_members, parse_constant=_refuse_constant, parse_float=str
+)

@@ -10,12 +10,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry import trace
+from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
 
-from libs.observability.tracing import configure_tracing, extract, inject, start_span
+from libs.observability.tracing import (
+    _Provider,
+    configure_tracing,
+    extract,
+    inject,
+    start_span,
+)
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +55,22 @@ def test_a_trace_goes_on_behind_the_outbox(exporter: InMemorySpanExporter):
     assert consume.context is not None
     assert consume.context.trace_id == request.context.trace_id
     assert consume.parent.span_id == request.context.span_id
+
+
+def test_spans_that_go_nowhere_are_ids_until_they_go_somewhere():
+    provider = _Provider(Resource.create({}))
+    tracer = provider.get_tracer("tests")
+    with tracer.start_as_current_span("nowhere") as span:
+        assert span.get_span_context().is_valid
+        assert not span.is_recording()
+        assert inject()["traceparent"].split("-")[1] == format(
+            span.get_span_context().trace_id, "032x"
+        )
+    memory = InMemorySpanExporter()
+    provider.add_span_processor(SimpleSpanProcessor(memory))
+    with tracer.start_as_current_span("somewhere"):
+        pass
+    assert list(finished(memory)) == ["somewhere"]
 
 
 def test_without_a_span_nothing_is_injected():

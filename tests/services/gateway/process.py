@@ -51,6 +51,12 @@ class GatewayProcess:
         return f"http://127.0.0.1:{self.port}"
 
     @property
+    def pid(self) -> int:
+        """Its process id while it runs."""
+        assert self.process is not None
+        return self.process.pid
+
+    @property
     def log(self) -> Path:
         """What it wrote to stdout and stderr."""
         return self.folder / "gateway.log"
