@@ -238,6 +238,7 @@ COMPARED = (
     "usage_series",
     "usage_minute",
     "usage_unique",
+    "usage_value",
     "usage_progress",
     "closure",
     "closure_usage",
