@@ -26,6 +26,7 @@ PAYMENTS = int(os.environ.get("SLUICE_BENCH_PAYMENTS") or 1_500)
 TENANTS, AT_ONCE = 10, 8
 GOAL_PER_SECOND = 500
 POLL_SECONDS = 0.1
+REST_SECONDS = 5
 
 pytestmark = [pytest.mark.flow, pytest.mark.timeout(1_200)]
 
@@ -148,17 +149,30 @@ def pid_of(stack: Stack, name: str) -> int:
     return pid
 
 
-def shares_of(before: Mapping[str, float], after: Mapping[str, float]) -> str:
+def took(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
+    """Processor time between two looks, by program."""
+    return {name: after[name] - before.get(name, 0.0) for name in after}
+
+
+def shares_of(used: Mapping[str, float]) -> str:
     """What each program took of the machine, the most first."""
-    took = {name: after[name] - before.get(name, 0.0) for name in after}
-    shares = [f"{name} {took[name]:.1f}" for name in sorted(took, key=lambda each: -took[each])]
-    return ", ".join([*shares, f"all {sum(took.values()):.1f}"])
+    shares = [f"{name} {used[name]:.1f}" for name in sorted(used, key=lambda each: -used[each])]
+    return ", ".join([*shares, f"all {sum(used.values()):.1f}"])
+
+
+async def at_rest(stack: Stack) -> float:
+    """Processor time that the whole stack takes in a second in which nothing happens."""
+    before, began = cpu_seconds_of(stack), time.perf_counter()
+    await asyncio.sleep(REST_SECONDS)
+    lasted = time.perf_counter() - began
+    return sum(took(before, cpu_seconds_of(stack)).values()) / lasted
 
 
 async def test_a_backlog_becomes_mirror_payments_and_ledger(stack: Stack) -> None:
     environment = stack.environment()
     tenants = await open_tenants(environment)
     await proof.settle(environment)
+    rest = await at_rest(stack)
     admin = await proof.connect(environment)
     try:
         watch = Watch(admin, tenants, await admin.fetchval("select clock_timestamp()"))
@@ -182,7 +196,7 @@ async def test_a_backlog_becomes_mirror_payments_and_ledger(stack: Stack) -> Non
             while not await watch.done():
                 await asyncio.sleep(POLL_SECONDS)
         seconds = time.perf_counter() - began
-        shares = shares_of(used, cpu_seconds_of(stack))
+        shares = took(used, cpu_seconds_of(stack))
     finally:
         await admin.close()
     await proof.settle(environment)
@@ -190,4 +204,10 @@ async def test_a_backlog_becomes_mirror_payments_and_ledger(stack: Stack) -> Non
         f"| {events:,} events of {PAYMENTS:,} payments | {seconds:.1f} | {events / seconds:,.0f} |"
     )
     print(f"first batch after {began - woken:.1f} s (goal {GOAL_PER_SECOND} events/s)")
-    print(f"CPU seconds: {shares}; load {os.getloadavg()[0]:.0f} on {os.cpu_count()} cores")
+    cores, load = os.cpu_count() or 1, os.getloadavg()[0]
+    print(f"CPU seconds: {shares_of(shares)}; load {load:.0f} on {cores} cores")
+    above_rest = sum(shares.values()) - rest * (began - woken + seconds)
+    print(
+        f"{1000 * above_rest / events:.1f} ms of CPU for each event, "
+        f"above the {rest:.2f} s per second of the stack at rest"
+    )
