@@ -1,0 +1,97 @@
+"""A batch is read while the one before is at work, and thrown away when that one was put back."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import pytest
+from aiokafka import TopicPartition
+
+from libs.contracts.billing import CreditGranted
+from libs.contracts.envelope import Envelope
+from libs.db.pool import Database, Tx
+from libs.messaging.apply import TransientError
+from libs.messaging.records import Record
+from libs.testing.databases import TestDatabase
+from libs.testing.memory_log import MemoryLog
+from tests.libs.messaging.test_exactly_once import ACME, Sums, credit
+
+EVENTS = TopicPartition("billing.events", 0)
+
+
+@pytest.fixture
+async def ledger(database: TestDatabase) -> AsyncGenerator[Database, None]:
+    async with database.open("ledger") as opened:
+        yield opened
+
+
+class Client:
+    """Kafka's client as far as it is put back."""
+
+    def __init__(self) -> None:
+        self.sought: list[int] = []
+
+    def seek(self, place: TopicPartition, offset: int) -> None:
+        assert place == EVENTS
+        self.sought.append(offset)
+
+    async def commit(self, _: object) -> None:
+        """Take a hint."""
+
+
+async def test_a_batch_is_read_while_the_one_before_is_at_work(
+    ledger: Database, log: MemoryLog
+) -> None:
+    sums, at_work, go_on = Sums(), asyncio.Event(), asyncio.Event()
+    read: list[int] = []
+
+    async def on_credit(event: Envelope[Any], tx: Tx) -> None:
+        at_work.set()
+        await go_on.wait()
+        await sums.on_credit(event, tx)
+
+    def reader(record: Record) -> int:
+        read.append(record.offset)
+        return record.offset
+
+    consumer = log.add(ledger, {CreditGranted: on_credit})[0]
+    await log.settle()
+    consumer._readers = {EVENTS.topic: reader}
+    first, second = log.publish(credit(ACME, 1)), log.publish(credit(ACME, 2))
+    await consumer.deliver([first])
+    await at_work.wait()
+    behind = asyncio.create_task(consumer.deliver([second]))
+    while read != [0, 1]:
+        await asyncio.sleep(0)
+    assert consumer.places.positions[EVENTS] == 0
+    go_on.set()
+    await behind
+    await consumer.end()
+    assert (first.prepared, second.prepared) == (0, 1)
+    assert await sums.sum_of(ledger, ACME) == 3
+
+
+async def test_what_was_read_behind_a_batch_that_failed_is_thrown_away(
+    ledger: Database, log: MemoryLog
+) -> None:
+    sums, failures, taken = Sums(), [TransientError("once")], []
+
+    async def on_credit(event: Envelope[Any], tx: Tx) -> None:
+        if failures:
+            raise failures.pop()
+        taken.append(event.data.amount_minor)
+        await sums.on_credit(event, tx)
+
+    consumer = log.add(ledger, {CreditGranted: on_credit})[0]
+    await log.settle()
+    client = consumer.places.client = Client()
+    first, second = log.publish(credit(ACME, 1)), log.publish(credit(ACME, 2))
+    await consumer.deliver([first])
+    await consumer.deliver([second])
+    await consumer.end()
+    assert (taken, client.sought) == ([], [0, 0])
+    await consumer.deliver([first])
+    await consumer.deliver([second])
+    await consumer.end()
+    assert (taken, consumer.places.positions[EVENTS]) == ([1, 2], 2)
+    assert not consumer.places.unplaced
