@@ -8,6 +8,7 @@ from itertools import accumulate
 
 from libs.contracts.metering import Aggregation
 from services.metering.forecasting import RANGE_DEVIATIONS, Method, Outlook
+from services.metering.measuring import EXACT
 from services.metering.store_queries import Window
 
 ADDED_UP = frozenset({"count", "sum", "unique_count"})
@@ -140,7 +141,8 @@ def _added_up(
 
     def beyond(gain: float, rounding: str) -> Decimal:
         found = _DIGITS.create_decimal_from_float(max(gain, 0.0))
-        return used + (found.to_integral_value(rounding) if aggregation in IN_ONES else found)
+        whole = aggregation in IN_ONES
+        return EXACT.add(used, found.to_integral_value(rounding) if whole else found)
 
     return Projection(
         outlook.method,

@@ -134,7 +134,7 @@ def test_each_aggregation_has_its_way_to_the_end(
 
 
 def test_what_is_used_stays_used() -> None:
-    used = Decimal("0.000000000000001")
+    used = Decimal("98765432109876543210.000000000000001")
     outlook = Outlook("average", (-5.0, -5.0), 1.0, (0.0, 0.0))
     found = project("sum", used, 1.0, outlook, [1.0, 1.0])
     assert found.low == found.expected == used <= found.high
