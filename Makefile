@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: help setup demo up down status logs reset test check format generate chaos bench bench-ledger test-containers
+.PHONY: help setup demo up down status logs reset test check format generate chaos bench bench-metering bench-ledger test-containers
 
 PYTHON3 ?= python3
 UV_VERSION := 0.13.8
@@ -81,6 +81,9 @@ chaos: $(STAMP) ## Kill programs at random moments of the story, then prove that
 
 bench: $(STAMP) ## Measure throughput, latency and footprint
 	@$(WITHOUT_STACK) $(PYTHON) -m pytest -o faulthandler_timeout=0 -rP tests/bench
+
+bench-metering: $(STAMP) ## Measure how fast usage is counted, against what Postgres itself could take
+	@$(WITHOUT_STACK) $(PYTHON) -m pytest -rP tests/bench/test_metering_counting.py
 
 bench-ledger: $(STAMP) ## Measure the ledger: posting against COPY of the same rows, reads, verifying
 	@$(WITHOUT_STACK) SLUICE_BENCH_ROUNDS=5 SLUICE_BENCH_BATCHES=5 SLUICE_BENCH_POSTINGS=1000000 \

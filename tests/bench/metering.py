@@ -18,7 +18,6 @@ from uuid import UUID
 
 import asyncpg
 import httpx
-from aiokafka import AIOKafkaProducer
 
 from libs.clock import format_time, utc_now
 from libs.contracts.tenants import PLATFORM_TENANT_ID
@@ -214,38 +213,6 @@ async def raw_inserts(dsn: str, number: int) -> float:
         seconds += time.perf_counter() - started
     await connection.close()
     return number / seconds
-
-
-async def raw_produce(kafka: str, values: Sequence[bytes], *, one_by_one: bool = False) -> float:
-    """Records per second that Kafka takes with acks=all, in batches or each sent by itself."""
-    producer = AIOKafkaProducer(
-        bootstrap_servers=kafka,
-        acks="all",
-        enable_idempotence=True,
-        linger_ms=2,
-        max_batch_size=512 * 1024,
-        max_request_size=1024 * 1024,
-    )
-    await producer.start()
-    key = str(new_id()).encode()
-    try:
-        started = time.perf_counter()
-        for start in range(0, len(values), PUBLISHED_AT_ONCE):
-            some = values[start : start + PUBLISHED_AT_ONCE]
-            if one_by_one:
-                await asyncio.gather(*[await producer.send(RAW_TOPIC, v, key) for v in some])
-                continue
-            batch = producer.create_batch()
-            for value in some:
-                assert batch.append(key=key, value=value, timestamp=None) is not None
-            await (await producer.send_batch(batch, RAW_TOPIC, partition=0))
-        return len(values) / (time.perf_counter() - started)
-    finally:
-        await producer.stop()
-
-
-RAW_TOPIC = "audit.events"
-"""Any topic that metering does not read."""
 
 
 @dataclass

@@ -3,6 +3,7 @@
 `make bench-metering` prints the rows for docs/benchmarks.md. The limit is measured in the same run, in
 turn with the worker: entering the same ids, none twice, in batches of 5,000. The worker is frozen while
 its backlog is put on the topic; the time runs from its first batch to its last.
+Beside it stands the worker's processor time for each event, which says more on a busy machine.
 SLUICE_BENCH_EVENTS, SLUICE_BENCH_ROUNDS and SLUICE_BENCH_STORED_IDS make the run longer.
 """
 
@@ -27,6 +28,7 @@ from tests.bench.metering import (
     raw_inserts,
     running,
 )
+from tests.bench.processes import cpu_seconds
 
 EVENTS = int(os.environ.get("SLUICE_BENCH_EVENTS") or 100_000)
 ROUNDS = int(os.environ.get("SLUICE_BENCH_ROUNDS") or 3)
@@ -95,9 +97,12 @@ async def test_from_the_topic_to_the_aggregates(
             start = await Counting(admin).offset()
             await bench.rate(worker)
             limits, rates = [], []
+            assert worker.process is not None
+            cpu = cpu_seconds(worker.process.pid)
             for _ in range(ROUNDS):
                 limits.append(await raw_inserts(database.admin_dsn, EVENTS))
                 rates.append(await bench.rate(worker))
+            cpu = cpu_seconds(worker.process.pid) - cpu
             limit, rate = sum(limits) / ROUNDS, sum(rates) / ROUNDS
             print_row("ids entered by a plain client, in batches of 5,000", limit, limit)
             print_row("one worker, topic to committed aggregates", rate, limit)
@@ -110,6 +115,7 @@ async def test_from_the_topic_to_the_aggregates(
             assert await counted_by_meters(admin) == sent == (ROUNDS + 3) * EVENTS
     finally:
         await usage_log.close()
+    print(f"| processor time of the worker, µs per event | {cpu / ROUNDS / EVENTS * 1e6:,.0f} | |")
     print(f"| memory of the worker at its most, MiB | {memory:,.0f} | |")
     print(f"rounds: {' '.join(f'{a / b:.2f}' for a, b in zip(rates, limits, strict=True))}")
     print(
