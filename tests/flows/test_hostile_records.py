@@ -143,6 +143,7 @@ async def aftermath(stack: Stack) -> AsyncGenerator[Aftermath, None]:
     victim = await operator.post("/api/v1/tenants", {"name": "Victim"})
     body = {"tenant": victim["id"], "name": "good", "scopes": SCOPES, "mode": "test"}
     good = Api(environment["SLUICE_ORIGIN"], (await operator.post("/api/v1/api-keys", body))["key"])
+    good.read_after(operator.version)
     meter = {"key": "good", "event_type": "good", "aggregation": "count"}
     await good.post("/api/v1/meters", meter)
     await proof.settle(environment)
