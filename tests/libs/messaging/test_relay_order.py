@@ -8,10 +8,10 @@ from contextlib import asynccontextmanager, suppress
 from uuid import UUID
 
 import pytest
-from aiokafka import AIOKafkaConsumer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from aiokafka.producer.message_accumulator import MessageAccumulator
 
 from deploy.local.scratch import RunningKafka
@@ -115,6 +115,21 @@ async def allow(kafka: str, batch_bytes: int) -> None:
                 await admin.close()
 
 
+async def until_refused(kafka: str, characters: int) -> None:
+    """A broker tells that a setting is taken before it keeps to it."""
+    async with AIOKafkaProducer(bootstrap_servers=kafka) as producer, asyncio.timeout(40):
+        with suppress(MessageSizeTooLargeError):
+            while True:
+                # No consumer knows the type, so all pass it over.
+                await producer.send_and_wait(
+                    TOPIC,
+                    b"x" * characters,
+                    key=str(new_id()).encode(),
+                    headers=[("type", b"Probe")],
+                )
+                await asyncio.sleep(0.1)
+
+
 async def test_nothing_overtakes_a_row_that_the_broker_refuses(
     database: TestDatabase, kafka_server: RunningKafka
 ) -> None:
@@ -123,6 +138,7 @@ async def test_nothing_overtakes_a_row_that_the_broker_refuses(
     await create_topics(kafka)
     await allow(kafka, 20_000)
     try:
+        await until_refused(kafka, 40_000)
         async with relaying(database, kafka) as gateway:
             async with gateway.tenant(tenant, "test") as tx:
                 emit(tx, event(1, characters=40_000))
