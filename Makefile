@@ -57,7 +57,7 @@ reset: ## Stop everything and delete data, logs and secrets (downloads are kept)
 
 test: $(STAMP) ## Run every test, on ports and data of their own (also while the demo is up)
 	@$(PYTHON) -m deploy.local.jars
-	@$(WITHOUT_STACK) $(PYTHON) -m pytest
+	@$(WITHOUT_STACK) $(PYTHON) -m pytest -m "not bench"
 
 check: $(STAMP) ## Format, lint, types, imports, migrations, deployment files, generated files
 	$(PYTHON) -m ruff format --check
