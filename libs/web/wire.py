@@ -32,6 +32,40 @@ _ANY_METHOD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,40} /")
 _logger = get_logger(__name__)
 
 
+class _Lingering:
+    """A connection that is closed only when the peer cannot still be sending its request.
+
+    A peer that is sending when the connection closes sees it broken and loses the answer. So where the
+    answer came before the request had ended, what still comes is thrown away for a moment.
+    """
+
+    def __init__(self, transport: Any, protocol: "Http") -> None:
+        self._transport = transport
+        self._protocol = protocol
+        self._lingers = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def is_closing(self) -> bool:
+        """Whether nothing can be said any more."""
+        return self._lingers or self._transport.is_closing()
+
+    def close(self) -> None:
+        """Close now, or after a moment."""
+        if self._lingers or not self._protocol.is_being_sent_to():
+            self._transport.close()
+        else:
+            self.linger()
+
+    def linger(self) -> None:
+        """Say that nothing more will come, and close after a moment."""
+        self._lingers = True
+        self._protocol.throw_away()
+        self._transport.write_eof()
+        self._protocol.loop.call_later(LINGER_SECONDS, self._transport.close)
+
+
 class Http(HttpToolsProtocol):
     """One connection; see the module."""
 
@@ -41,6 +75,20 @@ class Http(HttpToolsProtocol):
         self._in_head = True
         self._refused = False
         self._method = b""
+
+    def connection_made(self, transport: Any) -> None:
+        """Somebody connects."""
+        self._connection = _Lingering(transport, self)
+        super().connection_made(self._connection)  # type: ignore[arg-type]
+
+    def is_being_sent_to(self) -> bool:
+        """Whether a request has not come to its end."""
+        return not self._refused and self.cycle is not None and self.cycle.more_body
+
+    def throw_away(self) -> None:
+        """Nothing that still comes is read."""
+        self._refused = True
+        self.flow.resume_reading()
 
     def data_received(self, data: bytes) -> None:
         """Parse what came; refuse what is no request, and what never becomes one."""
@@ -114,9 +162,7 @@ class Http(HttpToolsProtocol):
     def _refuse(self, problem: Problem) -> None:
         """Say what is wrong, as the last on this connection.
 
-        What was asked for before is answered first, and then has been the last. A peer that is still
-        sending when the connection closes sees it broken and loses the answer: so for a moment what
-        still comes is thrown away.
+        What was asked for before is answered first, and then has been the last.
         """
         _logger.warning("http_request_malformed", code=problem.code)
         self._refused = True
@@ -133,5 +179,4 @@ class Http(HttpToolsProtocol):
             "cache-control: no-store\r\nconnection: close\r\n\r\n"
         )
         self.transport.write(head.encode() + body)
-        self.transport.write_eof()
-        self.loop.call_later(LINGER_SECONDS, self.transport.close)
+        self._connection.linger()

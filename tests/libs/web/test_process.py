@@ -200,6 +200,23 @@ async def test_nothing_else_comes_of_a_connection(pytestconfig: pytest.Config):
         assert seen.endswith(b'["connection","host","transfer-encoding"]')
 
 
+async def test_an_answer_reaches_a_peer_that_is_still_sending(pytestconfig: pytest.Config):
+    head = b"POST /api/v1/raw HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    piece = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
+    async with running(pytestconfig.rootpath) as service:
+        reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+        writer.write(head)
+        # The answer comes in the middle of the body; whoever reads it only after sending on finds it.
+        for _ in range(100):
+            writer.write(piece)
+            await writer.drain()
+        async with asyncio.timeout(10):
+            answer = await reader.read()
+        writer.close()
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["code"] == "body_too_large"
+
+
 async def exchange(port: int, data: bytes) -> bytes:
     """Send the bytes and read until the other side closes."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
