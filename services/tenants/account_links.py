@@ -72,7 +72,11 @@ def _is_ours(row: Row) -> bool:
 
 
 async def _make_account(means: Means, row: Row, start: Start, email: str | None) -> str:
-    """A new account at Stripe: the same one when asked for again after a crash."""
+    """A new account at Stripe: the same one when asked for again after a crash.
+
+    Raises:
+        OtherAccountError: meanwhile something else was connected, or begun: it stays as it is.
+    """
     since: datetime = row["pending_since"]
     health = await means.stripe.create_account(
         row["mode"],
@@ -84,11 +88,22 @@ async def _make_account(means: Means, row: Row, start: Start, email: str | None)
     async with means.database.tenant(row["tenant_id"], row["mode"]) as tx:
         now = utc_now()
         await store_tenants.lock_tenant(tx)
+        if not _is_same_start(await store.find_connection(tx), row):
+            raise OtherAccountError
         await store.claim_account(tx, health.account_id)
         values = raw_keys.health_values(health, now) | {"account_since": now}
         await store.update_connection(tx, now, **values)
         await snapshot.publish(tx, now)
     return health.account_id
+
+
+def _is_same_start(row: Row | None, begun: Row) -> bool:
+    """Whether the connection still waits for the account that was asked for."""
+    return (
+        row is not None
+        and row["status"] == "PENDING"
+        and (row["kind"], row["pending_since"]) == (begun["kind"], begun["pending_since"])
+    )
 
 
 async def _link(means: Means, tenant_id: UUID, mode: Mode, account_id: str, start: Start) -> str:

@@ -254,12 +254,14 @@ async def _account_values(tx: Tx, row: Row, change: Change, at: datetime) -> dic
     if row["kind"] != "RAW_KEYS" or row["status"] != "CONNECTED":
         values["account_since"] = at
     if health is None:
-        if known is None:
+        # Nothing is paid into, or believed of, an account that may be another: one that an account
+        # link is still open for, or the one before.
+        values |= {**NO_HEALTH, "account_id": None}
+        if known is None and not await _replaces_limited(tx, row, change):
             return values
         if not change.confirm_account_change:
             raise AccountUnknownError
-        # It may be another account: nothing is paid into, or believed of, the one before.
-        return {**values, **NO_HEALTH, "account_id": None, "account_since": at, "moved": True}
+        return {**values, "account_since": at, "moved": True}
     if known is not None and known != health.account_id and not change.confirm_account_change:
         raise AccountDiffersError
     if not await store.claim_account(tx, health.account_id):
@@ -269,6 +271,17 @@ async def _account_values(tx: Tx, row: Row, change: Change, at: datetime) -> dic
     if values["moved"]:
         values["account_since"] = at
     return values
+
+
+async def _replaces_limited(tx: Tx, row: Row, change: Change) -> bool:
+    """Whether another key takes the place of one whose account was not known either."""
+    if row["status"] != "CONNECTED" or not row["limited"]:
+        return False
+    current = await store_secrets.find_current(tx, row["connection_id"], "stripe_secret_key")
+    return current is not None and any(
+        new.name == "stripe_secret_key" and new.fingerprint != current["fingerprint"]
+        for new in change.secrets
+    )
 
 
 NO_HEALTH: Mapping[str, Any] = {

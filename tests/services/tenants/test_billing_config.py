@@ -203,6 +203,16 @@ async def test_restricted_keys(stripe_world: StripeWorld) -> None:
     kept = {(e.name, e.version) for e in stripe_world.secrets(tenant).secrets}
     assert ("stripe_secret_key", 2) not in kept
     assert ("stripe_secret_key", 3) in kept
+    # One unknown account after another: nothing says that they are the same.
+    other = stripe_world.sandbox.key(account.id, "restricted", ["customers:read"])
+    answer = await stripe_world.configure(key, stripe_secret_key=narrow)
+    assert answer.status_code == 200, answer.text
+    answer = await stripe_world.configure(key, stripe_secret_key=other)
+    assert (answer.status_code, answer.json()["code"]) == (409, "stripe_account_unknown")
+    answer = await stripe_world.configure(key, stripe_secret_key=other, confirm_account_change=True)
+    assert (answer.status_code, answer.json()["limited"]) == (200, True)
+    kept = {(e.name, e.version) for e in stripe_world.secrets(tenant).secrets}
+    assert ("stripe_secret_key", 3) not in kept
 
 
 async def test_off_and_on_again_keeps_the_keys(stripe_world: StripeWorld) -> None:

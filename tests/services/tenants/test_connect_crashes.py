@@ -186,3 +186,37 @@ async def test_what_was_made_anew_meanwhile_is_not_ended(
     assert len(stripe_world.secrets(tenant).secrets) >= 1
     assert (await stripe_world.call("POST", DISCONNECT, key)).status_code == 200
     assert (await stripe_world.connection(str(UUID(tenant))))["status"] == "REVOKED"
+
+
+async def test_an_account_made_too_late_takes_the_place_of_nothing(
+    stripe_world: StripeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tenant, key = await stripe_world.tenant("Acme")
+    own = stripe_world.sandbox.account()
+    create = stripe_world.means.stripe.create_account
+
+    async def create_slowly(*parts: Any, **named: Any) -> Any:
+        made = await create(*parts, **named)
+        answer = await stripe_world.configure(key, stripe_secret_key=own.secret_key)
+        assert answer.status_code == 200, answer.text
+        return made
+
+    monkeypatch.setattr(stripe_world.means.stripe, "create_account", create_slowly)
+    answer = await stripe_world.call("POST", START, key, json={"kind": "account_link"})
+    assert (answer.status_code, answer.json()["code"]) == (409, "stripe_account_differs")
+    assert (await status_of(stripe_world, tenant, key))[:2] == (own.id, "CONNECTED")
+
+
+async def test_a_limited_key_is_not_believed_to_be_of_the_account_being_onboarded(
+    stripe_world: StripeWorld,
+) -> None:
+    tenant, key = await stripe_world.tenant("Acme")
+    own = stripe_world.sandbox.account()
+    await start(stripe_world, key, kind="account_link")
+    narrow = stripe_world.sandbox.key(own.id, "restricted", ["customers:read"])
+    answer = await stripe_world.configure(key, stripe_secret_key=narrow)
+    assert (answer.status_code, answer.json()["limited"]) == (200, True), answer.text
+    (told,) = stripe_world.world.snapshot(tenant).connections
+    assert (told.kind, told.account_id, told.charges_enabled) == ("RAW_KEYS", None, False)
+    row = await stripe_world.connection(tenant)
+    assert (row["account_id"], row["health_at"]) == (None, None)
