@@ -6,7 +6,7 @@ after a crash, or replaying the topic, decides the same.
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from functools import lru_cache
 from typing import NamedTuple
 from uuid import UUID
@@ -30,19 +30,14 @@ from services.metering.reserved_events import take_counted
 from services.metering.store_conflicts import Conflict
 from services.metering.store_usage import EventKey
 from services.metering.usage_event import Event, read_event
-from services.metering.window import AGE_MAX, AHEAD_MAX, time_problem
+from services.metering.window import stamp_of, time_problem
 
 log = structlog.get_logger()
 
 TENANTS_PER_SLICE = 100
 """Row-level security compares every row with each tenant in scope."""
 
-STAMP_AGE_MAX = timedelta(hours=1)
-STAMP_AHEAD_MAX = timedelta(minutes=5)
-"""How far a record's own `receivedat` may lie before and after the broker's time."""
-
 TENANTS_REMEMBERED = 10_000
-STAMPS_REMEMBERED = 10_000
 
 
 class Read(NamedTuple):
@@ -80,8 +75,19 @@ class Counted(NamedTuple):
     measurements: tuple[Measurement, ...]
 
 
-def read_ahead(record: Record) -> Read | UndecodableError:
-    """What `take` will find in a record, worked out before its turn; never an exception."""
+def read_ahead(record: Record) -> Read | UndecodableError | None:
+    """What `take` will find in a record, worked out before its turn; never an exception.
+
+    None where reading fails in a way nobody foresaw: in its turn it fails again, and the record is
+    isolated among the others of its batch.
+    """
+    try:
+        return _read_or_refuse(record)
+    except Exception:  # noqa: BLE001 - out here it would hold up the whole partition
+        return None
+
+
+def _read_or_refuse(record: Record) -> Read | UndecodableError:
     try:
         return read(record)
     except UndecodableError as error:
@@ -93,7 +99,7 @@ async def take(records: Sequence[Record], tx: Tx) -> None:
     slices: dict[Mode, dict[UUID, list[Usage]]] = {}
     letters: list[DeadLetter] = []
     for record in records:
-        found = record.prepared or read_ahead(record)
+        found = record.prepared or _read_or_refuse(record)
         if isinstance(found, UndecodableError):
             letters.append(DeadLetter(record, found.reason, str(found)))
             continue
@@ -128,8 +134,8 @@ def read(record: Record) -> Read:
     event = read_event(record.value)
     if event.tenantid is not None and event.tenantid != tenant_id:
         raise UndecodableError("wrong_tenant", "the event names another tenant than its key")
-    stamp = _stamp_of(event.receivedat, event.clockoffset, record.at)
-    if not stamp.earliest <= event.time <= stamp.latest:
+    stamp = stamp_of(event.receivedat, event.clockoffset, record.at)
+    if not max(stamp.earliest, gained.EPOCH) <= event.time <= stamp.latest:
         problem = time_problem(event.time, stamp.business_time)
         raise UndecodableError(
             problem or "invalid_time", "the event's time is outside what is taken"
@@ -167,34 +173,6 @@ def _tenant_named(key: bytes | None) -> UUID | None:
     text = (key or b"").decode("utf-8", "backslashreplace")
     tenant_id = parse_uuid(text)
     return tenant_id if str(tenant_id) == text else None
-
-
-class _Stamp(NamedTuple):
-    """When an event came in, and which times of use are taken then."""
-
-    received_at: datetime
-    business_time: datetime
-    earliest: datetime
-    latest: datetime
-
-
-@lru_cache(maxsize=STAMPS_REMEMBERED)
-def _stamp_of(receivedat: datetime | None, clockoffset: int, broker_time: datetime) -> _Stamp:
-    """The stamp of an event, remembered: the events of a request share it.
-
-    Raises:
-        UndecodableError: it is far from the broker's time, or no time at all.
-    """
-    received_at = (receivedat or broker_time).astimezone(UTC)
-    if not broker_time - STAMP_AGE_MAX <= received_at <= broker_time + STAMP_AHEAD_MAX:
-        raise UndecodableError("received_at_mismatch", "`receivedat` is far from the broker's time")
-    try:
-        business_time = received_at + timedelta(seconds=clockoffset)
-        return _Stamp(
-            received_at, business_time, business_time - AGE_MAX, business_time + AHEAD_MAX
-        )
-    except OverflowError:
-        raise UndecodableError("invalid_time", "`clockoffset` is out of range") from None
 
 
 async def _count(tx: Tx, mode: Mode, usages: Mapping[UUID, Sequence[Usage]]) -> list[DeadLetter]:

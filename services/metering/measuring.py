@@ -176,7 +176,9 @@ def number_of(raw: object) -> Decimal:
         raise UnmeasurableError("invalid_value")
     if not value:
         return Decimal(0)
-    if value.adjusted() >= INTEGER_DIGITS_MAX or len(value.as_tuple().digits) > DIGITS_MAX:
+    if not -FRACTION_DIGITS_MAX <= value.adjusted() < INTEGER_DIGITS_MAX:
+        raise UnmeasurableError("value_out_of_range")
+    if len(value.as_tuple().digits) > DIGITS_MAX:
         raise UnmeasurableError("value_out_of_range")
     if EXACT.normalize(value).as_tuple().exponent < -FRACTION_DIGITS_MAX:  # type: ignore[operator]
         raise UnmeasurableError("value_out_of_range")

@@ -24,6 +24,9 @@ from services.metering import exact_json
 REMEMBERED = 4_096
 """Tenants and stamps of ours that were read lately: thousands of events share them."""
 
+CLOCK_OFFSET_MAX = 10**10
+"""Seconds: more than the calendar has."""
+
 _STAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{6})?Z")
 
 
@@ -128,6 +131,10 @@ def _by_the_contract(text: str) -> Event:
         raise UndecodableError("not_json", "the value is not JSON") from None
     if not isinstance(document, dict):
         raise UndecodableError("not_an_event", "the value is not an object")
+    offset = document.get("clockoffset", 0)
+    if type(offset) is not int or abs(offset) > CLOCK_OFFSET_MAX:
+        # Before the model tries to make a whole number of, say, 1e999999999.
+        raise UndecodableError("not_an_event", "`clockoffset` is no number of seconds")
     try:
         document["time"] = parse_time(document.get("time", ""))
         event = UsageEvent.model_validate(document)

@@ -67,6 +67,16 @@ EVENTS: list[tuple[dict[str, Any], str | None]] = [
 ]
 
 
+async def test_numbers_out_of_all_proportion_are_rejected(api: Api, world: World) -> None:
+    await api.meter(world.platform)
+    event = json.dumps([world.event()]).encode()
+    for number in (b"1e-9999999", b"1e9999999", b"-1e-9999999", b"1e-16"):
+        body = event.replace(b'"calls": 1', b'"calls": ' + number)
+        answer = await api.post("/api/v1/events", world.acme, body, Content_Type="application/json")
+        assert answer.status_code == 202, answer.text
+        assert answer.json()["results"][0]["code"] == "value_out_of_range", number
+
+
 async def test_each_event_is_judged_by_itself(api: Api, world: World) -> None:
     await api.meter(world.platform)
     events = [world.event(**change) for change, _ in EVENTS]

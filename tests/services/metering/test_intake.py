@@ -1,7 +1,7 @@
 """What strangers put on `usage.events`, modes that never mix, and any order or batching."""
 
 import json
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from itertools import pairwise
 from typing import Any
@@ -39,7 +39,11 @@ BAD_EVENTS: list[tuple[dict[str, Any], str]] = [
     ({"time": "2020-01-01T00:00:00Z"}, "time_too_old"),
     ({"tenantid": str(new_id())}, "wrong_tenant"),
     ({"receivedat": "2020-01-01T00:00:00Z"}, "received_at_mismatch"),
+    ({"receivedat": "0001-01-01T00:00:00+05:00"}, "invalid_time"),
+    ({"receivedat": "0001-01-01T00:00:00Z"}, "received_at_mismatch"),
+    ({"receivedat": "9999-12-31T23:59:59-05:00"}, "invalid_time"),
     ({"clockoffset": 10**18}, "invalid_time"),
+    ({"clockoffset": "5"}, "not_an_event"),
     ({"data": {"calls": "lots"}}, "invalid_value"),
     ({"data": {"calls": -4}}, "negative_value"),
     ({"data": {"calls": 1, "odd": "\ud800"}}, "invalid_text"),
@@ -63,6 +67,7 @@ async def test_bad_records_are_buried(api: Api, world: World, database: TestData
     await api.meter(world.platform)
     good = json.dumps(world.event() | {"mode": "test"}).encode()
     key = str(world.acme.id).encode()
+    offset = good.replace(b'"mode"', b'"clockoffset": 1e9999999, "mode"')
     for record_key, value in (
         (None, good),
         (key, None),
@@ -75,6 +80,8 @@ async def test_bad_records_are_buried(api: Api, world: World, database: TestData
         (key, b" " * 600_000),
         (key, good.replace(b'"calls": 1', b'"calls": NaN')),
         (key, good.replace(b'"calls": 1', b'"calls": 1, "n": 1e500')),
+        (key, good.replace(b'"calls": 1', b'"calls": 1e-9999999')),
+        (key, offset),
     ):
         world.log.append(TOPIC, record_key, value, (("type", b"\xff"), ("\ud7ff", None)))
     world.log.append(TOPIC, key, good)
@@ -82,8 +89,42 @@ async def test_bad_records_are_buried(api: Api, world: World, database: TestData
     assert await letters(database) == [
         *("bad_key", "no_value", "bad_key", "bad_key", "not_json", "not_an_event"),
         *("not_json", "not_json", "too_large", "invalid_data", "invalid_data"),
+        *("invalid_data", "not_an_event"),
     ]
     assert await api.value(world.acme) == 1
+
+
+async def test_a_record_that_cannot_be_read_at_all_is_isolated(
+    api: Api, world: World, database: TestDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await api.meter(world.platform)
+    events = [world.event() for _ in range(5)]
+    straight = intake.read
+
+    def read(record: Record) -> intake.Read:
+        if events[2]["id"].encode() in (record.value or b""):
+            raise ValueError("nobody foresaw this")
+        return straight(record)
+
+    monkeypatch.setattr(intake, "read", read)
+    for event in events:
+        world.put(world.acme, event)
+    ahead = [intake.read_ahead(record) for record in world.log.topics[TOPIC]]
+    assert [each is None for each in ahead] == [False, False, True, False, False]
+    await world.log.settle()
+    assert len(await letters(database)) == 1
+    assert await api.value(world.acme) == 4
+
+
+async def test_times_before_any_that_can_be_kept_are_refused(
+    api: Api, world: World, database: TestDatabase
+) -> None:
+    await api.meter(world.platform)
+    event = world.event(time="1969-12-31T23:59:59Z") | {"mode": "test"}
+    key, value = str(world.acme.id).encode(), json.dumps(event).encode()
+    world.log.append(TOPIC, key, value, at=datetime(1970, 1, 1, tzinfo=UTC))
+    await world.log.settle()
+    assert await letters(database) == ["invalid_time"]
 
 
 async def test_direct_producers_are_held_against_the_brokers_time(
