@@ -28,6 +28,7 @@ EXEMPT_TABLES: Mapping[str, str] = {
     "audit_anchor": "says where an audit chain stood, by the clock",
     "schema_migration": "belongs to the deploy step",
     "dirty_object": "asks for a refetch that finds no difference",
+    "account_turn": "says when an account was last worked on",
     "transaction_cursor": "says how far the periodic listing at Stripe has looked",
 }
 """Tables that a replay may touch, each with its reason; every other must be equal to the byte."""

@@ -72,6 +72,9 @@ def build() -> FastAPI:
                 partial(jobs.ask_for_transactions, database, identities),
                 every_seconds=settings.transactions_every_seconds,
             )
+            runtime.add_job(
+                "leave_unclaimed", partial(jobs.leave_unclaimed, database), every_seconds=5
+            )
             watch = ConnectionWatch(database)
             runtime.add_job("watch_connections", watch.run_once, every_seconds=0.5)
             runtime.add_job("forget_idle_keys", identities.forget_idle, every_seconds=30)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 
 import structlog
 
@@ -12,17 +13,19 @@ from libs.contracts.tenants import PLATFORM_TENANT_ID
 from libs.db.pool import TRANSIENT_ERRORS, Database
 from libs.db.tenant import Mode
 from libs.directory.local import Directory
-from services.stripe_sync import store_marks
+from services.stripe_sync import store_connections, store_marks
 from services.stripe_sync.clocks import ClockWorker
 from services.stripe_sync.commands import CommandWorker
 from services.stripe_sync.identities import Identities
 from services.stripe_sync.marks import BALANCE
-from services.stripe_sync.refresh import AccountWorker, rest
+from services.stripe_sync.refresh import STOPPED_PAUSE, AccountWorker, rest
 
 log = structlog.get_logger()
 
 ACCOUNTS_AT_ONCE_MAX = 16
 BROKEN_PAUSE_SECONDS = 10.0
+UNCLAIMED_FOR = timedelta(days=7)
+"""Long enough for a directory that is being read anew, or a connection that is made again."""
 
 
 class Refreshing:
@@ -39,11 +42,12 @@ class Refreshing:
         """Start a task for every due account that has none, as long as there is room."""
         busy = list(self._tasks)
         async with self._database.maintenance() as tx:
-            due = await store_marks.due_accounts(tx, utc_now(), busy, ACCOUNTS_AT_ONCE_MAX)
+            room = 0 if self._stopped else ACCOUNTS_AT_ONCE_MAX - len(busy)
+            due = await store_marks.due_accounts(tx, utc_now(), busy, room)
+            if due:
+                await store_marks.note_served(tx, due, utc_now())
         for account, mode in due:
-            if not self._stopped and len(self._tasks) < ACCOUNTS_AT_ONCE_MAX:
-                task = asyncio.create_task(self._refresh(account, mode))
-                self._tasks[account, mode] = task
+            self._tasks[account, mode] = asyncio.create_task(self._refresh(account, mode))
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None, None]:
@@ -82,6 +86,17 @@ async def carry_out_commands(database: Database, identities: Identities) -> None
 async def move_clocks(database: Database, identities: Identities) -> None:
     """Take every requested advance of a test clock a step further."""
     await ClockWorker(database, identities).run_once()
+
+
+async def leave_unclaimed(database: Database) -> None:
+    """Let accounts rest that nobody has, and forget what nobody has had for days."""
+    now = utc_now()
+    async with database.maintenance() as tx:
+        await store_connections.drop_ended(tx)
+        await store_marks.set_aside_unclaimed(tx, now, now + STOPPED_PAUSE)
+        dropped = await store_marks.drop_unclaimed(tx, now - UNCLAIMED_FOR)
+    if dropped:
+        log.warning("unclaimed_marks_dropped", dropped=dropped)
 
 
 async def ask_for_transactions(database: Database, identities: Identities) -> None:

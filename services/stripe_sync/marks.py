@@ -92,6 +92,8 @@ def _marks_of(delivery: Delivery) -> Iterator[Mark]:
         tells = object_id == fact.object_id or (fact.object_type, kind) == CHARGE_OF_INTENT
         yield Mark(
             delivery.event.tenant_id,
+            # An event of the platform's own account may tell of any that is connected to it; a
+            # tenant's own webhook tells of its own account alone, whatever it names.
             object_id if kind == "account" else fact.account,
             kind,
             object_id,
@@ -112,7 +114,9 @@ def _dirty(event: StripeEventReceived, subject: Mapping[str, Any]) -> list[tuple
     found = [pair for pair in found if ID.fullmatch(pair[1])]
     if event.event_type.startswith(MOVES_MONEY):
         found.append(BALANCE)
-    account = event.object_id if event.object_type == THIN_ACCOUNT else event.account
+    account = event.account
+    if account == PLATFORM_ACCOUNT and event.object_type == THIN_ACCOUNT:
+        account = event.object_id or account
     changes_health = event.event_type.startswith(CHANGES_HEALTH)
     if account and account != PLATFORM_ACCOUNT and changes_health and ID.fullmatch(account):
         found.append(("account", account))

@@ -379,5 +379,5 @@ async def rest(database: Database, account: str, mode: Mode, reason: str) -> Non
     """Leave an account alone for a while that cannot be called; the others go on."""
     log.warning("stripe_account_rests", account=account, mode=mode, reason=reason)
     async with database.maintenance() as tx:
-        await store_connections.drop_ended(tx, account, mode)
+        await store_connections.drop_ended(tx)
         await store_marks.postpone_account(tx, account, mode, utc_now() + STOPPED_PAUSE, reason)

@@ -118,14 +118,12 @@ async def forget_what_was_said(tx: Tx, account: str) -> None:
     )
 
 
-async def drop_ended(tx: Tx, account: str, mode: str) -> None:
-    """Take away the marks of an account whose connection has ended: nothing of it can be fetched."""
+async def drop_ended(tx: Tx) -> None:
+    """Take away the marks of accounts whose connection has ended: nothing of them can be fetched."""
     await tx.execute(
         """
         delete from dirty_object d using seen_connection s
-        where d.account = $1 and d.mode = $2 and s.tenant_id = d.tenant_id and s.mode = d.mode
+        where s.tenant_id = d.tenant_id and s.mode = d.mode
             and s.state ->> 'account_id' = d.account and s.state ->> 'status' = 'REVOKED'
-        """,
-        account,
-        mode,
+        """
     )

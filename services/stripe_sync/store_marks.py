@@ -208,27 +208,87 @@ def _columns(objects: Sequence[Dirty]) -> tuple[list[UUID], list[str], list[str]
     )
 
 
+_IS_CLAIMED = """
+    (d.account = 'platform'
+        or exists (select from directory_account a where a.value = d.mode || ':' || d.account)
+        or exists (select from directory_lookup l
+            where l.kind = 'account' and l.value = d.mode || ':' || d.account))
+"""
+"""Marks of an account that nobody has cost no turn: any number of them holds up nobody."""
+
+
 async def due_accounts(
     tx: Tx, now: datetime, but: Sequence[tuple[str, str]], limit: int
 ) -> list[tuple[str, Mode]]:
-    """(account, mode) of objects whose turn it is, the longest waiting first.
+    """(account, mode) of objects whose turn it is, the account served longest ago first.
 
     Args:
         but: those that are being worked on.
     """
     rows = await tx.fetch(
-        """
-        select account, mode from dirty_object where next_try_at <= $1
-            and not exists (select from unnest($2::text[], $3::text[]) as b(account, mode)
-                where b.account = dirty_object.account and b.mode = dirty_object.mode)
-        group by account, mode order by min(generation) limit $4
-        """,
+        f"""
+        select d.account, d.mode from (
+            select account, mode, min(generation) as generation from dirty_object
+            where next_try_at <= $1
+                and not exists (select from unnest($2::text[], $3::text[]) as b(account, mode)
+                    where b.account = dirty_object.account and b.mode = dirty_object.mode)
+            group by account, mode) as d
+        left join account_turn t using (account, mode)
+        where {_IS_CLAIMED} order by t.served_at nulls first, d.generation limit $4
+        """,  # noqa: S608 - constants only
         now,
         [account for account, _ in but],
         [mode for _, mode in but],
         limit,
     )
     return [(row["account"], row["mode"]) for row in rows]
+
+
+async def note_served(tx: Tx, accounts: Sequence[tuple[str, str]], now: datetime) -> None:
+    """These accounts have their turn now."""
+    await tx.execute(
+        """
+        insert into account_turn (account, mode, served_at)
+        select account, mode, $3 from unnest($1::text[], $2::text[]) as u(account, mode)
+        order by account, mode
+        on conflict (account, mode) do update set served_at = excluded.served_at
+        """,
+        [account for account, _ in accounts],
+        [mode for _, mode in accounts],
+        now,
+    )
+
+
+async def set_aside_unclaimed(tx: Tx, now: datetime, until: datetime) -> None:
+    """Let rest what is due of accounts that nobody has, and note since when nobody has them."""
+    await tx.execute(
+        f"""
+        with account as materialized (
+            select d.account, d.mode, {_IS_CLAIMED} as is_claimed from (
+                select distinct account, mode from dirty_object where next_try_at <= $1) as d),
+        mark as (
+            select o.ctid as place, account.is_claimed
+            from dirty_object o join account using (account, mode)
+            where o.next_try_at <= $1
+                and (not account.is_claimed or o.unclaimed_since is not null)
+            for update of o skip locked)
+        update dirty_object d set
+            next_try_at = case when mark.is_claimed then d.next_try_at else $2 end,
+            unclaimed_since = case when mark.is_claimed then null
+                else coalesce(d.unclaimed_since, $1) end
+        from mark where d.ctid = mark.place
+        """,  # noqa: S608 - constants only
+        now,
+        until,
+    )
+
+
+async def drop_unclaimed(tx: Tx, unclaimed_before: datetime) -> int:
+    """Take away marks of accounts that nobody has had for long; how many."""
+    return await tx.execute(
+        f"delete from dirty_object d where unclaimed_since < $1 and not {_IS_CLAIMED}",  # noqa: S608 - constants only
+        unclaimed_before,
+    )
 
 
 async def postpone_account(tx: Tx, account: str, mode: str, until: datetime, error: str) -> None:

@@ -45,6 +45,10 @@ WAIVERS: Mapping[str, Waiver] = {
         "how far a Stripe account was listed; an account may serve many tenants",
         NO_TENANT - {MODE},
     ),
+    "stripe_sync.account_turn": Waiver(
+        "when a Stripe account was last served; an account may serve many tenants",
+        NO_TENANT - {MODE},
+    ),
     "stripe_sync.taken_event": Waiver(
         "ids of Stripe's events of an account, which may serve many tenants; holds nothing else",
         NO_TENANT - {MODE},

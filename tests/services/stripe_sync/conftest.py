@@ -50,6 +50,7 @@ from services.stripe_sync.connections import ConnectionWatch
 from services.stripe_sync.customers import CustomerLinks
 from services.stripe_sync.handlers import HANDLERS
 from services.stripe_sync.identities import Identities, Shared, Wire, open_identities
+from services.stripe_sync.jobs import leave_unclaimed
 from services.stripe_sync.refresh import AccountWorker, rest
 from services.stripe_sync.settings import API_VERSION, Settings
 
@@ -309,6 +310,7 @@ class World:
         """One turn of every job."""
         directory = Directory(self.database)
         await self.watch.run_once()
+        await leave_unclaimed(self.database)
         async with self.database.maintenance() as tx:
             accounts = await store_marks.due_accounts(tx, utc_now(), [], 100)
         for account, mode in accounts:

@@ -110,6 +110,25 @@ async def test_a_thin_event_of_the_platforms_tells_of_a_tenants_account(world: W
     assert told.data.requirements_due
 
 
+async def test_a_tenants_thin_event_tells_of_its_own_account_alone(world: World) -> None:
+    own = await own_account(world, "acme")
+    stranger = await own_account(world, "globex")
+    await world.settle()
+    thin = StripeEventReceived(
+        account=own.account,
+        stripe_event_id="evt_thin",
+        event_type="v2.core.account[requirements].updated",
+        api_version=None,
+        created_at=utc_now(),
+        object_type="v2.core.account",
+        object_id=stranger.account,
+        payload=None,
+    )
+    await world.publish(thin, own.tenant.id)
+    (row,) = await world.rows("dirty_object")
+    assert (row["account"], row["object_id"]) == (own.account, own.account)
+
+
 async def calls(own: Own, until: asyncio.Event) -> tuple[int, list[StripeCallError]]:
     """Read and write without a pause; how many calls succeeded, and the errors of the others."""
     done, errors = 0, []
