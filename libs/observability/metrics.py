@@ -206,6 +206,11 @@ LEDGER_SUSPENSE_ENTRIES_TOTAL = Counter(
 JOB_RUNS_TOTAL = Counter(
     "sluice_job_runs_total", "Runs of timed jobs by outcome.", ["job", "outcome"]
 )
+JOB_ITEMS_FAILED_TOTAL = Counter(
+    "sluice_job_items_failed_total",
+    "Items that a timed job could not do; the others had their turn, and these have theirs again.",
+    ["job"],
+)
 JOB_SECONDS = Histogram(
     "sluice_job_seconds", "Time one run of a job took.", ["job"], buckets=_SLOW_SECONDS
 )

@@ -36,18 +36,22 @@ async def take_request(tx: Tx, fact: UsagePeriodClosed) -> None:
     await store.add_closure(tx, fact)
 
 
-async def answer(tx: Tx, due: DueClosure, at: datetime) -> None:
-    """Tell billing each quantity that is new or has changed since the last answer."""
+async def answer(tx: Tx, due: DueClosure, at: datetime) -> bool:
+    """Tell billing each quantity that is new or has changed since the last answer.
+
+    Returns:
+        Whether the period is settled: not while one of its meters is unknown.
+    """
     closure = await store.lock_closure(tx, due.id)
     if closure is None:
-        return
+        return True
     known = await _meters_by_key(tx, closure, due.self_customer_id)
     told = await store.answers_of(tx, due.id)
     for key in closure["meters"]:
         meter = known.get(key)
         if meter is None:
             log.error("closure_of_unknown_meter", closure_id=str(due.id), meter=key)
-            return
+            return False
         quantity, event_count = await quantity_of(tx, meter, closure, due.self_customer_id)
         last = told.get(key)
         if last is not None and (last["quantity"], last["event_count"]) == (quantity, event_count):
@@ -67,6 +71,7 @@ async def answer(tx: Tx, due: DueClosure, at: datetime) -> None:
         )
         emit(tx, fact, effective_at=at)
     await store.settle(tx, due.id)
+    return True
 
 
 async def _meters_by_key(tx: Tx, closure: Row, self_customer_id: UUID) -> dict[str, Meter]:

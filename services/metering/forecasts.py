@@ -8,11 +8,14 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from decimal import Decimal
 
+import structlog
+
 from libs.clock import utc_now
 from libs.db.pool import Database, Tx
 from libs.db.tenant import Scope
 from libs.directory.local import Directory, Tenant, business_now
 from libs.ids import parse_uuid
+from libs.observability.metrics import JOB_ITEMS_FAILED_TOTAL
 from services.metering import closing, limits, meters, store_queries
 from services.metering import store_forecasts as store
 from services.metering.forecasting import look_ahead
@@ -22,6 +25,8 @@ from services.metering.projection import ADDED_UP, Grain, grain_of, hit_at, proj
 from services.metering.store_forecasts import DueForecast, Forecast
 from services.metering.store_queries import Question
 
+log = structlog.get_logger()
+
 REFRESHED_AFTER = timedelta(hours=1)
 WINDOWS_MAX = 2_000
 
@@ -29,13 +34,23 @@ WINDOWS_MAX = 2_000
 async def refresh(database: Database, directory: Directory, *, limit: int) -> None:
     """Make the forecasts again whose time has come; those of what is not used any more end."""
     for due in await store.list_due(database, utc_now(), limit=limit):
-        tenant = await directory.by_id(due.tenant_id)
-        async with database.tenant(due.tenant_id, due.mode) as tx:
-            made = None if tenant is None else await _made_again(tx, tenant, due)
-            if made is None:
-                await store.drop(tx, due)
-            else:
-                await store.put(tx, made, utc_now() + REFRESHED_AFTER)
+        try:
+            await _refresh_one(database, directory, due)
+        except Exception:
+            JOB_ITEMS_FAILED_TOTAL.labels(job="refresh_forecasts").inc()
+            log.exception("forecast_failed", tenant_id=str(due.tenant_id))
+            async with database.tenant(due.tenant_id, due.mode) as tx:
+                await store.put_off(tx, due, utc_now() + REFRESHED_AFTER)
+
+
+async def _refresh_one(database: Database, directory: Directory, due: DueForecast) -> None:
+    tenant = await directory.by_id(due.tenant_id)
+    async with database.tenant(due.tenant_id, due.mode) as tx:
+        made = None if tenant is None else await _made_again(tx, tenant, due)
+        if made is None:
+            await store.drop(tx, due)
+        else:
+            await store.put(tx, made, utc_now() + REFRESHED_AFTER)
 
 
 async def current(tx: Tx, meter: Meter, customers: list[str], now: datetime) -> Forecast:

@@ -2,9 +2,12 @@
 
 from datetime import timedelta
 
+import structlog
+
 from libs.clock import utc_now
 from libs.db.pool import Database
 from libs.directory.local import Directory
+from libs.observability.metrics import JOB_ITEMS_FAILED_TOTAL
 from services.metering import (
     closing,
     conflicts,
@@ -17,6 +20,8 @@ from services.metering import (
 )
 from services.metering.usage_log import UsageLog
 from services.metering.window import AGE_MAX, DEDUP_DAYS
+
+log = structlog.get_logger()
 
 CLOSURES_MAX = 200
 PRUNED_IDS_MAX = 10_000
@@ -45,9 +50,18 @@ async def close_periods(database: Database, usage_log: UsageLog) -> None:
     for closure in due:
         if closure.barrier is None:
             continue
-        if all(fences.get(place, 0) >= end for place, end in closure.barrier.items()):
+        if any(fences.get(place, 0) < end for place, end in closure.barrier.items()):
+            continue
+        settled = False
+        try:
             async with database.tenant(closure.tenant_id, closure.mode) as tx:
-                await closing.answer(tx, closure, now + closure.clock_offset)
+                settled = await closing.answer(tx, closure, now + closure.clock_offset)
+        except Exception:
+            JOB_ITEMS_FAILED_TOTAL.labels(job="close_periods").inc()
+            log.exception("closure_failed", closure_id=str(closure.id))
+        if not settled:
+            async with database.tenant(closure.tenant_id, closure.mode) as tx:
+                await store_closures.put_off(tx, closure.id, utc_now())
 
 
 async def prune_event_ids(database: Database) -> None:

@@ -52,7 +52,7 @@ async def add_closure(tx: Tx, fact: UsagePeriodClosed) -> None:
 async def list_due(database: Database, now: datetime, *, limit: int) -> list[DueClosure]:
     """Unsettled periods that are over in their tenants' business time, longest due first.
 
-    A tenant whose usage is parked waits.
+    What failed comes after all others. A tenant whose usage is parked waits.
     """
     async with database.maintenance() as tx:
         rows = await tx.fetch(
@@ -67,7 +67,7 @@ async def list_due(database: Database, now: datetime, *, limit: int) -> list[Due
             where not c.settled and c.due_at <= $1::timestamptz + o.clock_offset
                 and not exists (select from parked_key p
                     where p.topic = 'usage.events' and p.key = c.tenant_id::text)
-            order by c.due_at limit $2
+            order by c.tried_at nulls first, c.due_at limit $2
             """,
             now,
             limit,
@@ -104,6 +104,17 @@ async def set_barrier(
             [closure.id for closure in closures],
             {str(partition): offset for partition, offset in ends.items()},
         )
+
+
+async def put_off(tx: Tx, closure_id: UUID, at: datetime) -> None:
+    """An answer failed: the others have their turn first."""
+    await tx.execute(
+        "update closure set tried_at = $4 where tenant_id = $1 and mode = $2 and id = $3",
+        tx.tenant_id,
+        tx.mode,
+        closure_id,
+        at,
+    )
 
 
 async def usage_fences(database: Database) -> dict[int, int]:

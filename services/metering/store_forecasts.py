@@ -136,6 +136,19 @@ async def put(tx: Tx, made: Forecast, due_at: datetime) -> None:
     )
 
 
+async def put_off(tx: Tx, due: DueForecast, until: datetime) -> None:
+    """A forecast could not be made: the others have their turn first."""
+    await tx.execute(
+        "update usage_forecast set due_at = $5 "
+        "where tenant_id = $1 and mode = $2 and meter_id = $3 and customer = $4",
+        due.tenant_id,
+        due.mode,
+        due.meter_id,
+        due.customer,
+        until,
+    )
+
+
 async def drop(tx: Tx, due: DueForecast) -> None:
     """Make no more forecasts of what is not used."""
     await tx.execute(

@@ -14,6 +14,8 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+import structlog
+
 from libs.clock import utc_now
 from libs.contracts.billing import PlanLimit, SubscriptionChanged
 from libs.contracts.configuration import NotificationsConfiguration
@@ -25,12 +27,15 @@ from libs.directory.configuration import effective
 from libs.directory.local import Directory, Tenant, business_now
 from libs.ids import new_id, parse_uuid
 from libs.messaging.outbox import emit
+from libs.observability.metrics import JOB_ITEMS_FAILED_TOTAL
 from services.metering import closing, meters, store_forecasts, store_plans, store_queries
 from services.metering import store_thresholds as store
 from services.metering.limits import month_of
 from services.metering.measuring import EXACT, Meter
 from services.metering.store_queries import Question
 from services.metering.store_thresholds import Mark
+
+log = structlog.get_logger()
 
 PERIODS_MAX = 24
 """Periods of a customer that one look reaches back, newest first."""
@@ -103,16 +108,28 @@ async def take_subscription(tx: Tx, fact: SubscriptionChanged, at: datetime) -> 
 async def look_again(database: Database, directory: Directory, *, limit: int) -> None:
     """Hold the usage of marked customers against their limits, and tell what was reached."""
     for mark in await store.list_marks(database, limit=limit):
-        tenant = await directory.by_id(mark.tenant_id)
-        percents: tuple[int, ...] = ()
-        if tenant is not None:
-            settings = await effective(directory, tenant, NotificationsConfiguration)
-            percents = settings.limit_thresholds_percent
-        async with database.tenant(mark.tenant_id, mark.mode) as tx:
-            if tenant is not None and await _look(tx, mark, tenant, percents):
-                await store.remove(tx, mark)
-            else:
+        done = False
+        try:
+            done = await _look_at(database, directory, mark)
+        except Exception:
+            JOB_ITEMS_FAILED_TOTAL.labels(job="look_at_limits").inc()
+            log.exception("limits_not_looked_at", tenant_id=str(mark.tenant_id))
+        if not done:
+            async with database.tenant(mark.tenant_id, mark.mode) as tx:
                 await store.put_back(tx, mark)
+
+
+async def _look_at(database: Database, directory: Directory, mark: Mark) -> bool:
+    """Look at one customer's usage; False where it has to be looked at again."""
+    tenant = await directory.by_id(mark.tenant_id)
+    if tenant is None:
+        return False
+    settings = await effective(directory, tenant, NotificationsConfiguration)
+    async with database.tenant(mark.tenant_id, mark.mode) as tx:
+        done = await _look(tx, mark, tenant, settings.limit_thresholds_percent)
+        if done:
+            await store.remove(tx, mark)
+    return done
 
 
 async def _look(tx: Tx, mark: Mark, tenant: Tenant, percents: tuple[int, ...]) -> bool:
