@@ -198,7 +198,7 @@ class MethodNotAllowed(Problem):
 
 
 class RequestTimeout(Problem):
-    """408: the body came too slowly."""
+    """408: the head or the body came too slowly."""
 
     status = 408
     default_code = "request_timeout"

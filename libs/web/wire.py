@@ -7,11 +7,12 @@ turn into. What it refuses never reaches the application, so it is answered here
 
 import json
 import re
+from asyncio import TimerHandle
 from http import HTTPStatus
 from typing import Any
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from libs.observability.logging import get_logger
 from libs.web.problems import (
@@ -20,10 +21,17 @@ from libs.web.problems import (
     InvalidRequest,
     MethodNotAllowed,
     Problem,
+    RequestTimeout,
 )
 
 HELD_BYTES_MAX = 64 * 1024
 """A head, a trailer or the words beside a chunk's size may have come so far without an end."""
+
+PIPELINED_MAX = 16
+"""So many requests may be asked for before the one that is being answered has its answer."""
+
+HEAD_SECONDS = 15.0
+"""A head comes whole within this time of its first byte; the first one of the connection being made."""
 
 LINGER_SECONDS = 2.0
 VERSIONS = ("1.0", "1.1")
@@ -74,16 +82,24 @@ class Http(HttpToolsProtocol):
         self._held_bytes = 0
         self._in_head = True
         self._refused = False
-        self._method = b""
+        self._method, self._version = b"", b""
+        self._before: RequestResponseCycle | None = None
+        self._head_timer: TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         """Somebody connects."""
         self._connection = _Lingering(transport, self)
         super().connection_made(self._connection)  # type: ignore[arg-type]
+        self._head_timer = self.loop.call_later(HEAD_SECONDS, self._head_is_late)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nobody is there any more."""
+        self._stop_head_timer()
+        super().connection_lost(exc)
 
     def is_being_sent_to(self) -> bool:
-        """Whether a request has not come to its end."""
-        return not self._refused and self.cycle is not None and self.cycle.more_body
+        """Whether a request has not come to its end, or more than will be read."""
+        return self._refused or (self.cycle is not None and self.cycle.more_body)
 
     def throw_away(self) -> None:
         """Nothing that still comes is read."""
@@ -106,12 +122,14 @@ class Http(HttpToolsProtocol):
         except httptools.HttpParserUpgrade as upgrade:
             # The parser takes what follows for another protocol. It is answered as if nothing had
             # been asked for (RFC 9110, 7.8), body and all.
+            # Nothing may follow it: neither a request nor another such wish.
             self.parser = httptools.HttpRequestParser(self)
-            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
             self.data_received(self._head_without_upgrade() + data[upgrade.args[0] :])
         else:
             if self._held_bytes > HELD_BYTES_MAX:
                 self._refuse(HeadersTooLarge())
+            elif self._head_timer is None and self._is_amid_head():
+                self._head_timer = self.loop.call_later(HEAD_SECONDS, self._head_is_late)
 
     def on_message_begin(self) -> None:
         """A request begins."""
@@ -127,10 +145,11 @@ class Http(HttpToolsProtocol):
         """The head is whole: let the request in.
 
         Raises:
-            ValueError: it is of another version, for no or several hosts (RFC 9112, 3.2), or for a
-                tunnel.
+            ValueError: it is of another version, for no or several hosts (RFC 9112, 3.2), for a
+                tunnel, or one too many before the first is answered.
         """
         self._held_bytes, self._in_head = 0, False
+        self._stop_head_timer()
         version = self.parser.get_http_version()
         hosts = sum(name == b"host" for name, _ in self.headers)
         if version not in VERSIONS or hosts > 1 or (version == "1.1" and not hosts):
@@ -138,7 +157,11 @@ class Http(HttpToolsProtocol):
         self._method = self.parser.get_method()
         if self._method == b"CONNECT":
             raise ValueError
+        self._version = version.encode()
         if not self.parser.should_upgrade():
+            if len(self.pipeline) >= PIPELINED_MAX:
+                raise ValueError
+            self._before = self.cycle
             super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -156,8 +179,30 @@ class Http(HttpToolsProtocol):
         """The head that came last, as one that asks for nothing but an answer."""
         asked = (b"connection", b"http2-settings", b"upgrade")
         lines = [b": ".join(header) for header in self.headers if header[0] not in asked]
-        start = b"%s %s HTTP/1.1" % (self._method, self.url)
+        start = b"%s %s HTTP/%s" % (self._method, self.url, self._version)
         return b"\r\n".join([start, *lines, b"connection: close", b"", b""])
+
+    def _is_amid_head(self) -> bool:
+        """Whether part of a head came, or of the empty lines that may stand before one."""
+        between = self.cycle is not None and not self.cycle.more_body
+        return self._in_head or (between and self._held_bytes > 0)
+
+    def _stop_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _head_is_late(self) -> None:
+        """The head is waited for no longer."""
+        self._head_timer = None
+        if self._refused or self.transport.is_closing():
+            return
+        if self._held_bytes or self.cycle is not None:
+            self._refuse(
+                RequestTimeout("The head did not arrive in time. Send it whole, and at once.")
+            )
+        else:
+            self.transport.close()
 
     def _refuse(self, problem: Problem) -> None:
         """Say what is wrong, as the last on this connection.
@@ -166,12 +211,22 @@ class Http(HttpToolsProtocol):
         """
         _logger.warning("http_request_malformed", code=problem.code)
         self._refused = True
+        self._stop_head_timer()
         if self.cycle is not None and not self.cycle.response_complete:
+            if self.cycle.more_body and self.pipeline:
+                # It waits for its turn, which does not come: the one before is the last.
+                self.pipeline.popleft()
+                assert self._before is not None, "it waits for this one"
+                self.cycle = self._before
             if not self.cycle.more_body:
                 self.cycle.keep_alive = False
                 return
             self.cycle.disconnected = True
             self.cycle.message_event.set()
+            if self.cycle.response_started:
+                # Half of another answer is said already.
+                self._connection.linger()
+                return
         body = json.dumps(problem.body()).encode()
         head = (
             f"HTTP/1.1 {problem.status} {HTTPStatus(problem.status).phrase}\r\n"

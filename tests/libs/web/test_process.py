@@ -128,6 +128,7 @@ MALFORMED: tuple[tuple[bytes, int, str], ...] = (
     (b"X /api/v1/raw HTTP/1.1\r\nHost: x\r\n\r\n", 405, "method_not_allowed"),
     (b"GET /api/v1/things HTTP/1.1\r\n\r\n", 400, "invalid_request"),
     (b"GET /api/v1/things HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n", 400, "invalid_request"),
+    (b"GET /api/v1/things?\xff HTTP/1.1\r\nHost: x\r\n\r\n", 400, "invalid_request"),
     (b"GET /api/v1/things HTTP/2.0\r\nHost: x\r\n\r\n", 400, "invalid_request"),
     (b"GET /api/v1/things\r\n\r\n", 400, "invalid_request"),
     (b"GET /api/v1/things HTTP/1.1\nHost: x\n\n", 400, "invalid_request"),

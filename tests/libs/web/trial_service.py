@@ -1,6 +1,7 @@
 """A service with nothing of its own: what all services share, run as a process by the tests.
 
-`python trial_service.py [hang]`; with `hang` its lifespan never closes.
+`python trial_service.py [hang] [hasty]`; with `hang` its lifespan never closes, with `hasty` heads must
+come soon.
 """
 
 import asyncio
@@ -13,12 +14,13 @@ from uuid import UUID
 
 import asyncpg
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
 from libs.money import Money
 from libs.observability.health import Check, Health
 from libs.settings import ProcessSettings, load
-from libs.web import problems
+from libs.web import problems, wire
 from libs.web.limits import Limits
 from libs.web.pagination import Page, PageRequest, page_request
 from libs.web.plain import PlainRoute
@@ -107,6 +109,21 @@ async def answer_slowly() -> dict[str, bool]:
     return {"done": True}
 
 
+@routes.get("/brief")
+async def answer_briefly() -> dict[str, bool]:
+    await asyncio.sleep(0.05)
+    return {"done": True}
+
+
+@routes.post("/begun")
+async def begin_to_answer() -> StreamingResponse:
+    async def parts() -> AsyncGenerator[bytes, None]:
+        yield b"begun"
+        await asyncio.sleep(600)
+
+    return StreamingResponse(parts())
+
+
 @plain_routes.post("/plain/{name}", response_model=Named)
 async def name_plainly(request: Request, name: str) -> Response:
     body = await request.body()
@@ -141,4 +158,6 @@ def build() -> FastAPI:
 
 
 if __name__ == "__main__":
+    if "hasty" in sys.argv:
+        wire.HEAD_SECONDS = 0.5
     serve(build, load(Settings), stop_seconds=3)
