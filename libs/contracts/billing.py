@@ -15,6 +15,9 @@ SubscriptionStatus = Literal[
     "trialing", "active", "past_due", "incomplete", "unpaid", "paused", "canceled"
 ]
 
+NAME_NOT_TOLD = ""
+"""A text to consumers of the release before, which need one, and a name to nobody."""
+
 
 class Part(BaseModel):
     """A value inside an event."""
@@ -63,7 +66,7 @@ class CustomerCreated(Fact):
 
     Attributes:
         name, email: not told any more: this topic is kept for ever, and people must be erasable. The
-            name that Stripe is told travels as `NameCustomer`.
+            name that Stripe is told travels as `NameCustomer`. Empty is as good as absent.
     """
 
     customer_id: UUID

@@ -7,7 +7,7 @@ from datetime import datetime
 from uuid import UUID
 
 from libs.contracts.audit import ConfigurationChanged
-from libs.contracts.billing import CustomerCreated, NameCustomer
+from libs.contracts.billing import NAME_NOT_TOLD, CustomerCreated, NameCustomer
 from libs.crypto.personal import PersonalKeys
 from libs.db.pool import Row, Tx
 from libs.ids import new_id, public_id
@@ -54,7 +54,8 @@ async def create(tx: Tx, wish: NewCustomer, at: datetime, *, actor: str, keys: P
     )
     if not added:
         raise KeyTakenError
-    emit(tx, CustomerCreated(customer_id=customer_id, billed_by="tenant"), effective_at=at)
+    created = CustomerCreated(customer_id=customer_id, billed_by="tenant", name=NAME_NOT_TOLD)
+    emit(tx, created, effective_at=at)
     emit(tx, _sealed_name(keys, customer_id, wish.name), effective_at=at)
     change = ConfigurationChanged(
         action="customer.created",

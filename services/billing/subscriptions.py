@@ -15,6 +15,7 @@ import structlog
 from libs.clock import floor_to_minute
 from libs.contracts.audit import ConfigurationChanged
 from libs.contracts.billing import (
+    NAME_NOT_TOLD,
     BilledBy,
     CustomerCreated,
     PlanPublished,
@@ -68,7 +69,9 @@ async def sign_up(tx: Tx, fact: TenantCreated | TenantWentLive, at: datetime) ->
     # Its name is the tenant's, which the directory tells everybody.
     emit(
         tx,
-        CustomerCreated(customer_id=fact.self_customer_id, billed_by="platform"),
+        CustomerCreated(
+            customer_id=fact.self_customer_id, billed_by="platform", name=NAME_NOT_TOLD
+        ),
         effective_at=at,
     )
     free = await plans.ensure_free_plan(tx, at)

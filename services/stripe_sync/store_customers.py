@@ -7,12 +7,12 @@ from libs.db.pool import Row, Tx
 
 
 async def insert(tx: Tx, customer_id: UUID, billed_by: str, name: str | None) -> None:
-    """Remember a customer once; of one that was erased, not its name."""
+    """Remember a customer once; of one that was erased, not its name. An empty name is none."""
     await tx.execute(
         """
         insert into known_customer (tenant_id, mode, customer_id, billed_by, name)
         values ($1, $2, $3, $4, case when exists (select from erased_customer
-            where tenant_id = $1 and mode = $2 and customer_id = $3) then null else $5 end)
+            where tenant_id = $1 and mode = $2 and customer_id = $3) then null else nullif($5, '') end)
         on conflict do nothing
         """,
         tx.tenant_id,
@@ -50,7 +50,7 @@ async def find(tx: Tx, customer_id: UUID) -> Row | None:
     return await tx.fetchrow(
         """
         select k.customer_id, k.billed_by, k.name, k.personal, k.wrapped,
-            k.name is null and k.personal is null and not exists (select from erased_customer e
+            nullif(k.name, '') is null and k.personal is null and not exists (select from erased_customer e
                 where e.tenant_id = $1 and e.mode = $2 and e.customer_id = $3)
             and not exists (select from customer_link l
                 where l.tenant_id = $1 and l.mode = $2 and l.customer_id = $3) as awaits_name

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from libs.contracts.audit import ConfigurationChanged
-from libs.contracts.billing import CustomerCreated
+from libs.contracts.billing import NAME_NOT_TOLD, CustomerCreated
 from libs.contracts.stripe_sync import PaymentSucceeded, StripeCustomerLinked
 from libs.ids import new_id, public_id
 from services.stripe_sync import payers
@@ -313,14 +313,21 @@ async def test_a_customer_that_is_on_its_way_is_waited_for(
     await asyncio.sleep(0.3)
     await world.publish(sealed_name(shop.customer_id, "Late"), shop.tenant.id)
     assert (await asking).status_code == 201
-    # Told in the clear, as it was before; the second is named by nobody, and pays all the same.
+    # Told in the clear, as it was before; the others are named by nobody, and pay all the same.
     monkeypatch.setattr(payers, "WAIT_SECONDS", 0.1)
-    for told in ("Former", None):
+    for told in ("Former", NAME_NOT_TOLD, None):
         shop.customer_id = new_id()
         created = CustomerCreated(customer_id=shop.customer_id, billed_by="tenant", name=told)
         await world.publish(created, shop.tenant.id)
         assert (await shop.pay()).status_code == 201
-    assert [each["name"] for each in shop.listed("customers")] == [None, "Former", "Late"]
+    assert [each["name"] for each in shop.listed("customers")] == [
+        None,
+        None,
+        "Former",
+        "Late",
+    ]
+    names = {row["name"] for row in await world.rows("known_customer")}
+    assert NAME_NOT_TOLD not in names
 
 
 @pytest.mark.parametrize(
