@@ -20,6 +20,7 @@ from uuid import UUID
 
 import duckdb
 
+from libs.contracts.envelope import MAX_EVENT_BYTES
 from libs.db.tenant import Mode
 from libs.ids import new_id
 from libs.messaging.dead_letter import printable
@@ -100,7 +101,8 @@ def write(
 ) -> list[ArchivedFile]:
     """Write a stretch, one file for each tenant, mode and day in it; all are on disk on return.
 
-    What names no tenant or no mode is never counted: it lies among the dead letters, not here.
+    What names no tenant or no mode, or is too large, is never counted: it lies among the dead letters,
+    not here.
 
     Raises:
         OSError: the folder cannot be written.
@@ -161,7 +163,9 @@ def read(folder: Path, file: ArchivedFile) -> list[Record]:
 
 
 def _row(record: Record) -> tuple[Place, dict[str, Any]] | None:
-    """Where a record belongs, and its columns."""
+    """Where a record belongs, and its columns; None for what can never be counted."""
+    if len(record.value or b"") > MAX_EVENT_BYTES:
+        return None
     try:
         tenant_id = tenant_of(record)
         value = (record.value or b"").decode()

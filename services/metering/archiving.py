@@ -34,29 +34,63 @@ class CutShortError(RuntimeError):
 async def archive_usage(
     database: Database, reader: UsageReader, folder: Path, every: timedelta
 ) -> None:
-    """Archive what is due of each partition: enough records wait, or they wait long enough."""
+    """Archive what is due of each partition: enough records wait, or they wait long enough.
+
+    A partition that fails holds up no other; the first failure is raised when all had their turn.
+    """
     now = utc_now()
     bounds = await reader.bounds()
     begins = {partition: each.begin for partition, each in bounds.items()}
     places = await store.list_places(database, begins, now)
-    oldest = timedelta()
-    for place in places:
-        found = bounds[place.partition]
-        if place.next_offset < found.begin:
-            await _skip_lost(database, place, found)
-            continue
-        stands = place
-        for _ in range(STRETCHES_MAX):
-            if not _is_due(stands, found.end, now, every):
-                break
-            reached = await _archive_stretch(database, reader, folder, stands, found.end, now)
-            stands = reached or stands
-            if reached is None or reached.next_offset >= found.end:
-                break
-        if stands.next_offset < found.end:
-            oldest = max(oldest, now - stands.archived_at)
-    USAGE_ARCHIVE_AGE_SECONDS.set(oldest.total_seconds())
-    USAGE_ARCHIVE_LOST_RECORDS.set(sum(place.lost_records for place in places))
+    ages = {place.partition: _age(place, bounds[place.partition].end, now) for place in places}
+    failures: list[Exception] = []
+    try:
+        for place in places:
+            found = bounds[place.partition]
+            try:
+                stands = await _archive_partition(
+                    database, reader, folder, place, found, now, every
+                )
+            except Exception as error:
+                log.exception("partition_not_archived", partition=place.partition)
+                failures.append(error)
+            else:
+                ages[place.partition] = _age(stands, found.end, now)
+    finally:
+        oldest = max(ages.values(), default=timedelta())
+        USAGE_ARCHIVE_AGE_SECONDS.set(oldest.total_seconds())
+        USAGE_ARCHIVE_LOST_RECORDS.set(sum(place.lost_records for place in places))
+    if failures:
+        raise failures[0]
+
+
+def _age(place: Place, end: int, now: datetime) -> timedelta:
+    """How long what is not archived has waited at most."""
+    return now - place.archived_at if place.next_offset < end else timedelta()
+
+
+async def _archive_partition(
+    database: Database,
+    reader: UsageReader,
+    folder: Path,
+    place: Place,
+    bounds: Bounds,
+    now: datetime,
+    every: timedelta,
+) -> Place:
+    """Archive what is due of one partition; where it stands then."""
+    if place.next_offset < bounds.begin:
+        await _skip_lost(database, place, bounds)
+        return place
+    stands = place
+    for _ in range(STRETCHES_MAX):
+        if not _is_due(stands, bounds.end, now, every):
+            break
+        reached = await _archive_stretch(database, reader, folder, stands, bounds.end, now)
+        stands = reached or stands
+        if reached is None or reached.next_offset >= bounds.end:
+            break
+    return stands
 
 
 def _is_due(place: Place, end: int, now: datetime, every: timedelta) -> bool:

@@ -1,8 +1,10 @@
 """The archive: every record to the byte, the same files when written twice, and nothing unnoticed."""
 
 import json
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -12,11 +14,13 @@ import pytest
 from libs.clock import utc_now
 from libs.db.pool import Database
 from libs.messaging.records import Record
+from libs.testing.memory_log import MemoryLog
 from metering.reading import MemoryUsageReader
 from metering.world import Api, World
 from services.metering import archive, archiving, store_archive
 from services.metering.archive import ArchivedFile, DamagedFileError
 from services.metering.usage_log import TOPIC
+from services.metering.usage_reader import Bounds
 
 AT_ONCE = timedelta()
 
@@ -92,6 +96,56 @@ async def test_a_stretch_written_twice_is_the_same_file(
     first, second = await files_of(world.database, world.acme.id)
     assert (first.first_offset, first.next_offset, second.next_offset) == (0, 3, 6)
     assert len(content_of(tmp_path)) == 2
+
+
+@dataclass
+class TwoPartitions:
+    """The log in memory as two partitions of the same records."""
+
+    log: MemoryLog
+
+    async def bounds(self) -> dict[int, Bounds]:
+        return dict.fromkeys((0, 1), Bounds(0, len(self.log.topics[TOPIC])))
+
+    async def read(
+        self, partition: int, first: int, end: int, *, whole: bool = False
+    ) -> list[Record]:
+        del whole
+        return [replace(each, partition=partition) for each in self.log.topics[TOPIC][first:end]]
+
+
+async def test_a_partition_that_fails_holds_up_no_other(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.put(world.acme, world.event())
+    await store_archive.list_places(world.database, {0: 0, 1: 0}, utc_now() - timedelta(hours=3))
+    straight = archive.write
+
+    def write(folder: Path, partition: int, *rest: Any) -> list[ArchivedFile]:
+        if partition == 0:
+            raise duckdb.InvalidInputException("each time")
+        return straight(folder, partition, *rest)
+
+    monkeypatch.setattr(archive, "write", write)
+    archiving.USAGE_ARCHIVE_AGE_SECONDS.set(0)
+    with pytest.raises(duckdb.InvalidInputException):
+        await archiving.archive_usage(
+            world.database,
+            TwoPartitions(world.log),  # type: ignore[arg-type]
+            tmp_path,
+            AT_ONCE,
+        )
+    assert [file.partition for file in await files_of(world.database, world.acme.id)] == [1]
+    assert archiving.USAGE_ARCHIVE_AGE_SECONDS._value.get() >= 3 * 3600
+
+
+async def test_a_record_larger_than_any_event_is_left_out(world: World, tmp_path: Path) -> None:
+    world.put(world.acme, world.event(data={"calls": "x" * 5_000_000}))
+    world.put(world.acme, world.event(data={"calls": '"' * 200_000}))
+    reader = MemoryUsageReader(world.log)
+    await archiving.archive_usage(world.database, reader, tmp_path, AT_ONCE)  # type: ignore[arg-type]
+    (file,) = await files_of(world.database, world.acme.id)
+    assert (file.records, file.next_offset) == (1, 2)
 
 
 async def test_usage_waits_a_while_so_that_files_are_few(world: World, tmp_path: Path) -> None:
