@@ -6,7 +6,7 @@ is kept and audited before it is published.
 
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 from uuid import UUID
 
@@ -18,12 +18,12 @@ from libs.messaging.outbox import emit
 from libs.messaging.records import Record
 from services.metering import exact_json, intake, reserved_events
 from services.metering import store_corrections as store
-from services.metering.event_ids import hash_of_id
+from services.metering.event_ids import entered_before, hash_of_id
 from services.metering.ingest import Arrival, RejectedError, read_event
 from services.metering.store_corrections import Standing
 from services.metering.usage_log import TOPIC
 from services.metering.verdicts import Status
-from services.metering.voiding import SOURCE, VOIDED
+from services.metering.voiding import SOURCE, VOIDED, parts_kept
 
 Kind = Literal["void", "amend"]
 
@@ -71,6 +71,7 @@ class Verdict:
 class Replacement:
     """An event that is to stand in for another: as it will be published, and what tells it apart."""
 
+    name: Name
     value: bytes
     id_hash: bytes
     payload_hash: bytes
@@ -90,9 +91,9 @@ async def judge(
 ) -> Judged:
     """Decide about the corrections of one request, for the tenant in scope."""
     replacements = [_replacement(each, arrival) for each in corrections]
-    names = [each.name.hash for each in corrections]
-    names += [each.id_hash for each in replacements if isinstance(each, Replacement)]
-    standing = await store.standing_of(tx, names)
+    names = [each.name for each in corrections]
+    names += [each.name for each in replacements if isinstance(each, Replacement)]
+    standing = await _standing_of(tx, names)
     judged = Judged()
     voided: set[bytes] = set()
     placed: set[bytes] = set()
@@ -115,6 +116,27 @@ async def judge(
             placed.add(replacement.id_hash)
             judged.values.append(replacement.value)
     return judged
+
+
+async def _standing_of(tx: Tx, names: Sequence[Name]) -> dict[bytes, Standing]:
+    """By the hash of its name, where each event stands that is known.
+
+    As where usage is counted: ids may stand under the hash of former versions, and an event can be
+    taken back only where everything that it needs is kept.
+    """
+    tenant = tx.tenant_id.bytes
+    former = await entered_before(
+        tx, ((tenant + each.hash, (each.source, each.id)) for each in names)
+    )
+    stored = {each.hash: former.get(tenant + each.hash, each.hash) for each in names}
+    found = await store.standing_of(tx, list(stored.values()))
+    told = {tenant + stands: each.gained for stands, each in found.items() if not each.voided}
+    kept = await parts_kept(tx, told)
+    return {
+        name: replace(found[stands], voidable=tenant + stands in kept)
+        for name, stands in stored.items()
+        if stands in found
+    }
 
 
 def _refusal(
@@ -173,7 +195,8 @@ def _replacement(correction: Correction, arrival: Arrival) -> Replacement | Reje
         return rejected
     key = str(arrival.tenant_id).encode()
     found = intake.read(Record(TOPIC, 0, 0, arrival.received_at, key, value))
-    return Replacement(value, found.id_hash, found.payload_hash)
+    name = Name(found.event.source, found.event.id)
+    return Replacement(name, value, found.id_hash, found.payload_hash)
 
 
 def _void_of(name: Name, correction_id: UUID, arrival: Arrival) -> bytes:

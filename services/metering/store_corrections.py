@@ -13,19 +13,21 @@ class Standing:
     """Where an event stands that was counted or voided.
 
     Attributes:
-        voidable: it is known what it added.
+        gained: what it added, where that is known.
+        voidable: everything is kept that a void of it needs.
     """
 
     payload_hash: bytes
     voided: bool
-    voidable: bool
+    gained: bytes | None
+    voidable: bool = False
 
 
 async def standing_of(tx: Tx, hashes: Sequence[bytes]) -> dict[bytes, Standing]:
     """Where those events of the tenant in scope stand that are known."""
     rows = await tx.fetch(
         """
-        select id_hash, payload_hash, voided, gained is not null as voidable
+        select id_hash, payload_hash, voided, gained
         from usage_event_id where tenant_id = $1 and mode = $2 and id_hash = any($3::bytea[])
         """,
         tx.tenant_id,
@@ -33,8 +35,7 @@ async def standing_of(tx: Tx, hashes: Sequence[bytes]) -> dict[bytes, Standing]:
         list(hashes),
     )
     return {
-        row["id_hash"]: Standing(row["payload_hash"], row["voided"], row["voidable"])
-        for row in rows
+        row["id_hash"]: Standing(row["payload_hash"], row["voided"], row["gained"]) for row in rows
     }
 
 

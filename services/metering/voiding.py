@@ -89,20 +89,32 @@ async def take_back(
     if not known:
         return [], set()
     counted = await store.lock_counted(tx, known)
-    added = {key: list(gained.read(told)) for key, told in counted.items() if told is not None}
-    kept = sorted({_place(key, part) for key in added for part in added[key] if _is_kept(part)})
-    if kept:
-        lacking = await store.incomplete(tx, kept)
-        added = {
-            key: parts
-            for key, parts in added.items()
-            if not any(_is_kept(part) and _place(key, part) in lacking for part in parts)
-        }
+    added = await parts_kept(tx, counted)
     if added:
         await store.void_counted(tx, sorted(added))
         await _subtract(tx, added)
     changed = {(_tenant_of(key), part.minute) for key, parts in added.items() for part in parts}
     return sorted(changed), counted.keys() - added.keys()
+
+
+async def parts_kept(
+    tx: Tx, counted: Mapping[EventKey, bytes | None]
+) -> dict[EventKey, list[Part]]:
+    """What counted events added, of those of which all that a void needs is kept.
+
+    Args:
+        counted: by id, what stands beside it.
+    """
+    added = {key: list(gained.read(told)) for key, told in counted.items() if told is not None}
+    kept = sorted({_place(key, part) for key in added for part in added[key] if _is_kept(part)})
+    if not kept:
+        return added
+    lacking = await store.incomplete(tx, kept)
+    return {
+        key: parts
+        for key, parts in added.items()
+        if not any(_is_kept(part) and _place(key, part) in lacking for part in parts)
+    }
 
 
 async def _subtract(tx: Tx, added: Mapping[EventKey, Sequence[Part]]) -> None:

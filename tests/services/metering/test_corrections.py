@@ -16,6 +16,7 @@ from libs.testing.databases import TestDatabase
 from metering.test_intake import letters, meters_of_all_kinds
 from metering.world import Api, Party, World, checksums
 from services.metering import intake, jobs
+from services.metering.event_ids import former_hash_of_id
 from services.metering.usage_log import TOPIC
 from services.metering.voiding import SOURCE, VOIDED
 
@@ -215,11 +216,55 @@ async def test_a_minimum_is_not_made_of_the_values_that_happen_to_be_kept(
     await api.send(world.acme, small, large)
     async with world.database.tenant(world.acme.id, "test") as tx:
         await tx.execute("delete from usage_value where value = 1")
-    await correct(api, world.acme, "void", named(large))
+    told = await correct(api, world.acme, "void", named(large))
+    assert told["results"][0]["code"] == "counted_without_record"
+    world.put(world.acme, world.event(type=VOIDED, data=named(large)))
+    await world.log.settle()
     assert await letters(database) == ["counted_without_record"]
     assert await api.value(world.acme) == 1
     async with world.database.tenant(world.acme.id, "test") as tx:
         assert await tx.fetchval("select event_count from usage_minute") == 2
+
+
+async def test_an_amended_event_of_a_minute_kept_in_part_does_not_count_twice(
+    api: Api, world: World
+) -> None:
+    await api.meter(world.platform)
+    await api.meter(world.platform, key="least", aggregation="min")
+    at = format_time(floor_to_minute(utc_now()))
+    small, large = (world.event(time=at, data={"calls": calls}) for calls in (1, 5))
+    await api.send(world.acme, small, large)
+    async with world.database.tenant(world.acme.id, "test") as tx:
+        await tx.execute("delete from usage_value where value = 1")
+    right = world.event(time=at, data={"calls": 4})
+    told = await correct(api, world.acme, "amend", named(large) | {"event": right})
+    assert [each["code"] for each in told["results"]] == ["counted_without_record"]
+    assert (await api.value(world.acme), await api.value(world.acme, "least")) == (6, 1)
+
+
+async def test_what_was_counted_under_a_former_hash_is_known(
+    api: Api, world: World, database: TestDatabase
+) -> None:
+    await api.meter(world.platform)
+    event, other = world.event(id=str(new_id())), world.event()
+    await api.send(world.acme, event)
+    async with database.admin() as admin:
+        await admin.execute(
+            "update metering.usage_event_id set id_hash = $1, gained = null",
+            former_hash_of_id(event["source"], event["id"]),
+        )
+        await admin.execute("insert into metering.former_ids values (current_date)")
+    told = await correct(api, world.acme, "void", named(event))
+    assert told["results"][0]["code"] == "counted_without_record"
+    amended = named(event) | {"event": world.event()}
+    told = await correct(api, world.acme, "amend", amended)
+    assert told["results"][0]["code"] == "counted_without_record"
+    assert await api.value(world.acme) == 1
+    await api.send(world.acme, other)
+    taken = named(other) | {"event": event | {"data": {"calls": 7}}}
+    told = await correct(api, world.acme, "amend", taken)
+    assert told["results"][0]["code"] == "id_conflict"
+    assert await api.value(world.acme) == 2
 
 
 async def test_replay_of_corrections_changes_nothing(
