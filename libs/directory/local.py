@@ -94,9 +94,10 @@ class Directory:
 
     async def find(self, kind: LookupKind, value: str) -> Tenant | None:
         """The tenant this exact value belongs to, at most a second old."""
-        cached = self._remembered(kind, value)
-        if cached is not None:
-            return cached
+        return self._remembered(kind, value) or await self._look(kind, value)
+
+    async def _look(self, kind: LookupKind, value: str) -> Tenant | None:
+        """The tenant as it stands in the local copy now; it is remembered."""
         async with self._database.transaction() as tx:
             found = await tx.fetchval("select find_tenant($1, $2)", kind, value)
         return self._remember(kind, value, found)
@@ -153,10 +154,8 @@ class Directory:
 
     async def by_ids(self, tenant_ids: Iterable[UUID]) -> dict[UUID, Tenant]:
         """Tenants by their ids, in one look for all that are not remembered; unknown ones are absent."""
-        wanted = set(tenant_ids)
-        missing = [
-            str(tenant_id) for tenant_id in wanted if not self._remembered("id", str(tenant_id))
-        ]
+        wanted = {tenant_id: self._remembered("id", str(tenant_id)) for tenant_id in tenant_ids}
+        missing = [str(tenant_id) for tenant_id, tenant in wanted.items() if tenant is None]
         if missing:
             async with self._database.transaction() as tx:
                 rows = await tx.fetch(
@@ -164,14 +163,12 @@ class Directory:
                     missing,
                 )
             for row in rows:
-                self._remember("id", row["v"], row["found"])
-        cached = {tenant_id: self._cache.get(("id", str(tenant_id))) for tenant_id in wanted}
-        return {tenant_id: entry[1] for tenant_id, entry in cached.items() if entry is not None}
+                wanted[UUID(row["v"])] = self._remember("id", row["v"], row["found"])
+        return {tenant_id: tenant for tenant_id, tenant in wanted.items() if tenant is not None}
 
     async def afresh(self, tenant: Tenant) -> Tenant:
         """The tenant as it stands in the local copy now, whatever is remembered of it."""
-        self._cache.pop(("id", str(tenant.id)), None)
-        return await self.by_id(tenant.id) or tenant
+        return await self._look("id", str(tenant.id)) or tenant
 
     async def platform(self) -> Tenant | None:
         """The platform's own record; None until the directory has it."""
@@ -186,14 +183,18 @@ class Directory:
                 return tenant
             await asyncio.sleep(POLL_SECONDS)
 
-    async def wait_for_version(self, tenant_id: UUID, version: int) -> bool:
-        """Whether the local copy reaches this version within two seconds."""
-        deadline = time.monotonic() + WAIT_SECONDS
-        while True:
-            tenant = await self.by_id(tenant_id)
-            if tenant is not None and tenant.snapshot.version >= version:
-                return True
+    async def wait_for_version(
+        self, tenant_id: UUID, version: int, *, wait_seconds: float = WAIT_SECONDS
+    ) -> bool:
+        """Whether the local copy has this version, or reaches it within the time.
+
+        Nothing of what others remember is thrown away: a look replaces it by something newer.
+        """
+        deadline = time.monotonic() + wait_seconds
+        tenant = await self.by_id(tenant_id)
+        while tenant is None or tenant.snapshot.version < version:
             if time.monotonic() >= deadline:
                 return False
-            self._cache.pop(("id", str(tenant_id)), None)
             await asyncio.sleep(POLL_SECONDS)
+            tenant = await self._look("id", str(tenant_id))
+        return True

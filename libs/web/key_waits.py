@@ -38,7 +38,7 @@ class KeyWaits:
         found = await look()
         if found is not None:
             return found
-        with self._place(address or "") as waits:
+        with self.place(address or "") as waits:
             ends = began + (WAIT_SECONDS if waits else REFUSED_AFTER_SECONDS)
             # The last look, too, is over before the end.
             while waits and time.monotonic() + POLL_SECONDS < ends - REFUSED_AFTER_SECONDS:
@@ -50,7 +50,7 @@ class KeyWaits:
         return None
 
     @contextmanager
-    def _place(self, address: str) -> Generator[bool, None, None]:
+    def place(self, address: str) -> Generator[bool, None, None]:
         """A place for the block, where there is one."""
         if self._taken.total() >= self._places or self._taken[address] >= self._per_address:
             yield False
