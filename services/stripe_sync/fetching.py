@@ -152,13 +152,14 @@ async def find_origins(
 
 
 async def _listed_origins(api: StripeApi, unplaced: Sequence[Unplaced]) -> dict[str, Origin]:
-    since = {"created": {"gte": min(each.created for each in unplaced) - ORIGIN_SECONDS}}
+    times = [each.created for each in unplaced]
+    around = {"created": {"gte": min(times) - ORIGIN_SECONDS, "lte": max(times) + ORIGIN_SECONDS}}
     pages_max = max(ORIGIN_PAGES_MIN, len(unplaced) // ORIGINS_PER_PAGE)
     payments = await api.list_all(
-        "invoice_payment.list", "/v1/invoice_payments", since, pages_max=pages_max
+        "invoice_payment.list", "/v1/invoice_payments", around, pages_max=pages_max
     )
     sessions = await api.list_all(
-        "checkout_session.list", "/v1/checkout/sessions", since, pages_max=pages_max
+        "checkout_session.list", "/v1/checkout/sessions", around, pages_max=pages_max
     )
     origins = {
         id_of(each["payment_intent"]): Origin(payment_link_id=id_of(each["payment_link"]))

@@ -34,7 +34,7 @@ from services.stripe_sync.client import (
 )
 from services.stripe_sync.fetching import Fetched, Unplaced
 from services.stripe_sync.identities import Identity
-from services.stripe_sync.lease import Lease, LeaseLostError, hold, keep, leased
+from services.stripe_sync.lease import Lease, LeaseLostError, hold, leased
 from services.stripe_sync.listing import Stretch
 from services.stripe_sync.marks import BALANCE
 from services.stripe_sync.mirroring import Mirroring, Sighting, of_an_intent, payment_behind
@@ -148,7 +148,6 @@ class AccountWorker:
                 group = [outcome for task in done for outcome in task.result()]
                 group.sort(key=lambda outcome: places[id(outcome[0])])
                 for start in range(0, len(group), GROUP_OBJECTS):
-                    await keep(self.database, lease)
                     await self._take_in(lease, group[start : start + GROUP_OBJECTS])
         finally:
             for task in waiting:
