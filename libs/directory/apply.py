@@ -28,7 +28,6 @@ async def apply_snapshot(event: Envelope[TenantSnapshot], tx: Tx) -> None:
     )
     if not changed:
         return
-    tx.after_commit.append(partial(RECORDS.note, tx.service, event.tenant_id, snapshot.version))
     lookups = {("id", str(event.tenant_id)), ("slug", snapshot.slug)}
     lookups |= {("key", key.prefix) for key in snapshot.api_keys}
     for stripe in snapshot.stripe:
@@ -58,6 +57,7 @@ async def apply_snapshot(event: Envelope[TenantSnapshot], tx: Tx) -> None:
         accounts,
         event.occurred_at,
     )
+    tx.after_commit.append(partial(RECORDS.note, tx.service, event.tenant_id, snapshot.version))
 
 
 def _accounts(snapshot: TenantSnapshot) -> list[str]:

@@ -102,7 +102,8 @@ class Applier:
         """
         if not records:
             return
-        emitted, scope, hooks = len(tx.emitted), tx.scope, len(tx.before_commit)
+        emitted, scope = len(tx.emitted), tx.scope
+        before, after = len(tx.before_commit), len(tx.after_commit)
         try:
             async with tx.connection.transaction():
                 await self._apply_all(tx, records)
@@ -110,10 +111,8 @@ class Applier:
         except NOT_ISOLATED:
             raise
         except Exception as error:  # noqa: BLE001 - whatever a handler raises is isolated, never lost
-            del tx.emitted[emitted:]
-            if len(tx.before_commit) > hooks and not tx.emitted:
-                del tx.before_commit[hooks:]
-                del tx.after_commit[hooks:]
+            # With what was emitted goes what is done at and after the commit on its account.
+            del tx.emitted[emitted:], tx.before_commit[before:], tx.after_commit[after:]
             tx.scope = scope
             if len(records) == 1:
                 await self._divert(tx, records[0], error)
