@@ -169,10 +169,11 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
         had handed out is thrown away: it will be handed out again, in order.
         """
         rewinds = self.places.rewinds
-        await self._read_ahead(records)
         try:
+            await self._read_ahead(records)
             await self._at_rest()
         except Exception:
+            # Else the next batch would follow, and these records would be read past.
             self.places.put_back(records)
             raise
         if self.places.rewinds == rewinds:
@@ -190,12 +191,14 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def end(self) -> None:
         """Let the batch at work come to its end; cancelled, it is rolled back."""
-        if self._at_work is not None:
+        while (at_work := self._at_work) is not None:
             try:
-                await asyncio.wait({self._at_work})
+                await asyncio.wait({at_work})
             finally:
-                self._at_work.cancel()
-                self._at_work = None
+                at_work.cancel()
+                # A delivery that waited for it may have set the next one to work.
+                if self._at_work is at_work:
+                    self._at_work = None
 
     async def _read_ahead(self, records: Sequence[Record]) -> None:
         """Let each topic's reader read, a stretch at a time: the batch at work must not wait."""
@@ -215,7 +218,8 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
         """
         async with self._lock:
             if rewinds not in (None, self.places.rewinds):
-                self.places.put_back(records)
+                # A rewind of its own: the batch behind it may have been handed out after the other.
+                self.places.rewind(records)
                 return
             if self.places.doubt(records):
                 self._place_now.set()

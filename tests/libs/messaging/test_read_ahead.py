@@ -11,6 +11,7 @@ from libs.contracts.billing import CreditGranted
 from libs.contracts.envelope import Envelope
 from libs.db.pool import Database, Tx
 from libs.messaging.apply import TransientError
+from libs.messaging.fence import Fence
 from libs.messaging.records import Record
 from libs.testing.databases import TestDatabase
 from libs.testing.memory_log import MemoryLog
@@ -95,3 +96,80 @@ async def test_what_was_read_behind_a_batch_that_failed_is_thrown_away(
     await consumer.end()
     assert (taken, consumer.places.positions[EVENTS]) == ([1, 2], 2)
     assert not consumer.places.unplaced
+
+
+async def test_what_was_read_behind_a_batch_that_another_rewind_made_void_is_void_too(
+    ledger: Database, log: MemoryLog
+) -> None:
+    """A hole is normal in a compacted topic, so nothing else would see that a record is skipped."""
+    sums = Sums()
+    consumer = log.add(ledger, {CreditGranted: sums.on_credit})[0]
+    await log.settle()
+    consumer.places._compacted = frozenset({EVENTS.topic})
+    other = TopicPartition(EVENTS.topic, 1)
+    consumer.places.positions[other] = 7
+    client = consumer.places.client = Client()
+    first, second = log.publish(credit(ACME, 1)), log.publish(credit(ACME, 2))
+    async with consumer._lock:
+        await consumer.deliver([first])
+        consumer.places.client = None
+        consumer.places.go_back(Fence(other.topic, other.partition, 3, None))
+        consumer.places.client = client
+        behind = asyncio.create_task(consumer.deliver([second]))
+        for _ in range(3):
+            await asyncio.sleep(0)
+    await behind
+    await consumer.end()
+    assert await sums.sum_of(ledger, ACME) == 0
+    assert (consumer.places.positions[EVENTS], client.sought[-1]) == (0, 0)
+    await consumer.deliver([first, second])
+    await consumer.end()
+    assert await sums.sum_of(ledger, ACME) == 3
+
+
+async def test_a_batch_that_cannot_be_read_ahead_is_not_read_past(
+    ledger: Database, log: MemoryLog
+) -> None:
+    sums, failures = Sums(), [ValueError("once")]
+
+    def reader(_: Record) -> None:
+        if failures:
+            raise failures.pop()
+
+    consumer = log.add(ledger, {CreditGranted: sums.on_credit})[0]
+    await log.settle()
+    consumer._readers = {EVENTS.topic: reader}
+    client = consumer.places.client = Client()
+    first = log.publish(credit(ACME, 1))
+    with pytest.raises(ValueError, match="once"):
+        await consumer.deliver([first])
+    assert client.sought == [0]
+    await consumer.deliver([first])
+    await consumer.end()
+    assert await sums.sum_of(ledger, ACME) == 1
+
+
+async def test_the_end_waits_for_what_was_set_to_work_meanwhile(
+    ledger: Database, log: MemoryLog
+) -> None:
+    sums, at_work, go_on = Sums(), asyncio.Event(), asyncio.Event()
+
+    async def on_credit(event: Envelope[Any], tx: Tx) -> None:
+        at_work.set()
+        await go_on.wait()
+        await sums.on_credit(event, tx)
+
+    consumer = log.add(ledger, {CreditGranted: on_credit})[0]
+    await log.settle()
+    first, second = log.publish(credit(ACME, 1)), log.publish(credit(ACME, 2))
+    await consumer.deliver([first])
+    await at_work.wait()
+    behind = asyncio.create_task(consumer.deliver([second]))
+    await asyncio.sleep(0)
+    end = asyncio.create_task(consumer.end())
+    await asyncio.sleep(0)
+    go_on.set()
+    await behind
+    await end
+    assert consumer._at_work is None
+    assert await sums.sum_of(ledger, ACME) == 3
