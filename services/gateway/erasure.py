@@ -55,9 +55,11 @@ async def _forget_page(
             return False
         rows = await store_erasure.read_on(tx, erasure, PAGE_EVENTS)
         for row in rows:
-            if row["payload"] is not None:
-                payload = redacted(bytes(row["payload"]))
-                await store_erasure.replace_payload(tx, row["id"], payload)
+            if row["names_it"]:
+                # One body at a time: together those of a page may be larger than the memory.
+                payload = await store_erasure.payload_of(tx, row["id"], row["received_at"])
+                if payload is not None:
+                    await store_erasure.replace_payload(tx, row["id"], redacted(payload))
         ended = len(rows) < PAGE_EVENTS
         await store_erasure.move_on(tx, erasure, rows[-1] if rows else None, ended=ended)
     if ended:

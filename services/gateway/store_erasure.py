@@ -24,17 +24,24 @@ class Erasure:
     reached: tuple[datetime, UUID]
 
 
-async def remember_erased(tx: Tx, stripe_customer_ids: Sequence[str], at: datetime) -> None:
-    """Enter customers of the tenant in scope that are to be forgotten, each once."""
+async def remember_erased(tx: Tx, stripe_customer_ids: Sequence[str], told_at: datetime) -> None:
+    """Enter customers of the tenant in scope that are to be forgotten, each once.
+
+    Told anew, later than before, one is begun anew; a replay of what was told begins nothing.
+    """
     await tx.execute(
         """
-        insert into erased_customer (tenant_id, mode, stripe_customer_id, entered_at)
-        select $1, $2, unnest($3::text[]), $4 on conflict do nothing
+        insert into erased_customer as e (tenant_id, mode, stripe_customer_id, entered_at, begun_at)
+        select $1, $2, id, $4, clock_timestamp() from unnest($3::text[]) as u(id) order by id
+        on conflict (tenant_id, mode, stripe_customer_id) do update
+            set entered_at = excluded.entered_at, begun_at = excluded.begun_at,
+                reached_at = null, reached_id = null, is_forgotten = false
+            where e.entered_at < excluded.entered_at
         """,
         tx.tenant_id,
         tx.mode,
-        list(stripe_customer_ids),
-        at,
+        sorted(set(stripe_customer_ids)),
+        told_at,
     )
 
 
@@ -51,12 +58,12 @@ async def any_erased(tx: Tx, stripe_customer_ids: Sequence[str]) -> bool:
     )
 
 
-async def under_way(tx: Tx, entered_before: datetime, limit: int) -> list[tuple[UUID, Mode, str]]:
+async def under_way(tx: Tx, begun_before: datetime, limit: int) -> list[tuple[UUID, Mode, str]]:
     """(tenant, mode, customer at Stripe) of erasures that are not done, the oldest first."""
     rows = await tx.fetch(
         "select tenant_id, mode, stripe_customer_id from erased_customer "
-        "where not is_forgotten and entered_at < $1 order by entered_at limit $2",
-        entered_before,
+        "where not is_forgotten and begun_at < $1 order by begun_at limit $2",
+        begun_before,
         limit,
     )
     return [(row["tenant_id"], row["mode"], row["stripe_customer_id"]) for row in rows]
@@ -78,16 +85,15 @@ async def lock(tx: Tx, stripe_customer_id: str) -> Erasure | None:
 
 
 async def read_on(tx: Tx, erasure: Erasure, limit: int) -> list[Row]:
-    """The next events of the archive, oldest first; with the body only where it has the customer's id."""
+    """The next events of the archive, oldest first, without their bodies.
+
+    `names_it`: the body has the customer's id.
+    """
     return await tx.fetch(
         """
-        with page as materialized (
-            select id, received_at, payload from webhook_event
-            where tenant_id = $1 and mode = $2 and (received_at, id) > ($4, $5::uuid)
-            order by received_at, id limit $6)
-        select id, received_at, case when position($3::bytea in payload) > 0 then payload end
-            as payload
-        from page order by received_at, id
+        select id, received_at, position($3::bytea in payload) > 0 as names_it
+        from webhook_event where tenant_id = $1 and mode = $2 and (received_at, id) > ($4, $5::uuid)
+        order by received_at, id limit $6
         """,
         tx.tenant_id,
         tx.mode,
@@ -95,6 +101,19 @@ async def read_on(tx: Tx, erasure: Erasure, limit: int) -> list[Row]:
         *erasure.reached,
         limit,
     )
+
+
+async def payload_of(tx: Tx, event_id: UUID, received_at: datetime) -> bytes | None:
+    """The body of an event; None: another tenant has been given it meanwhile."""
+    payload: bytes | None = await tx.fetchval(
+        "select payload from webhook_event "
+        "where tenant_id = $1 and mode = $2 and id = $3 and received_at = $4",
+        tx.tenant_id,
+        tx.mode,
+        event_id,
+        received_at,
+    )
+    return payload
 
 
 async def move_on(tx: Tx, erasure: Erasure, reached: Row | None, *, ended: bool) -> None:

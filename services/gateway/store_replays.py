@@ -200,7 +200,9 @@ async def count_on(tx: Tx, replay: Row, limit: int) -> bool:
         last as (select received_at, id from page order by received_at desc, id desc limit 1),
         counted as (
             select count(*) filter (where chosen) as chosen, count(*) < $11 as ended from page)
-        update webhook_replay r set matched = matched + c.chosen, is_counted = c.ended,
+        update webhook_replay r set is_counted = c.ended,
+            -- The release before counted all when the replay began, and may still run.
+            matched = case when counted_at is null then 0 else matched end + c.chosen,
             counted_at = coalesce(l.received_at, r.counted_at), counted_id = coalesce(l.id, r.counted_id)
         from counted c left join last l on true
         where r.tenant_id = $1 and r.mode = $2 and r.id = $12 returning c.ended, r.matched

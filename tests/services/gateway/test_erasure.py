@@ -1,13 +1,14 @@
 """A customer that is erased: the archive keeps the events and forgets the person."""
 
 import json
+from datetime import timedelta
 from uuid import UUID
 
 import pytest
 
 from libs.clock import utc_now
 from libs.contracts.billing import CustomerErased
-from libs.contracts.envelope import wrap
+from libs.contracts.envelope import Envelope, wrap
 from libs.ids import new_id
 from libs.testing.memory_log import EPOCH
 from services.gateway import erasure
@@ -18,8 +19,10 @@ from tests.services.gateway.conftest import ACME, ACME_CUSTOMER, GLOBEX, Gateway
 PERSON = {"customer_email": "ada.canary@people.example", "customer_name": "Ada Canary"}
 
 
-async def tell(gateway: Gateway, tenant_id: UUID = ACME) -> None:
-    """Billing says now that a customer of a tenant is to be forgotten."""
+async def tell(
+    gateway: Gateway, tenant_id: UUID = ACME, *, ago: timedelta = timedelta()
+) -> Envelope[CustomerErased]:
+    """Billing says now, or said a while ago, that a customer of a tenant is to be forgotten."""
     event = wrap(
         CustomerErased(customer_id=new_id(), stripe_customer_ids=(ACME_CUSTOMER,)),
         tenant_id=tenant_id,
@@ -27,7 +30,14 @@ async def tell(gateway: Gateway, tenant_id: UUID = ACME) -> None:
         source="billing",
         effective_at=EPOCH,
     )
-    async with gateway.database.tenant(tenant_id, "test") as tx:
+    event = event.model_copy(update={"occurred_at": event.occurred_at - ago})
+    await take(gateway, event)
+    return event
+
+
+async def take(gateway: Gateway, event: Envelope[CustomerErased]) -> None:
+    """The event arrives."""
+    async with gateway.database.tenant(event.tenant_id, "test") as tx:
         await on_customer_erased(event, tx)
 
 
@@ -70,7 +80,7 @@ async def test_a_large_archive_forgets_page_by_page_wherever_it_is_killed(
     for number in range(5):
         await gateway.send(about(id=f"in_{number}", customer=ACME_CUSTOMER, **PERSON))
     monkeypatch.setattr(erasure, "PAGE_EVENTS", 2)
-    await tell(gateway)
+    event = await tell(gateway)
     await erasure.run_once(gateway.database, utc_now())
     left = [await naming_ada(gateway)]
     killed, forget = False, redacted
@@ -92,10 +102,40 @@ async def test_a_large_archive_forgets_page_by_page_wherever_it_is_killed(
     assert left == [5, 3, -1, 3, 1, 0], "not before all is kept that was being kept; then in turns"
     # Told again, by a replay: nothing is gone through once more.
     before = await gateway.archived()
-    await tell(gateway)
+    await take(gateway, event)
     monkeypatch.setattr(erasure, "redacted", lambda _: pytest.fail("it was forgotten before"))
     await go_through(gateway)
     assert await gateway.archived() == before
+
+
+async def test_what_was_being_kept_is_waited_for_however_late_an_erasure_arrives(
+    gateway: Gateway,
+) -> None:
+    await tell(gateway, ago=timedelta(hours=1))
+    await erasure.run_once(gateway.database, utc_now())
+    await keep_unblanked(gateway)
+    await go_through(gateway)
+    assert await naming_ada(gateway) == 0
+
+
+async def test_who_is_erased_once_more_is_looked_for_from_the_start(gateway: Gateway) -> None:
+    event = await tell(gateway)
+    await go_through(gateway)
+    await keep_unblanked(gateway)
+    await take(gateway, event)
+    await go_through(gateway)
+    assert await naming_ada(gateway) == 1, "a replay tells nothing new"
+    await tell(gateway)
+    await go_through(gateway)
+    assert await naming_ada(gateway) == 0
+
+
+async def keep_unblanked(gateway: Gateway) -> None:
+    """What came before the erasure was known is kept only now."""
+    body = about(id="in_late", customer=ACME_CUSTOMER, **PERSON)
+    await gateway.send(body)
+    async with gateway.database.tenant(ACME, "test") as tx:
+        await tx.execute("update webhook_event set payload = $1", json.dumps(body).encode())
 
 
 async def naming_ada(gateway: Gateway) -> int:

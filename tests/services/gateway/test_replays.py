@@ -200,6 +200,15 @@ async def test_a_large_archive_is_counted_page_by_page(
     assert [object_id for _, object_id, _ in await sent_again(filled, replay)] == ["in_2"]
 
 
+async def test_what_the_release_before_counted_is_not_counted_twice(filled: Gateway) -> None:
+    """It may still run, and counts all when a replay begins."""
+    replay = await begin(filled, "acme", object_id="in_1")
+    async with filled.database.tenant(ACME, "test") as tx:
+        await tx.execute("update webhook_replay set matched = 1")
+    await replays.run_once(filled.database)
+    assert (await state_of(filled, "acme", replay))["matched"] == 1
+
+
 async def test_of_more_replays_than_run_at_once_each_has_its_turn(
     filled: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
