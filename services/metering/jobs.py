@@ -1,6 +1,9 @@
 """Timed work of metering, each a bounded `run_once`."""
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from functools import partial
 
 import structlog
 
@@ -19,12 +22,13 @@ from services.metering import (
     thresholds,
 )
 from services.metering.usage_log import UsageLog
-from services.metering.window import AGE_MAX, DEDUP_DAYS
+from services.metering.window import AGE_MAX, DEDUP_DAYS, ids_kept_since
 
 log = structlog.get_logger()
 
 CLOSURES_MAX = 200
 PRUNED_IDS_MAX = 10_000
+PRUNING_SECONDS_MAX = 10.0
 RESERVATIONS_MAX = 500
 PUBLISHED_MAX = 50
 CUSTOMERS_LOOKED_AT_MAX = 200
@@ -64,18 +68,25 @@ async def close_periods(database: Database, usage_log: UsageLog) -> None:
                 await store_closures.put_off(tx, closure.id, utc_now())
 
 
+async def _until_done(prune: Callable[[], Awaitable[int]]) -> None:
+    """Prune piece by piece until nothing is left, or the time is up: a day's ids are many."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + PRUNING_SECONDS_MAX
+    while await prune() >= PRUNED_IDS_MAX and loop.time() < until:
+        continue
+
+
 async def prune_event_ids(database: Database) -> None:
     """Forget the ids of events that would be refused by their age anyway."""
-    # A day more than promised: the day an event came in is a date, not a moment.
-    before = (utc_now() - timedelta(days=DEDUP_DAYS + 1)).date()
-    await store_usage.prune_ids(database, before, limit=PRUNED_IDS_MAX)
+    before = ids_kept_since(utc_now().date())
+    await _until_done(partial(store_usage.prune_ids, database, before, limit=PRUNED_IDS_MAX))
 
 
 async def prune_usage_values(database: Database) -> None:
     """Forget the values behind minutes of which no event can be voided any more."""
     # An event comes in up to the age taken after its time, and its id stays for the window then.
     before = utc_now() - AGE_MAX - timedelta(days=DEDUP_DAYS + 2)
-    await store_voids.prune_values(database, before, limit=PRUNED_IDS_MAX)
+    await _until_done(partial(store_voids.prune_values, database, before, limit=PRUNED_IDS_MAX))
 
 
 async def end_reservations(database: Database, usage_log: UsageLog) -> None:
@@ -91,7 +102,7 @@ async def look_at_limits(database: Database, directory: Directory) -> None:
 
 async def prune_conflicts(database: Database) -> None:
     """Forget conflicts whose ids are forgotten too."""
-    before = (utc_now() - timedelta(days=DEDUP_DAYS + 1)).date()
+    before = ids_kept_since(utc_now().date())
     await conflicts.prune(database, before, limit=PRUNED_IDS_MAX)
 
 

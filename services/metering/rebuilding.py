@@ -5,10 +5,11 @@ moment: a snapshot of the live tables and the fences that stand in it.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -27,10 +28,12 @@ from services.metering import store_rebuilds as store
 from services.metering.archive import DamagedFileError
 from services.metering.store_rebuilds import COMPARE_SECONDS, COMPARED, SAMPLES_MAX, Run
 from services.metering.usage_reader import RecordsGoneError, UsageReader
+from services.metering.window import ids_kept_since
 
 log = structlog.get_logger()
 
 BATCH_RECORDS = 2_000
+ATTEMPTS_MAX = 3
 LEFT_AFTER = timedelta(seconds=COMPARE_SECONDS + 60)
 """A run whose worker has said nothing for so long is begun again."""
 
@@ -85,6 +88,12 @@ class Rebuild:
             raise IncompleteError(
                 f"{lost} records were deleted from the topic before the archiver came"
             )
+        for place in places:
+            if place.first_offset > 0:
+                raise IncompleteError(
+                    f"the archive of partition {place.partition} begins at {place.first_offset}: older "
+                    "usage is in none"
+                )
         async with self.database.tenant(self.run.tenant_id, self.run.mode) as tx:
             files = await store_archive.files_of(tx, self.run.tenant_id)
         self.expected = sum(file.records for file in files)
@@ -135,12 +144,21 @@ class Rebuild:
         for start in range(0, len(mine), BATCH_RECORDS):
             async with shadow.transaction():
                 tx = Tx(shadow, self.database.service)
-                await tx.enter(NOBODY)
-                await intake.take(mine[start : start + BATCH_RECORDS], tx)
+                await self._take(tx, mine[start : start + BATCH_RECORDS])
         self.read += len(mine)
-        await store.note(
-            self.database, self.run, self.read, max(self.expected, self.read), utc_now()
-        )
+        await self._tell()
+
+    async def _take(self, tx: Tx, records: Sequence[Record]) -> None:
+        """Count records as they were counted: what a day had forgotten is forgotten on that day."""
+        for day, of_day in groupby(records, lambda record: record.at.date()):
+            await store.forget_ids(tx, ids_kept_since(day))
+            await tx.enter(NOBODY)
+            await intake.take(list(of_day), tx)
+
+    async def _tell(self) -> None:
+        """Say how far the run is, and that its worker is at it."""
+        expected = max(self.expected, self.read)
+        await store.note(self.database, self.run, self.read, expected, utc_now())
 
     async def _count_tail(self, tx: Tx, fences: dict[int, int]) -> None:
         """What was counted since, in the transaction that compares."""
@@ -148,12 +166,16 @@ class Rebuild:
             while self.positions.get(partition, 0) < end:
                 mine = self._mine(await self._next(partition, end))
                 if mine:
-                    await intake.take(mine, tx)
+                    await self._take(tx, mine)
                     self.read += len(mine)
+                await self._tell()
 
     async def _compare(self, tx: Tx, self_customer: UUID) -> dict[str, Any]:
         await store.count_rows(tx)
-        compared = {table: await store.compare(tx, self.run, table) for table in COMPARED}
+        compared = {}
+        for table in COMPARED:
+            compared[table] = await store.compare(tx, self.run, table)
+            await self._tell()
         compared["closure_usage"] = await self._compare_answers(tx, self_customer)
         return compared
 
@@ -220,6 +242,11 @@ async def rebuild_next(
     now = utc_now()
     run = await store.claim(database, now, now - LEFT_AFTER)
     if run is None:
+        return
+    if run.attempts > ATTEMPTS_MAX:
+        log.error("usage_rebuild_given_up", run=str(run.id))
+        error = f"it was begun {ATTEMPTS_MAX} times and never came to its end; the log says why"
+        await store.end(database, run, "failed", now, error=error)
         return
     rebuild = Rebuild(run, database, reader, folder)
     try:

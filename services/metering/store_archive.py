@@ -14,11 +14,13 @@ class Place:
     """How far a partition is archived.
 
     Attributes:
+        first_offset: where the archive of the partition begins.
         planned_offset: the end of the stretch being written; None between stretches.
         archived_at: when everything that was there then had been archived.
     """
 
     partition: int
+    first_offset: int
     next_offset: int
     planned_offset: int | None
     archived_at: datetime
@@ -31,8 +33,8 @@ async def list_places(database: Database, begins: Mapping[int, int], now: dateti
         partitions = sorted(begins)
         await tx.execute(
             """
-            insert into archive_place (partition, next_offset, archived_at)
-            select p, n, $3 from unnest($1::int[], $2::bigint[]) as u(p, n) on conflict do nothing
+            insert into archive_place (partition, first_offset, next_offset, archived_at)
+            select p, n, n, $3 from unnest($1::int[], $2::bigint[]) as u(p, n) on conflict do nothing
             """,
             partitions,
             [begins[partition] for partition in partitions],
@@ -42,6 +44,7 @@ async def list_places(database: Database, begins: Mapping[int, int], now: dateti
     return [
         Place(
             row["partition"],
+            row["first_offset"],
             row["next_offset"],
             row["planned_offset"],
             row["archived_at"],

@@ -6,7 +6,7 @@ name from every statement that does not say which schema it means, and go with t
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
 from uuid import UUID
 
@@ -26,7 +26,7 @@ COMPARED: Mapping[str, str] = {
     "usage_minute": """
         select series_id, minute, event_count, trim_scale(total) as total,
             trim_scale(minimum) as minimum, trim_scale(maximum) as maximum,
-            trim_scale(latest) as latest, latest_at, latest_id
+            trim_scale(latest) as latest, latest_at
         from {schema}.usage_minute where tenant_id = $1 and mode = $2
     """,
     "usage_unique": """
@@ -34,7 +34,10 @@ COMPARED: Mapping[str, str] = {
         where tenant_id = $1 and mode = $2
     """,
 }
-"""By table, the rows that must agree; numbers without zeros that say nothing."""
+"""By table, the rows that must agree; numbers without zeros that say nothing.
+
+`latest_id` is left out: of an event that former versions counted it is another hash of the same id.
+"""
 
 TEMPORARY = "pg_temp"
 SAMPLES_MAX = 20
@@ -49,6 +52,7 @@ class Run:
     mode: Mode
     id: UUID
     source: str
+    attempts: int
 
 
 async def add_run(tx: Tx, run_id: UUID, source: str, at: datetime) -> None:
@@ -91,14 +95,15 @@ async def claim(database: Database, now: datetime, left_before: datetime) -> Run
     async with database.maintenance() as tx:
         row = await tx.fetchrow(
             """
-            update usage_rebuild r set state = 'running', worked_at = $1, records_read = 0
+            update usage_rebuild r set state = 'running', worked_at = $1, records_read = 0,
+                attempts = r.attempts + 1
             from (
                 select tenant_id, mode, id from usage_rebuild
                 where state = 'waiting' or (state = 'running' and worked_at < $2)
                 order by requested_at limit 1 for update skip locked
             ) next
             where r.tenant_id = next.tenant_id and r.mode = next.mode and r.id = next.id
-            returning r.tenant_id, r.mode, r.id, r.source
+            returning r.tenant_id, r.mode, r.id, r.source, r.attempts
             """,
             now,
             left_before,
@@ -168,6 +173,14 @@ async def hide_live_tables(tx: Tx) -> None:
             f'create temporary table "{row["relname"]}" '
             f'(like {tx.service}."{row["relname"]}" including defaults including indexes)'
         )
+
+
+async def forget_ids(tx: Tx, received_before: date) -> None:
+    """What was forgotten when a record came in is forgotten in the run's own table too."""
+    await tx.execute(
+        f"delete from {TEMPORARY}.usage_event_id where received_day < $1",  # noqa: S608
+        received_before,
+    )
 
 
 async def count_rows(tx: Tx) -> None:

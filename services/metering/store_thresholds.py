@@ -123,7 +123,35 @@ async def put_period(tx: Tx, fact: SubscriptionChanged) -> bool:
         fact.plan_version_id,
         fact.status,
     )
+    if changed:
+        await _cut_periods(tx, fact.subscription_id)
     return bool(changed)
+
+
+async def _cut_periods(tx: Tx, subscription_id: UUID) -> None:
+    """A period ends where a later version of its subscription begins another.
+
+    So after a change in the middle of a period no use is held against both.
+    """
+    await tx.execute(
+        """
+        update subscription_period p set period_to = cut.at
+        from (
+            select f.period_from, min(l.period_from) as at
+            from subscription_period f join subscription_period l
+                on l.tenant_id = f.tenant_id and l.mode = f.mode
+                and l.subscription_id = f.subscription_id
+                and l.version > f.version and l.period_from > f.period_from
+            where f.tenant_id = $1 and f.mode = $2 and f.subscription_id = $3
+            group by f.period_from
+        ) cut
+        where p.tenant_id = $1 and p.mode = $2 and p.subscription_id = $3
+            and p.period_from = cut.period_from and p.period_to > cut.at
+        """,
+        tx.tenant_id,
+        tx.mode,
+        subscription_id,
+    )
 
 
 async def periods_over(

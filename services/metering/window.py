@@ -1,6 +1,6 @@
 """Which times of use are taken: what is too old could count twice, what is ahead is a mistake."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -11,6 +11,7 @@ DEDUP_DAYS = 35
 """Days for which the id of a counted event is kept at least."""
 AGE_MAX = timedelta(days=DEDUP_DAYS - 1)
 """Less than the ids are kept: a resend after that would not be recognised, so it is refused."""
+
 
 STAMP_AGE_MAX = timedelta(hours=1)
 STAMP_AHEAD_MAX = timedelta(minutes=5)
@@ -44,6 +45,14 @@ def stamp_of(receivedat: datetime | None, clockoffset: int, broker_time: datetim
         return Stamp(received_at, business_time, business_time - AGE_MAX, business_time + AHEAD_MAX)
     except OverflowError:
         raise UndecodableError("invalid_time", "a stamp is out of range") from None
+
+
+def ids_kept_since(today: date) -> date:
+    """Ids of events that came in before this day are forgotten: those are refused by their age anyway.
+
+    A day more than promised: the day an event came in is a date, not a moment.
+    """
+    return today - timedelta(days=DEDUP_DAYS + 1)
 
 
 def time_problem(time: datetime, business_time: datetime) -> str | None:

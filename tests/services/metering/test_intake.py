@@ -271,6 +271,22 @@ async def test_ids_entered_under_the_former_hash_count_once_until_they_are_prune
     assert await api.value(world.acme) == 3
 
 
+async def test_pruning_goes_on_until_nothing_is_left(
+    metering: Database, api: Api, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await api.meter(world.platform, aggregation="min")
+    await api.send(world.acme, *[world.event() for _ in range(5)])
+    async with metering.tenant(world.acme.id, "test") as tx:
+        await tx.execute("update usage_event_id set received_day = received_day - 40")
+        await tx.execute("update usage_value set minute = minute - interval '80 days'")
+    monkeypatch.setattr(jobs, "PRUNED_IDS_MAX", 2)
+    await jobs.prune_event_ids(metering)
+    await jobs.prune_usage_values(metering)
+    async with metering.tenant(world.acme.id, "test") as tx:
+        assert await tx.fetchval("select count(*) from usage_event_id") == 0
+        assert await tx.fetchval("select count(*) from usage_value") == 0
+
+
 async def test_pruning_forgets_only_what_is_beyond_the_window(
     metering: Database, api: Api, world: World
 ) -> None:

@@ -1,5 +1,6 @@
 """Rebuilds: the same aggregates out of archive and topic, differences found, nothing live touched."""
 
+import json
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -11,10 +12,12 @@ import pytest
 from libs.clock import floor_to_minute, format_time, utc_now
 from libs.contracts.audit import ConfigurationChanged
 from libs.directory.local import Directory
+from libs.ids import new_id
 from libs.testing.databases import TestDatabase
 from metering.reading import MemoryUsageReader
 from metering.world import Api, Party, World, checksums
-from services.metering import archiving, rebuilding
+from services.metering import archiving, jobs, rebuilding
+from services.metering.event_ids import former_hash_of_id
 from services.metering.usage_log import TOPIC
 
 DAY = timedelta(days=1)
@@ -196,6 +199,72 @@ async def test_a_run_that_was_left_is_begun_again(
     )
     async with world.database.tenant(world.acme.id, "test") as tx:
         assert await tx.fetchval("select state from usage_rebuild") == "equal"
+
+
+async def test_a_run_that_never_ends_is_given_up(
+    rebuilds: Rebuilds, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await use(rebuilds)
+    directory = Directory(world.database)
+
+    async def crash(*_: object) -> None:
+        raise ArithmeticError("each time")
+
+    monkeypatch.setattr(rebuilding.Rebuild, "_compare", crash)
+    with pytest.raises(ArithmeticError):
+        await rebuilds.run(world.acme)
+    for begun_again in (True, True, False):
+        async with world.database.maintenance() as tx:
+            await tx.execute("update usage_rebuild set worked_at = now() - interval '1 hour'")
+        again = rebuilding.rebuild_next(
+            world.database,
+            rebuilds.reader,  # type: ignore[arg-type]
+            rebuilds.folder,
+            rebuilds.dsn,
+            directory,
+        )
+        if begun_again:
+            with pytest.raises(ArithmeticError):
+                await again
+        else:
+            await again
+    async with world.database.tenant(world.acme.id, "test") as tx:
+        row = await tx.fetchrow("select state, error from usage_rebuild")
+    assert row is not None
+    assert row["state"] == "failed"
+    assert "begun 3 times" in row["error"]
+
+
+async def test_an_archive_that_lacks_the_beginning_says_so(
+    rebuilds: Rebuilds, api: Api, world: World
+) -> None:
+    await api.meter(world.platform)
+    await api.send(world.acme, *[world.event() for _ in range(4)])
+    rebuilds.reader.begin = 2
+    await rebuilds.archive()
+    run = await rebuilds.run(world.acme)
+    assert run["state"] == "failed"
+    assert "begins at 2" in run["error"]
+
+
+async def test_ids_that_were_forgotten_and_hashes_of_before_are_no_difference(
+    rebuilds: Rebuilds, api: Api, world: World, database: TestDatabase
+) -> None:
+    await api.meter(world.platform, key="last", aggregation="latest")
+    event, other = world.event(id=str(new_id())), world.event(id=str(new_id()))
+    await api.send(world.acme, event, other)
+    async with database.admin() as admin:
+        former = former_hash_of_id(other["source"], other["id"])
+        await admin.execute("update metering.usage_minute set latest_id = $1", former)
+        await admin.execute("update metering.usage_event_id set received_day = received_day - 40")
+    await jobs.prune_event_ids(world.database)
+    later = utc_now() + timedelta(days=40)
+    value = json.dumps(event | {"mode": "test", "time": format_time(later)}).encode()
+    world.log.append(TOPIC, str(world.acme.id).encode(), value, at=later)
+    await world.log.settle()
+    run = await rebuilds.run(world.acme, "topic")
+    assert run["state"] == "equal", run
+    assert run["compared"]["usage_minute"]["live"] == 2
 
 
 async def test_only_the_staff_rebuilds(rebuilds: Rebuilds, world: World) -> None:

@@ -186,6 +186,24 @@ async def test_late_usage_is_held_against_its_own_period(
     assert told(world)[3:] == [(50, "56")]
 
 
+@pytest.mark.parametrize("in_order", [True, False])
+async def test_a_period_that_a_change_ended_is_held_against_no_later_use(
+    api: Api, world: World, now: datetime, in_order: bool
+) -> None:
+    plan, larger = plan_of("10"), plan_of("100")
+    first = subscription_of(world.acme, plan, (now - 10 * DAY, now + 20 * DAY))
+    changed = {"version": 2, "period_from": now - DAY, "period_to": now + 29 * DAY}
+    changed |= {"plan_version_id": larger.plan_version_id}
+    for each in (plan, larger):
+        world.tell(world.platform, each)
+    facts = [first, first.model_copy(update=changed)]
+    for fact in facts if in_order else reversed(facts):
+        world.tell(world.acme, fact)
+    await world.log.settle()
+    await use(api, world, world.acme, 20)
+    assert told(world) == []
+
+
 async def test_usage_that_is_counted_during_a_look_is_looked_at_again(
     api: Api, world: World, now: datetime
 ) -> None:
