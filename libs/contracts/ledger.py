@@ -1,4 +1,4 @@
-"""Events of the ledger: what was posted, and what it wants to compare its books with."""
+"""Events of the ledger: what was posted, what staff wants posted, and what books are compared with."""
 
 from typing import Literal
 from uuid import UUID
@@ -34,6 +34,26 @@ class JournalEntryPosted(Fact):
     booked_at: AwareDatetime
     postings: tuple[PostedLine, ...]
     reverses: UUID | None = None
+
+
+class ReverseEntry(Fact):
+    """An entry is to be taken back; its `effective_at` is that of the reversal.
+
+    The ledger books it in the transaction that tells of it, and passes over what it booked: the
+    command is there for books that are made of their topics anew.
+
+    Attributes:
+        source_key: of the entry to take back, which may be booked later than this is read.
+        reversal_id: the id of the entry that takes it back.
+        reason: as it stands in the audit log, without secrets and personal data.
+    """
+
+    book: Book
+    source_key: str
+    reversal_id: UUID
+    booked_at: AwareDatetime
+    reason: str
+    actor: str
 
 
 class LedgerHeadAnchored(Fact):

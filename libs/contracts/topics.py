@@ -181,6 +181,13 @@ TOPICS: tuple[Topic, ...] = (
         retention_ms=90 * DAY_MS,
     ),
     Topic(
+        name="ledger.commands",
+        producers=("ledger",),
+        consumers=("ledger",),
+        events=(ledger.ReverseEntry,),
+        purpose="What staff had booked by hand, so that the books can be made of topics anew.",
+    ),
+    Topic(
         name="ledger.entries",
         producers=("ledger",),
         consumers=("reporting",),

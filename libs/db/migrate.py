@@ -3,6 +3,9 @@
 Files are dbmate's format (`-- migrate:up`), applied in order, each in its own transaction with a
 lock time-out, under an advisory lock, and remembered with a checksum: a file that was applied and
 then changed is an error. Migrations only go forward.
+
+A statement has 60 seconds. A file whose work grows with what there is says so at its head and sets
+a limit of its own: `set local statement_timeout = 0;`.
 """
 
 import hashlib
@@ -17,6 +20,8 @@ ROOT = Path(__file__).resolve().parents[2]
 CORE_MIGRATIONS = ROOT / "libs" / "db" / "migrations"
 OWNER = "sluice_owner"
 LOOKUP = "sluice_lookup"
+LOCK_TIMEOUT = "4s"
+STATEMENT_TIMEOUT = "60s"
 
 
 class MigrationError(RuntimeError):
@@ -131,7 +136,8 @@ async def _apply(admin: Any, service: str, migration: Migration) -> None:
     try:
         async with admin.transaction():
             await admin.execute(
-                "set local lock_timeout = '4s'; set local statement_timeout = '60s'"
+                f"set local lock_timeout = '{LOCK_TIMEOUT}'; "
+                f"set local statement_timeout = '{STATEMENT_TIMEOUT}'"
             )
             await admin.execute(migration.sql)
             await admin.execute(

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 
 from libs.contracts.envelope import Envelope, Fact
+from libs.contracts.ledger import ReverseEntry
 from libs.contracts.stripe_sync import StripeStatement
 from libs.contracts.tenants import TenantCreated, TenantWentLive
 from libs.db.pool import Tx
 from libs.messaging.apply import Delivery, Handler, Together
-from services.ledger import posting, statements
+from services.ledger import money, posting, reversal, statements
 from services.ledger.rules import RULES
 
 
@@ -18,7 +19,12 @@ async def on_tenant_created(_: Envelope[TenantCreated] | Envelope[TenantWentLive
 
 async def on_money(deliveries: Sequence[Delivery], tx: Tx) -> None:
     """Book what was invoiced, paid, moved and given away, all of it in one call."""
-    await posting.book_facts(tx, deliveries)
+    await money.book_facts(tx, deliveries)
+
+
+async def on_reverse_entry(event: Envelope[ReverseEntry], tx: Tx) -> None:
+    """Take an entry back, unless that is done; where it is not booked yet, with it."""
+    await reversal.take_command(tx, event)
 
 
 async def on_statement(event: Envelope[StripeStatement], tx: Tx) -> None:
@@ -30,5 +36,6 @@ HANDLERS: dict[type[Fact], Handler] = {
     TenantCreated: on_tenant_created,
     TenantWentLive: on_tenant_created,
     **dict.fromkeys(RULES, Together(on_money)),
+    ReverseEntry: on_reverse_entry,
     StripeStatement: on_statement,
 }

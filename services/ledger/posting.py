@@ -1,19 +1,14 @@
 """Booking: entries go into the books, once, and are told."""
 
 from collections.abc import Sequence
-from typing import Any
+from uuid import UUID
 
 import structlog
 
-from libs.contracts.envelope import Envelope
 from libs.contracts.ledger import JournalEntryPosted, PostedLine
 from libs.db.pool import Tx
-from libs.ids import new_id
-from libs.messaging.apply import Delivery
 from libs.messaging.outbox import emit
-from libs.observability.metrics import LEDGER_SUSPENSE_ENTRIES_TOTAL
 from services.ledger import chart, store
-from services.ledger.rules import RULES, SUSPENSE_RULE
 from services.ledger.store import Booking
 
 log = structlog.get_logger()
@@ -28,44 +23,13 @@ async def open_books(tx: Tx) -> None:
     )
 
 
-async def book_facts(tx: Tx, deliveries: Sequence[Delivery]) -> None:
-    """Book what the rules make of money facts; nothing of a fact that was booked before.
-
-    Business time is the event's; booked_at is when the fact was recorded, so that a replay agrees.
-    What went to suspense is counted, for somebody must find out what it is.
-
-    Raises:
-        ContradictoryFactError: the amounts of a fact do not add up.
-        SourceKeyConflictError: a fact is booked with other content.
-    """
-    told: dict[Any, Envelope[Any]] = {}
-    bookings = []
-    for delivery in deliveries:
-        event = delivery.event
-        entry = RULES[type(event.data)](event.data)
-        if entry is not None:
-            booking = Booking(
-                id=new_id(),
-                tenant_id=event.tenant_id,
-                entry=entry,
-                effective_at=event.effective_at,
-                booked_at=event.occurred_at,
-                cause=delivery.cause,
-            )
-            told[booking.id] = event
-            bookings.append(booking)
-    for booking in await book(tx, bookings):
-        if booking.entry.rule == SUSPENSE_RULE:
-            kind = told[booking.id].data.kind
-            tx.after_commit.append(LEDGER_SUSPENSE_ENTRIES_TOTAL.labels(kind=kind).inc)
-
-
 async def book(tx: Tx, bookings: Sequence[Booking]) -> list[Booking]:
     """Book entries of the tenants in scope together; those that were not booked before.
 
     Raises:
         SourceKeyConflictError: a fact is booked with other content; nothing is booked then.
     """
+    bookings = _each_once(bookings)
     if not bookings:
         return []
     accounts = {
@@ -91,6 +55,16 @@ async def book(tx: Tx, bookings: Sequence[Booking]) -> list[Booking]:
             cause=booking.cause,
         )
     return booked
+
+
+def _each_once(bookings: Sequence[Booking]) -> list[Booking]:
+    """Without what is told twice in the same words, which has the same id."""
+    by_id: dict[UUID, Booking] = {}
+    for booking in bookings:
+        first = by_id.setdefault(booking.id, booking)
+        if first.entry.content_hash != booking.entry.content_hash:
+            raise store.SourceKeyConflictError(f"{booking.entry.source_key} is told in two ways")
+    return list(by_id.values())
 
 
 def _told(booking: Booking) -> JournalEntryPosted:

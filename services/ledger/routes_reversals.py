@@ -65,10 +65,10 @@ async def reverse_entry(
             )
         except NoSuchEntryError:
             raise NotFound from None
-        except AlreadyReversedError:
+        except AlreadyReversedError as done:
             raise Conflict(
                 "The entry was reversed before. `GET /api/v1/ledger/entries` with `source_key` "
-                f"`reversal:{entry_id}` shows it.",
+                f"`{done}` shows it.",
                 code="entry_reversed",
             ) from None
         booked = await store.find_entry(tx, reversal_id)

@@ -1,0 +1,50 @@
+"""Money facts become entries, whatever order they are told in."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from libs.contracts.envelope import Envelope
+from libs.db.pool import Tx
+from libs.messaging.apply import Delivery
+from libs.observability.metrics import LEDGER_SUSPENSE_ENTRIES_TOTAL
+from services.ledger import posting, reversal
+from services.ledger.entries import entry_id
+from services.ledger.rules import RULES, SUSPENSE_RULE
+from services.ledger.store import Booking
+
+
+async def book_facts(tx: Tx, deliveries: Sequence[Delivery]) -> None:
+    """Book what the rules make of money facts; nothing of a fact that was booked before.
+
+    Business time is the event's; booked_at is when the fact was recorded, so that a replay agrees.
+    Reversals that were waiting for these facts follow them. What went to suspense is counted, for
+    somebody must find out what it is.
+
+    Raises:
+        ContradictoryFactError: the amounts of a fact do not add up.
+        SourceKeyConflictError: a fact is booked with other content.
+    """
+    told: dict[Any, Envelope[Any]] = {}
+    bookings = []
+    for delivery in deliveries:
+        event = delivery.event
+        entry = RULES[type(event.data)](event.data)
+        if entry is not None:
+            booking = Booking(
+                id=entry_id(
+                    event.tenant_id, tx.mode, entry.book, entry.source_key, event.occurred_at
+                ),
+                tenant_id=event.tenant_id,
+                entry=entry,
+                effective_at=event.effective_at,
+                booked_at=event.occurred_at,
+                cause=delivery.cause,
+            )
+            told[booking.id] = event
+            bookings.append(booking)
+    booked = await posting.book(tx, bookings)
+    for booking in booked:
+        if booking.entry.rule == SUSPENSE_RULE:
+            kind = told[booking.id].data.kind
+            tx.after_commit.append(LEDGER_SUSPENSE_ENTRIES_TOTAL.labels(kind=kind).inc)
+    await reversal.book_waiting(tx, booked)
