@@ -14,6 +14,8 @@ class SecurityEventRaised(Fact):
         kind: stable code, e.g. `tenant_denied`, `permission_denied`, `operator_access`.
         actor: `key_<UUID>`, `usr_<UUID>` or `anonymous`.
         permission: the missing permission, where one was missing.
+        left_out: how many events of this kind, actor, tenant and service were not told before this
+            one: it came too often. None: not one.
     """
 
     kind: str
@@ -25,6 +27,7 @@ class SecurityEventRaised(Fact):
     permission: str | None = None
     role: str | None = None
     remote_address: str | None = None
+    left_out: int | None = None
 
 
 class ConfigurationChanged(Fact):

@@ -24,7 +24,7 @@ from libs.ids import public_id
 from libs.messaging.key_use import KEY_USES
 from libs.observability.metrics import SECURITY_EVENTS_TOTAL
 from libs.observability.remote import remote_address
-from libs.web.alarms import Alarms, Concerned
+from libs.web.alarms import OPERATOR_ACCESS, Alarms, Concerned
 from libs.web.headers import credential, tenant_header
 from libs.web.key_waits import KeyWaits
 from libs.web.problems import (
@@ -148,7 +148,7 @@ class Gate:
         self._admits_before_live = admits_before_live
         self._key_waits = KeyWaits()
         self._write_waits = KeyWaits(WRITE_WAITS, WRITE_WAITS_PER_CALLER)
-        self._alarms = Alarms(database)
+        self.alarms = Alarms(database)
 
     async def admit(
         self, request: Request, permission: str, *, path_names_tenant: bool = True
@@ -171,7 +171,7 @@ class Gate:
             raise InvalidRequest("`X-Tenant-ID` and the path name different tenants. Name one.")
         access = await self._choose(request, caller, path or header)
         if not caller.may(permission):
-            await self._alarms.tell(request, _concerned(access), "permission_denied", permission)
+            await self.alarms.tell(request, _concerned(access), "permission_denied", permission)
             raise Forbidden(permission)
         if access.mode == "live" and not self._is_open(access):
             # What is remembered may be older than the live key that was just made.
@@ -200,7 +200,7 @@ class Gate:
         Raises:
             Forbidden: always.
         """
-        await self._alarms.tell(request, _concerned(access), "permission_denied", permission)
+        await self.alarms.tell(request, _concerned(access), "permission_denied", permission)
         raise Forbidden(permission, detail)
 
     async def note_absent(self, request: Request, access: Access, permission: str) -> None:
@@ -209,7 +209,7 @@ class Gate:
         Operators see every tenant's objects: what they do not find is not there.
         """
         if not access.caller.operator:
-            await self._alarms.tell_absent(request, _concerned(access), permission)
+            await self.alarms.tell_absent(request, _concerned(access), permission)
 
     async def _authenticate_after_writes(self, request: Request) -> Caller:
         """The caller, once this service knows what the caller has written.
@@ -302,14 +302,14 @@ class Gate:
                 raise NotFound("There is no such tenant. Check the id or slug.")
             access = Access(caller, tenant, caller.mode, named=True)
             if tenant.id != caller.tenant_id:
-                await self._alarms.tell(request, _concerned(access), "operator_access", None)
+                await self.alarms.tell(request, _concerned(access), OPERATOR_ACCESS, None)
             return access
         tenant = await self.directory.by_reference(reference)
         if tenant is None or tenant.id != caller.tenant_id:
             own = await self.directory.by_id(caller.tenant_id)
             if own is not None:
                 denied = Access(caller, own, caller.mode, named=False)
-                await self._alarms.tell(request, _concerned(denied), "tenant_denied", None)
+                await self.alarms.tell(request, _concerned(denied), "tenant_denied", None)
             raise TenantForbidden
         return Access(caller, tenant, caller.mode, named=True)
 

@@ -13,7 +13,9 @@ from pydantic import BaseModel, Field, SecretStr
 from libs.clock import utc_now
 from libs.contracts.envelope import Mode
 from libs.db.pool import Database
+from libs.ids import public_id
 from libs.observability.remote import remote_address
+from libs.web.auth import Gate
 from libs.web.headers import tenant_header
 from libs.web.problems import (
     InvalidRequest,
@@ -158,16 +160,7 @@ async def make_assertion(request: Request, body: AssertionRequest | None = None)
     except sessions.NoSessionError:
         raise Unauthorized("Sign in first: there is no valid session.", code="no_session") from None
     except sessions.NotAMemberError:
-        if who.homes:
-            async with database.transaction() as tx:
-                await sessions.note(
-                    tx,
-                    who,
-                    kind="tenant_denied",
-                    severity="warning",
-                    path=request.url.path,
-                    address=remote_address() or "unknown",
-                )
+        await _tell_denied(request, who)
         raise TenantForbidden(_why_no_tenant(who)) from None
     shown = AssertionBody(
         assertion=made.text,
@@ -202,3 +195,25 @@ def _why_no_tenant(who: sessions.Person) -> str | None:
     if who.operator:
         return "You are not a member of this tenant. Operators name it in `X-Tenant-ID` instead."
     return None
+
+
+async def _tell_denied(request: Request, who: sessions.Person) -> None:
+    """Record, at the person's primary tenant, that an assertion for another's was asked for."""
+    if not who.homes:
+        return
+    gate: Gate = request.app.state.gate
+    database: Database = request.app.state.database
+    home, actor = who.homes[0].tenant_id, public_id("user", who.user_id)
+    left_out = gate.alarms.count(home, actor, "tenant_denied")
+    if left_out is None:
+        return
+    async with database.transaction() as tx:
+        await sessions.note(
+            tx,
+            who,
+            kind="tenant_denied",
+            severity="warning",
+            path=request.url.path,
+            address=remote_address() or "unknown",
+            left_out=left_out or None,
+        )

@@ -312,7 +312,14 @@ async def _place(tx: Tx, who: Person, home: Home) -> tuple[Home, int, int | None
 
 
 async def note(
-    tx: Tx, who: Person | None, *, kind: str, severity: str, path: str, address: str
+    tx: Tx,
+    who: Person | None,
+    *,
+    kind: str,
+    severity: str,
+    path: str,
+    address: str,
+    left_out: int | None = None,
 ) -> None:
     """Record a sign-in or its failure: at the user's primary tenant, or the platform's."""
     home = who.homes[0].tenant_id if who is not None and who.homes else PLATFORM_TENANT_ID
@@ -328,6 +335,7 @@ async def note(
             method="POST",
             path=path,
             remote_address=address,
+            left_out=left_out,
         ),
     )
     await tx.enter(here)

@@ -10,6 +10,7 @@ tenants' objects are as absent as these is shown in test_isolation.py.
 """
 
 import json
+from collections import Counter
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ import pytest
 from cli import proof
 from cli.api import eventually
 from deploy.local.stack import Stack
+from libs.web.alarms import REFUSALS_TOLD_AT_ONCE
 from services.tenants.roles import PERMISSIONS
 from tests.flows.callers import Caller, House, Key, Nobody, Person, house
 from tests.flows.operations import BY_OBJECT, PEOPLE_ONLY, Operation, read_operations
@@ -181,7 +183,9 @@ async def test_credentials_change_nothing_where_none_are_asked_for(
 
 
 async def test_afterwards_every_refusal_is_a_security_event(matrix: Matrix) -> None:
-    # Given the refusals of the cells that this run has tried (all, unless some were picked),
+    # Given the refusals of the cells that this run has tried (all, unless some were picked), which
+    # are not so many of one caller that any is left out,
+    assert max(Counter(each.service for each in SECURED).values()) < REFUSALS_TOLD_AT_ONCE
     actors = await _actors(matrix)
     wanted = {(home, (actors[event[0]], *event[1:])) for home, event in matrix.refused}
 
