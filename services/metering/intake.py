@@ -26,9 +26,11 @@ from services.metering import store_usage as store
 from services.metering.aggregation import Gains
 from services.metering.event_ids import entered_before, hash_of_id
 from services.metering.measuring import Measurement, Meter, measure_all
+from services.metering.reserved_events import SOURCE as RESERVATION
 from services.metering.reserved_events import take_counted
 from services.metering.store_conflicts import Conflict
 from services.metering.store_usage import EventKey
+from services.metering.store_voids import note_came
 from services.metering.usage_event import Event, read_event
 from services.metering.window import stamp_of, time_problem
 
@@ -206,6 +208,10 @@ async def _count(tx: Tx, mode: Mode, usages: Mapping[UUID, Sequence[Usage]]) -> 
         tx, {key: _entry(counted) for key, counted in candidates.items()}
     )
     await _report(tx, candidates, again, stored)
+    await _free_voided(
+        tx,
+        {key: found for key, found in candidates.items() if key not in new and key not in stored},
+    )
     if new:
         await _aggregate(tx, [candidates[key] for key in candidates if key in new])
     return letters
@@ -305,6 +311,20 @@ async def _report(
             for usage in repeated
             if usage.payload_hash != stored.get(usage.key, candidates[usage.key].usage.payload_hash)
         ],
+    )
+
+
+async def _free_voided(tx: Tx, voided: Mapping[EventKey, Counted]) -> None:
+    """What was settled of a reservation and voided before it came weighs on no limit any more."""
+    settled = {
+        key: found for key, found in voided.items() if found.usage.event.source == RESERVATION
+    }
+    if not settled:
+        return
+    came = await note_came(tx, {key: found.usage.payload_hash for key, found in settled.items()})
+    freed = [settled[key] for key in sorted(came)]
+    await take_counted(
+        tx, ((usage.tenant_id, usage.event, measurements) for usage, measurements in freed)
     )
 
 

@@ -16,8 +16,14 @@ from libs.directory.local import business_now
 from libs.ids import InvalidIdError, parse_public_id, parse_uuid, public_id
 from libs.web.auth import Access, Requires
 from libs.web.idempotency import answer_once
-from libs.web.problems import Conflict, InvalidFields, NotFound, problem_responses
-from services.metering import limits, meters, reservations
+from libs.web.problems import (
+    Conflict,
+    InvalidFields,
+    InvalidRequest,
+    NotFound,
+    problem_responses,
+)
+from services.metering import exact_json, limits, meters, reservations
 from services.metering import store_reservations as store
 from services.metering.ingest import Arrival
 from services.metering.measuring import plain
@@ -156,6 +162,7 @@ async def settle_reservation(
 
     Settling again with the same amount answers the same and has no second effect.
     """
+    data = _exact_data(await request.body()) if body.data else {}
     database: Database = request.app.state.database
     async with database.tenant(access.tenant_id, access.mode) as tx:
         row = await _locked(tx, reservation)
@@ -169,7 +176,7 @@ async def settle_reservation(
         offset = access.tenant.snapshot.clock_offset_seconds if access.mode == "test" else 0
         arrival = Arrival(access.tenant_id, access.mode, utc_now(), offset, mine)
         try:
-            row = await reservations.settle(tx, row, meter, arrival, amount, body.data)
+            row = await reservations.settle(tx, row, meter, arrival, amount, data)
         except reservations.EndedError as ended:
             raise _has_ended(ended) from None
         except reservations.AmountError as error:
@@ -202,6 +209,22 @@ async def release_reservation(
             return _body(await reservations.release(tx, row))
         except reservations.EndedError as ended:
             raise _has_ended(ended) from None
+
+
+def _exact_data(body: bytes) -> dict[str, Any]:
+    """The `data` of a valid request with its numbers exactly as written, which FastAPI does not keep.
+
+    Raises:
+        InvalidRequest: another encoding than UTF-8, which JSON between systems must have.
+    """
+    try:
+        data: dict[str, Any] = exact_json.loads(body.decode())["data"]
+    except (ValueError, RecursionError):
+        raise InvalidRequest(
+            "The body is not valid JSON in UTF-8. Correct it and send it again.",
+            code="invalid_json",
+        ) from None
+    return data
 
 
 async def _locked(tx: Tx, reference: str) -> Row:

@@ -98,6 +98,25 @@ async def void_counted(tx: Tx, keys: Sequence[EventKey]) -> None:
     )
 
 
+async def note_came(tx: Tx, payloads: Mapping[EventKey, bytes]) -> set[EventKey]:
+    """Enter what voided events say that come only now; those that had not come before."""
+    keys = sorted(payloads)
+    rows = await tx.fetch(
+        """
+        update usage_event_id e set payload_hash = u.p
+        from unnest($2::uuid[], $3::bytea[], $4::bytea[]) as u(t, h, p)
+        where e.tenant_id = u.t and e.mode = $1 and e.id_hash = u.h and e.voided
+            and e.payload_hash = ''
+        returning uuid_send(e.tenant_id) || e.id_hash
+        """,
+        tx.mode,
+        tenants_in(keys),
+        [key[TENANT_BYTES:] for key in keys],
+        [payloads[key] for key in keys],
+    )
+    return {key for (key,) in rows}
+
+
 async def subtract(tx: Tx, losses: Mapping[Place, Loss]) -> None:
     """Take counts and totals back."""
     places = sorted(losses)

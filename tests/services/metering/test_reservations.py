@@ -9,13 +9,15 @@ from typing import Any
 import pytest
 
 from libs.clock import floor_to_minute, utc_now
-from libs.ids import new_id
+from libs.ids import new_id, parse_public_id
 from libs.testing.databases import TestDatabase
 from metering.test_limits import subscribe
 from metering.world import Api, Party, World, checksums
 from services.metering import jobs
 from services.metering.ingest import stamped_anew
-from services.metering.reserved_events import SOURCE
+from services.metering.reserved_events import SOURCE, event_id
+from services.metering.usage_log import TOPIC
+from services.metering.voiding import VOIDED
 
 LIMIT = 10
 
@@ -274,3 +276,46 @@ async def test_replay_leaves_reservations_as_they_were(
     await world.log.replay(clear_inboxes=True)
     assert await checksums(database) == before
     assert await standing(api, limited) == (3, 0)
+
+
+async def test_what_was_voided_before_it_came_weighs_on_no_limit(
+    api: Api, world: World, database: TestDatabase
+) -> None:
+    await api.meter(world.platform, aggregation="count", value_path=None)
+    held = (await reserve(api, world.acme, "3")).json()
+    name = {"source": SOURCE, "id": event_id(parse_public_id("reservation", held["id"]), 1)}
+    world.put(world.acme, world.event(type=VOIDED, data=name))
+    await world.log.settle()
+    assert (await end(api, world.acme, held["id"], "settle")).status_code == 200
+    assert await standing(api, world.acme) == (0, 3)
+    (void, *events) = world.log.topics[TOPIC]
+    # The voided one comes twice, before the last of the others.
+    world.log.topics[TOPIC] = [void]
+    for record in (events[0], events[1], events[1]):
+        world.log.append(TOPIC, record.key, record.value)
+    await world.log.settle()
+    assert await standing(api, world.acme) == (1, 1)
+    world.log.append(TOPIC, events[2].key, events[2].value)
+    await world.log.settle()
+    assert await standing(api, world.acme) == (2, 0)
+    before = await checksums(database)
+    await world.log.replay(clear_inboxes=True)
+    assert await checksums(database) == before
+
+
+async def test_numbers_in_what_was_used_stay_as_written(api: Api, world: World) -> None:
+    await api.meter(world.platform, group_by=["rate"])
+    held = (await reserve(api, world.acme, "3")).json()
+    path = f"/api/v1/reservations/{held['id']}/settle"
+    told = {"Content_Type": "application/json"}
+    for body in ('{"data": {"rate": 0.1}}'.encode("utf-16"), b'{"data": {"rate": NaN}}'):
+        answer = await api.post(path, world.acme, body, **told)
+        assert 400 <= answer.status_code < 500, answer.text
+    exact = b'{"data": {"rate": 0.10000000000000000001}}'
+    answer = await api.post(path, world.acme, exact, **told)
+    assert answer.status_code == 200, answer.text
+    await world.log.settle()
+    async with world.database.tenant(world.acme.id, "test") as tx:
+        assert await tx.fetchval("select group_values from usage_series") == [
+            "0.10000000000000000001"
+        ]
