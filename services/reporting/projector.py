@@ -29,12 +29,10 @@ def revenue_of(fact: JournalEntryPosted) -> dict[tuple[str, str], int]:
 
 
 async def count_revenue(tx: Tx, fact: JournalEntryPosted, effective_at: datetime) -> None:
-    """Add what an entry earned to the month it is effective in."""
+    """Add what an entry earned to the month it is effective in, once for each source key."""
     month = month_of(effective_at)
     for (account, currency), amount_minor in sorted(revenue_of(fact).items()):
-        if await store.add_revenue_line(
-            tx, fact.book, fact.entry_id, account, currency, amount_minor, month
-        ):
+        if await store.add_revenue_line(tx, fact, account, currency, amount_minor, month):
             await store.add_to_month(tx, fact.book, month, account, currency, amount_minor)
 
 

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Literal
-from uuid import UUID
 
 from libs.contracts.billing import BilledBy, InvoiceFinalized, InvoicePaid, SubscriptionChanged
+from libs.contracts.ledger import JournalEntryPosted
 from libs.db.pool import Tx
 
 
@@ -24,19 +24,23 @@ class Attempt:
 
 
 async def add_revenue_line(
-    tx: Tx, book: str, entry_id: UUID, account: str, currency: str, amount_minor: int, month: date
+    tx: Tx, fact: JournalEntryPosted, account: str, currency: str, amount_minor: int, month: date
 ) -> bool:
-    """Enter what an entry earned on an account; False where it is entered already."""
+    """Enter what a fact earned on an account; False where it is entered already.
+
+    By source key: a fact that is booked again after a restore may be another entry.
+    """
     added = await tx.execute(
         """
-        insert into revenue_line (tenant_id, mode, book, entry_id, account, currency, amount_minor,
-            month)
-        values ($1, $2, $3, $4, $5, $6, $7, $8) on conflict do nothing
+        insert into revenue_line (tenant_id, mode, book, source_key, entry_id, account, currency,
+            amount_minor, month)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9) on conflict do nothing
         """,
         tx.tenant_id,
         tx.mode,
-        book,
-        entry_id,
+        fact.book,
+        fact.source_key,
+        fact.entry_id,
         account,
         currency,
         amount_minor,
