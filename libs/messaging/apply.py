@@ -85,6 +85,8 @@ class Applier:
         batch_handlers: a function per topic that is handled as a whole.
         parks: order matters, so a failing event parks its key; otherwise it becomes a dead letter.
         strikes: permanent failures since the last event that succeeded.
+        handled: events that a handler took, also in what was rolled back. What no handler takes
+            (other types, events seen before, those of a parked key) does not end a row of strikes.
     """
 
     name: str
@@ -92,6 +94,7 @@ class Applier:
     batch_handlers: Mapping[str, BatchHandler] = field(default_factory=dict)
     parks: bool = True
     strikes: int = 0
+    handled: int = 0
 
     async def apply(self, tx: Tx, records: Sequence[Record]) -> None:
         """Apply records in order; what fails for good is isolated by bisection.
@@ -104,10 +107,12 @@ class Applier:
             return
         emitted, scope = len(tx.emitted), tx.scope
         before, after = len(tx.before_commit), len(tx.after_commit)
+        handled = self.handled
         try:
             async with tx.connection.transaction():
                 await self._apply_all(tx, records)
-            self.strikes = 0
+            if self.handled > handled:
+                self.strikes = 0
         except NOT_ISOLATED:
             raise
         except Exception as error:  # noqa: BLE001 - whatever a handler raises is isolated, never lost
@@ -147,6 +152,7 @@ class Applier:
             if batch:
                 with HANDLER_SECONDS.labels(event_type=topic).time():
                     await handle(batch, tx)
+                self.handled += len(batch)
                 RECORDS_CONSUMED_TOTAL.labels(topic=topic).inc(len(batch))
 
     async def _apply_events(self, tx: Tx, records: Sequence[Record]) -> None:
@@ -214,6 +220,7 @@ class Applier:
                     )
                     deliveries.append(Delivery(event, Cause(event.id, event.correlation_id, trace)))
                 await handle.work(deliveries, tx)
+            self.handled += len(mine)
             each = (time.perf_counter() - started) / len(mine)
             for record, event in mine:
                 HANDLER_SECONDS.labels(event_type=event.type).observe(each)
@@ -233,6 +240,7 @@ class Applier:
             event_id=str(event.id),
         ):
             await handle(event, tx)
+        self.handled += 1
         HANDLER_SECONDS.labels(event_type=event.type).observe(time.perf_counter() - started)
         RECORDS_CONSUMED_TOTAL.labels(topic=record.topic).inc()
 

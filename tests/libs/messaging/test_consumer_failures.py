@@ -7,9 +7,11 @@ import pytest
 from aiokafka import TopicPartition
 from prometheus_client import REGISTRY
 
-from libs.contracts.billing import CreditGranted
-from libs.contracts.envelope import Envelope
+from libs.clock import utc_now
+from libs.contracts.billing import CreditGranted, InvoicePaid
+from libs.contracts.envelope import Envelope, wrap
 from libs.db.pool import Database, Tx
+from libs.ids import new_id
 from libs.messaging.apply import TransientError
 from libs.testing.databases import TestDatabase
 from libs.testing.memory_log import MemoryLog
@@ -172,3 +174,27 @@ async def test_a_stopped_consumer_is_shown_beside_one_that_runs(
     await directory._load_stop()
     value = REGISTRY.get_sample_value("sluice_consumer_stopped", {"consumer": "ledger"})
     assert value == 1
+
+
+async def test_events_that_nobody_handles_do_not_end_a_row_of_failures(
+    ledger: Database, log: MemoryLog
+) -> None:
+    """A bad deploy fails on every event it handles; the others on the topic say nothing for it."""
+    sums = Sums()
+    consumer = log.add(ledger, {CreditGranted: sums.on_credit})[0]
+    for tenant in [new_id() for _ in range(10)]:
+        bad = credit(tenant)
+        sums.poisoned.add(bad.id)
+        log.publish(bad)
+        paid = InvoicePaid(
+            invoice_id=new_id(), number="1", customer_id=new_id(), currency="EUR", paid_minor=1
+        )
+        log.publish(
+            wrap(paid, tenant_id=tenant, mode="test", source="billing", effective_at=utc_now())
+        )
+    await log.settle()
+    assert consumer.places.positions[EVENTS] == 0
+    async with ledger.transaction() as tx:
+        assert await tx.fetchval("select count(*) from consumer_stop") == 1
+    async with ledger.maintenance() as tx:
+        assert await tx.fetchval("select count(*) from parked_key") == 0
