@@ -83,10 +83,20 @@ class RequestWorker:
 
         async def one(row: Row) -> None:
             async with slots:
-                await self._settle(row)
+                await self._settle_apart(row)
 
         await all_of(map(one, rows))
         return len(rows)
+
+    async def _settle_apart(self, row: Row) -> None:
+        """One request, where an odd one must not hold up the others."""
+        try:
+            await self._settle(row)
+        except TRANSIENT_ERRORS:
+            raise
+        except Exception as error:  # noqa: BLE001 - it is looked at again in its time
+            detail = f"{type(error).__name__}: {error}"
+            log.error("payment_request_odd", request=str(row["request_id"]), error=detail)  # noqa: TRY400
 
     async def _settle(self, row: Row) -> None:
         """One request; what cannot be told now is looked at later, later each time."""
@@ -116,13 +126,7 @@ class RequestWorker:
             await errand.run(looks_first=True)
         except (DeclinedError, RefusedError, StripeCallError):
             return
-        except TRANSIENT_ERRORS:
-            raise
-        except Exception as error:  # noqa: BLE001 - one odd request must not hold up the others
-            detail = f"{type(error).__name__}: {error}"
-            log.error("payment_request_odd", request=str(row["request_id"]), error=detail)  # noqa: TRY400
-        else:
-            log.info("payment_outcome_found", request=str(row["request_id"]), kind=row["kind"])
+        log.info("payment_outcome_found", request=str(row["request_id"]), kind=row["kind"])
 
     async def _look_again(self, row: Row, identity: Identity | None, tenant: Tenant | None) -> None:
         """A lost refund: whether Stripe has it or not, once Stripe can be asked."""

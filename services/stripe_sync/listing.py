@@ -1,7 +1,7 @@
 """Reading many objects of a backlog in a few lists, instead of each by itself.
 
 A list shows an object as a fetch would. Stripe says nowhere that a list is as fresh, so only what
-changed a while ago is read in one; and whatever a list has not is fetched by itself.
+changed a while ago is read in one, and nothing that the mirror has from just now; and whatever a list has not is fetched by itself.
 """
 
 from collections.abc import Iterable, Mapping
@@ -77,6 +77,7 @@ def _is_listed(dirty: Dirty, now: datetime) -> bool:
         and dirty.made_at is not None
         and dirty.told_at is not None
         and dirty.told_at < now - SETTLED_AFTER
+        and (dirty.fetched_at is None or dirty.fetched_at < now - SETTLED_AFTER)
         # What led to nothing before is looked at by itself.
         and dirty.attempts == 0
     )

@@ -3,7 +3,7 @@
 A request is `open` until it is known what came of it. Whoever asked makes the call at once; where no
 answer came, a worker looks for the object at Stripe before anything is sent again, and sends the same
 under the same idempotency key. After a day, when Stripe may have forgotten the key, nothing is sent
-any more: what is not there by then was never made. Once it was sent, only Stripe's answer to it, or
+any more: what was never sent was never made. Once it was sent, only Stripe's answer to it, or
 the object itself, tells what came of it; where neither can be had for a day it ends as unknown.
 """
 
@@ -242,6 +242,9 @@ class Errand:
     async def _post(self) -> Json:
         row, request = self.row, self.row["request"]
         if is_over(row):
+            if await self._was_sent():
+                # Stripe may be at it still, if it was sent a moment ago.
+                raise UnseenError("not_seen", "it was sent, and is not there now")
             raise StripeRefusedError(NEVER_REACHED, "it was not made within a day")
         async with self.database.tenant(row["tenant_id"], row["mode"]) as tx:
             sent_before = await store_requests.note_sent(tx, row["request_id"])
@@ -273,12 +276,14 @@ class Errand:
         except InvoicePaidError:
             raise
         except (StripeAccessError, StripeRefusedError) as error:
-            row = self.row
-            async with self.database.tenant(row["tenant_id"], row["mode"]) as tx:
-                sent = await store_requests.was_sent(tx, row["request_id"])
-            if sent:
+            if await self._was_sent():
                 raise UnseenError(error.code, error.message, status=error.status) from None
             raise
+
+    async def _was_sent(self) -> bool:
+        row = self.row
+        async with self.database.tenant(row["tenant_id"], row["mode"]) as tx:
+            return await store_requests.was_sent(tx, row["request_id"])
 
     async def _look(self) -> Json | None:
         kind, params = self.row["kind"], self.row["request"]["params"]

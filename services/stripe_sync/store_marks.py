@@ -21,6 +21,7 @@ class Dirty:
         trace: of the latest mark (W3C Trace Context headers).
         made_at: when the object was made, or something made after it; None: nobody told.
         told_at: when the latest change happened that is known; None: just now.
+        fetched_at: how new the mirror is; None: it has no such object.
     """
 
     object_type: str
@@ -30,6 +31,7 @@ class Dirty:
     trace: Mapping[str, str] = field(default_factory=dict)
     made_at: datetime | None = None
     told_at: datetime | None = None
+    fetched_at: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -123,12 +125,17 @@ async def due(tx: Tx, account: str, mode: str, now: datetime, limit: int) -> lis
     """Objects whose turn it is, the longest waiting first; one entry for an object."""
     rows = await tx.fetch(
         """
-        select object_type, object_id, array_agg(tenant_id order by generation) as tenants,
-            array_agg(generation order by generation) as generations, max(attempts) as attempts,
-            (array_agg(trace order by generation desc))[1] as trace,
-            min(made_at) as made_at, max(told_at) as told_at
-        from dirty_object where account = $1 and mode = $2 and next_try_at <= $3
-        group by object_type, object_id order by min(generation) limit $4
+        select d.*, (select max(o.fetched_at) from stripe_object o
+            where o.account = $1 and o.mode = $2 and o.object_type = d.object_type
+                and o.object_id = d.object_id) as fetched_at
+        from (
+            select object_type, object_id, array_agg(tenant_id order by generation) as tenants,
+                array_agg(generation order by generation) as generations,
+                max(attempts) as attempts, (array_agg(trace order by generation desc))[1] as trace,
+                min(made_at) as made_at, max(told_at) as told_at
+            from dirty_object where account = $1 and mode = $2 and next_try_at <= $3
+            group by object_type, object_id order by min(generation) limit $4) as d
+        order by d.generations[1]
         """,
         account,
         mode,
@@ -144,6 +151,7 @@ async def due(tx: Tx, account: str, mode: str, now: datetime, limit: int) -> lis
             row["trace"],
             row["made_at"],
             row["told_at"],
+            row["fetched_at"],
         )
         for row in rows
     ]

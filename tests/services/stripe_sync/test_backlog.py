@@ -104,6 +104,24 @@ async def test_what_changed_just_now_is_fetched_by_itself(world: World) -> None:
     assert len(world.log.events(PaymentSucceeded)) == PAYMENTS
 
 
+async def test_what_the_mirror_has_from_just_now_is_fetched_by_itself(world: World) -> None:
+    """A list may be older than the mirror, whatever a webhook that comes late tells of."""
+    ids = pay_at_stripe(world, PAYMENTS)
+    events = [
+        each | {"id": f"{each['id']}_{turn}", "created": each["created"] - 3600}
+        for turn in range(2)
+        for each in world.sandbox.events(world.key)
+        if each["type"] == "payment_intent.succeeded"
+    ]
+    listed, fetched = calls(LISTED), calls(FETCHED)
+    world.deliver(events[:PAYMENTS])
+    await world.settle()
+    assert (calls(LISTED) - listed, calls(FETCHED) - fetched) == (1, 0)
+    world.deliver(events[PAYMENTS:])
+    await world.settle()
+    assert (calls(LISTED) - listed, calls(FETCHED) - fetched) == (1, len(ids))
+
+
 @pytest.mark.usefixtures("long_ago")
 async def test_where_a_list_is_not_shown_each_is_fetched(world: World) -> None:
     pay_at_stripe(world, PAYMENTS)

@@ -9,7 +9,7 @@ import pytest
 from libs.contracts.billing import CustomerErased
 from libs.contracts.stripe_sync import OutsidePaymentRecorded
 from libs.observability.metrics import PAYMENT_REQUESTS_OLDEST_AGE_SECONDS
-from services.stripe_sync import outcomes, requests, store_requests
+from services.stripe_sync import janitor, outcomes, requests, store_requests
 from services.stripe_sync.janitor import RequestWorker
 from services.stripe_sync.outcomes import Outcome
 from services.stripe_sync.store_requests import OUTCOME_UNKNOWN
@@ -278,6 +278,27 @@ async def test_a_lost_refund_is_proved_once_stripe_can_be_asked(
         assert (await shop.get(f"refunds/{lost['id']}"))["status"] == ends_as
     assert (await shop.post("refunds", {"payment": payment})).status_code == anew
     assert len(shop.listed("refunds")) == 1
+
+
+async def test_an_odd_lost_refund_holds_up_no_other_request(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    payment = (await shop.get("payments"))["items"][0]["id"]
+    lose(shop, "/v1/refunds")
+    refund = (await shop.post("refunds", {"payment": payment})).json()["id"]
+    await age(shop)
+    await let_worker_look(shop)
+    shop.world.sandbox.mend()
+
+    async def odd(*_: Any) -> None:
+        raise KeyError("id")
+
+    with monkeypatch.context() as context:
+        context.setattr(janitor, "find_refund", odd)
+        await let_worker_look(shop)
+    assert (await shop.get(f"refunds/{refund}"))["status"] == "unknown"
+    await let_worker_look(shop)
+    assert (await shop.get(f"refunds/{refund}"))["status"] == "succeeded"
 
 
 async def test_an_account_that_lets_nobody_look_for_a_day_ends_it_too(shop: Shop) -> None:
