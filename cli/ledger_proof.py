@@ -2,7 +2,7 @@
 
 Everything is computed anew by the statements of this module, not by what the ledger's own schema
 brings along: hashes of entries and of the chain, sums of entries, numbers and running balances of
-accounts, stored balances and blocks. Heads that the ledger once told stand on `ledger.events`, where
+accounts, stored balances and blocks, types and sides of accounts. Heads that the ledger once told stand on `ledger.events`, where
 it cannot change them.
 """
 
@@ -188,6 +188,29 @@ select coalesce(sum(postings), 0)::bigint as postings,
 from checked
 """
 
+CONTRA_ACCOUNTS = ("revenue:refunds",)
+"""Accounts whose normal side is the other one than their type's."""
+
+_CHART = """
+select coalesce((array_agg(said order by said))[:100], '{}') from (
+    select concat(b.account, ': ', case when a.code is null then 'the account is missing'
+        else 'the account has another type or side than the chart' end) as said
+    from (select distinct account from ledger.account_balance
+          where tenant_id = $1 and mode = $2 and book = $3) b
+    left join ledger.account a on a.tenant_id = $1 and a.mode = $2 and a.book = $3
+        and a.code = b.account
+    where (a.type, a.normal_side) is distinct from (split_part(b.account, ':', 1),
+        case when (split_part(b.account, ':', 1) in ('asset', 'expense'))
+            <> (b.account = any($4::text[])) then 'debit' else 'credit' end)) wrong
+"""
+
+_BLOCKS = """
+select (select count(*) from ledger.posting_block
+        where tenant_id = $1 and mode = $2 and book = $3)::bigint
+    - (select coalesce(sum(last_seq / 1024), 0) from ledger.account_balance
+       where tenant_id = $1 and mode = $2 and book = $3)::bigint
+"""
+
 
 class LedgerProof:
     """One look at the books, as an administrator."""
@@ -224,6 +247,12 @@ class LedgerProof:
             await self._follow_chain(book, found, progress)
             await self._hold_against_heads(book, heads.get(book.key, {}), found)
             await self._fold_accounts(book, found, progress)
+            found.faults += await self._admin.fetchval(_CHART, *book.key, list(CONTRA_ACCOUNTS))
+            surplus = await self._admin.fetchval(_BLOCKS, *book.key)
+            if surplus:
+                found.faults.append(
+                    f"{abs(surplus)} sums over blocks of postings too {'many' if surplus > 0 else 'few'}"
+                )
         return found
 
     async def _follow_chain(

@@ -7,7 +7,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from cli.ledger_proof import Heads, LedgerProof
+from cli.ledger_proof import CONTRA_ACCOUNTS, Heads, LedgerProof
 from ledger.facts import Tenant, book, faults, transfer
 from libs.clock import utc_now
 from libs.contracts.ledger import LedgerHeadAnchored
@@ -15,7 +15,7 @@ from libs.db.pool import Database
 from libs.ids import new_id
 from libs.testing.databases import TestDatabase
 from libs.testing.memory_log import MemoryLog
-from services.ledger import anchoring, jobs
+from services.ledger import anchoring, chart, jobs
 from services.ledger.settings import Settings
 
 BOTH = ("platform", "tenant")
@@ -137,6 +137,14 @@ TAMPERED = {
         "insert into posting_block values ($1, 'test', 'platform', 'asset:bank', 'EUR', 0, 15, "
         "now(), now(), now(), now())"
     ),
+    "a block of an account that nobody booked on": (
+        "insert into posting_block values ($1, 'test', 'platform', 'asset:nobody', 'EUR', 7, 15, "
+        "now(), now(), now(), now())"
+    ),
+    "an account is gone": f"delete from account where {ACME} and code = 'asset:bank'",
+    "an account's side": (
+        f"update account set normal_side = 'credit' where {ACME} and code = 'asset:bank'"
+    ),
 }
 
 
@@ -223,6 +231,16 @@ async def test_heads_are_told_once_and_again_before_the_topic_forgets_them(
     async with ledger.maintenance() as tx:
         again = await anchoring.due(tx, later, anchoring.TOLD_AGAIN_AFTER, 10**6)
     assert len(again) == 2
+
+
+def test_the_proof_knows_which_accounts_are_contrary() -> None:
+    """It holds accounts against the chart in words of its own."""
+    contra = [
+        account.code
+        for account in (*chart.FIXED, chart.clearing("acct_1"))
+        if (account.type in ("asset", "expense")) != (account.normal_side == "debit")
+    ]
+    assert tuple(contra) == CONTRA_ACCOUNTS
 
 
 async def test_a_head_cannot_be_moved_back(five: tuple[Any, Heads], ledger: Database) -> None:
