@@ -26,7 +26,7 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 from libs.db.pool import TRANSIENT_ERRORS, Database, Row
 from libs.messaging.outbox import SHARDS, SIGNAL
 from libs.messaging.records import TYPE_HEADER
-from libs.messaging.stopping import stop_within
+from libs.messaging.stopping import drop_unsent, stop_within
 from libs.observability.health import Check
 from libs.observability.metrics import (
     OUTBOX_OLDEST_AGE_SECONDS,
@@ -102,15 +102,18 @@ class Relay:
         return sent
 
     async def _relay(self, connection: Any, rows: list[Row]) -> int:
-        """Send rows of a shard and note those that were; how many."""
-        sent = await self._send(rows)
-        await connection.execute(
-            "update outbox set sent_at = now() where id = any($1::bigint[])",
-            [row["id"] for row in sent],
-        )
-        for topic, count in Counter(row["topic"] for row in sent).items():
-            OUTBOX_SENT_TOTAL.labels(topic=topic).inc(count)
-        return len(sent)
+        """Send rows of a shard, as many at once as fit, and note each time which; how many."""
+        done = 0
+        while done < len(rows):
+            sent = await self._send(rows[done:])
+            await connection.execute(
+                "update outbox set sent_at = now() where id = any($1::bigint[])",
+                [row["id"] for row in sent],
+            )
+            for topic, count in Counter(row["topic"] for row in sent).items():
+                OUTBOX_SENT_TOTAL.labels(topic=topic).inc(count)
+            done += len(sent)
+        return done
 
     async def _hold_shards(self) -> Any:
         """A connection that holds the advisory locks of as many shards as are free."""
@@ -128,10 +131,7 @@ class Relay:
         return self._connection
 
     async def _send(self, rows: list[Row]) -> list[Row]:
-        """Send rows in order; those that were, each acknowledged by all replicas.
-
-        From the first row on that does not fit, rows wait for the next round.
-        """
+        """Send rows in order up to the first that does not fit; those, acknowledged by all replicas."""
         producer = await self._connected()
         async with asyncio.timeout(SEND_TIMEOUT_SECONDS):
             batches, packed = await _pack(producer, rows)
@@ -160,9 +160,15 @@ class Relay:
         return self._producer
 
     async def _let_go(self) -> None:
-        """Give up locks and producer: the next attempt starts with new ones."""
+        """Give up locks and producer: the next attempt starts with new ones.
+
+        What the producer still holds is dropped before another relay can have the locks: sent later,
+        an old snapshot would lie behind a newer one. Nothing of it counts as sent.
+        """
         connection, self._connection, self._shards = self._connection, None, []
         producer, self._producer = self._producer, None
+        if producer is not None:
+            drop_unsent(producer)
         if connection is not None:
             # Its role and its locks must not go back into the pool. A connection that was lost
             # has left the pool by itself.

@@ -5,25 +5,32 @@ import os
 import signal
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
+from typing import Any
 from uuid import UUID
 
+import aiokafka.client
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import KafkaError, MessageSizeTooLargeError
+from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError, RequestTimedOutError
 from aiokafka.producer.message_accumulator import MessageAccumulator
+from aiokafka.protocol.produce import ProduceRequest
+from prometheus_client import REGISTRY
 
 from deploy.local.scratch import RunningKafka
 from libs.clock import utc_now
 from libs.contracts.gateway import StripeEventReceived
 from libs.contracts.topics import TOPICS
-from libs.db.pool import Database
+from libs.db.pool import Database, Row
 from libs.ids import new_id
 from libs.messaging import relay as relay_module
 from libs.messaging.create_topics import create_topics
 from libs.messaging.outbox import emit
-from libs.messaging.relay import Relay
+from libs.messaging.relay import Relay, stamp
+from libs.messaging.stopping import drop_unsent, stop_within
 from libs.testing.databases import TestDatabase
 
 pytestmark = pytest.mark.kafka
@@ -74,13 +81,19 @@ async def until_sent(database: TestDatabase, rows: int) -> None:
 
 
 async def arrived(kafka: str, tenants: set[UUID], number: int) -> dict[UUID, list[int]]:
-    """The stream numbers of tenants as they lie in the log, read until each has its last one."""
+    """The stream numbers of tenants as they lie in the log, read until each has its last one.
+
+    And on to where the log ended when the reading began.
+    """
     consumer = AIOKafkaConsumer(TOPIC, bootstrap_servers=kafka, auto_offset_reset="earliest")
     await consumer.start()
     found: dict[UUID, list[int]] = {tenant: [] for tenant in tenants}
     try:
         async with asyncio.timeout(30):
-            while any(number not in numbers for numbers in found.values()):
+            ends = await consumer.end_offsets(consumer.assignment())
+            while any(number not in numbers for numbers in found.values()) or any(
+                [await consumer.position(place) < end for place, end in ends.items()]
+            ):
                 record = await consumer.getone()
                 tenant = UUID(record.key.decode())
                 if tenant in found:
@@ -190,5 +203,104 @@ async def test_a_broker_that_hangs_half_way_loses_nothing_and_keeps_the_order(
         finally:
             os.kill(kafka_server.pid, signal.SIGCONT)
         await until_sent(database, TENANTS * EACH)
+        await asyncio.sleep(1.0)
     for numbers in (await arrived(kafka, tenants, EACH)).values():
         assert first_seen(numbers) == list(range(1, EACH + 1))
+        assert numbers[-1] == EACH
+
+
+def given_up() -> float:
+    """How often the relay has started anew, as sending took too long."""
+    return REGISTRY.get_sample_value("sluice_relay_errors_total", {"error": "TimeoutError"}) or 0
+
+
+async def test_a_producer_given_up_sends_nothing_behind_its_successor(
+    database: TestDatabase, kafka_server: RunningKafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No record reaches the broker for a while; one that was given up would try again then."""
+    kafka, tenant = kafka_server.bootstrap, new_id()
+    await create_topics(kafka)
+    monkeypatch.setattr(relay_module, "SEND_TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setattr(relay_module, "STOP_SECONDS", 0.1)
+    slow = partial(AIOKafkaProducer, retry_backoff_ms=500)
+    monkeypatch.setattr(relay_module, "AIOKafkaProducer", slow)
+    cut_off, send = True, AIOKafkaClient.send
+
+    async def sending(self: AIOKafkaClient, node: int, request: object, **options: Any) -> object:
+        if cut_off and isinstance(request, ProduceRequest):
+            raise RequestTimedOutError
+        return await send(self, node, request, **options)
+
+    monkeypatch.setattr(AIOKafkaClient, "send", sending)
+    before = given_up()
+    async with relaying(database, kafka) as gateway:
+        async with gateway.tenant(tenant, "test") as tx:
+            emit(tx, event(1))
+        async with asyncio.timeout(40):
+            while given_up() < before + 3:
+                await asyncio.sleep(0.05)
+        cut_off = False
+        await until_sent(database, 1)
+        async with gateway.tenant(tenant, "test") as tx:
+            emit(tx, event(2))
+        await until_sent(database, 2)
+        await asyncio.sleep(1.0)
+    numbers = (await arrived(kafka, {tenant}, 2))[tenant]
+    assert numbers == sorted(numbers)
+    # Twice where one was taken and its acknowledgement came too late; never once for each attempt.
+    assert numbers.count(1) <= 2
+
+
+async def test_rows_that_are_too_many_for_one_batch_are_read_once(
+    database: TestDatabase, kafka_server: RunningKafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kafka, tenant = kafka_server.bootstrap, new_id()
+    await create_topics(kafka)
+    read: list[int] = []
+    number_rows = relay_module.number_rows
+
+    async def counting(connection: Any, shard: int) -> list[Row]:
+        rows = await number_rows(connection, shard)
+        if rows:
+            read.append(len(rows))
+        return rows
+
+    monkeypatch.setattr(relay_module, "number_rows", counting)
+    async with relaying(database, kafka) as gateway:
+        async with gateway.tenant(tenant, "test") as tx:
+            for number in range(1, 21):
+                emit(tx, event(number, characters=300_000))
+        await until_sent(database, 20)
+    assert read == [20]
+    assert (await arrived(kafka, {tenant}, 20))[tenant] == list(range(1, 21))
+
+
+async def test_a_connection_opened_after_its_producer_was_given_up_carries_nothing(
+    kafka_server: RunningKafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The batch was waiting for the connection to a broker that hung."""
+    kafka, tenant = kafka_server.bootstrap, new_id()
+    await create_topics(kafka)
+    producer = AIOKafkaProducer(bootstrap_servers=kafka, enable_idempotence=True)
+    await producer.start()
+    await producer.partitions_for(TOPIC)
+    for connection in producer.client._conns.values():
+        connection.close()
+    opening, go_on, connect = asyncio.Event(), asyncio.Event(), aiokafka.client.create_conn
+
+    async def connecting(*where: Any, **options: Any) -> Any:
+        opening.set()
+        await go_on.wait()
+        return await connect(*where, **options)
+
+    monkeypatch.setattr(aiokafka.client, "create_conn", connecting)
+    await producer.send(TOPIC, stamp("{}", 1), key=str(tenant).encode(), partition=0)
+    await opening.wait()
+    drop_unsent(producer)
+    go_on.set()
+    await stop_within(producer, 5.0)
+    monkeypatch.undo()
+    assert not producer.client._conns
+    async with AIOKafkaProducer(bootstrap_servers=kafka) as successor:
+        await successor.send_and_wait(TOPIC, stamp("{}", 2), str(tenant).encode(), partition=0)
+    assert (await arrived(kafka, {tenant}, 2))[tenant] == [2]
