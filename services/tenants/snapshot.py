@@ -6,6 +6,8 @@ from datetime import datetime
 from typing import get_args
 from uuid import UUID
 
+import structlog
+
 from libs.contracts.envelope import Mode
 from libs.contracts.tenants import (
     ApiKeyRecord,
@@ -16,7 +18,7 @@ from libs.contracts.tenants import (
     StripeIds,
     TenantSnapshot,
 )
-from libs.db.pool import Database, Row, Tx
+from libs.db.pool import TRANSIENT_ERRORS, Database, Row, Tx
 from libs.db.tenant import Scope
 from libs.messaging.outbox import emit
 from services.tenants import (
@@ -28,6 +30,8 @@ from services.tenants import (
     store_people,
     store_tenants,
 )
+
+log = structlog.get_logger()
 
 ENDED_KEYS_MAX = 100
 """Revoked and expired keys still told of; an older one is unknown, which is as good as revoked."""
@@ -91,12 +95,17 @@ async def publish(tx: Tx, at: datetime) -> int:
 
 
 async def tell_anew(database: Database, at: datetime) -> None:
-    """Publish some of the records that were told in an earlier form."""
+    """Publish some of the records that were told in an earlier form, each by itself."""
     async with database.maintenance() as tx:
         due = await store_tenants.told_otherwise(tx, RECORD_FORMAT, TOLD_ANEW)
     for tenant_id in due:
-        async with database.tenant(tenant_id, None) as tx:
-            await publish(tx, at)
+        try:
+            async with database.tenant(tenant_id, None) as tx:
+                await publish(tx, at)
+        except TRANSIENT_ERRORS:
+            raise
+        except Exception:
+            log.exception("record_not_told_anew", tenant_id=str(tenant_id))
 
 
 def _billing_address(tenant: Row) -> SealedAddress | None:

@@ -167,7 +167,7 @@ async def raise_version(tx: Tx, at: datetime, record_format: int) -> Row:
     """Give the tenant's record its next version; the row, its billing address as it is sealed."""
     row = await tx.fetchrow(
         "update tenant set version = version + 1, updated_at = greatest(updated_at, $2), "
-        "record_format = $3 where tenant_id = $1 returning *",
+        "record_format = $3, record_format_version = version + 1 where tenant_id = $1 returning *",
         tx.tenant_id,
         at,
         record_format,
@@ -177,9 +177,13 @@ async def raise_version(tx: Tx, at: datetime, record_format: int) -> Row:
 
 
 async def told_otherwise(tx: Tx, record_format: int, limit: int) -> list[UUID]:
-    """Tenants whose record was told in an earlier form; as the maintenance role."""
+    """Tenants whose record was told in an earlier form; as the maintenance role.
+
+    In no order: some that fail each time leave room for the others.
+    """
     rows = await tx.fetch(
-        "select tenant_id from tenant where record_format < $1 and version > 0 limit $2",
+        "select tenant_id from tenant where version > 0 "
+        "and (record_format < $1 or record_format_version <> version) order by random() limit $2",
         record_format,
         limit,
     )
