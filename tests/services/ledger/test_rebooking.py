@@ -1,5 +1,6 @@
 """Books that are made of their topics anew: the same entries, reversals too, in any order."""
 
+import asyncio
 import random
 from typing import Any
 
@@ -8,11 +9,15 @@ import pytest
 from ledger.callers import Api
 from ledger.facts import Tenant, assert_sound, net_balances, snapshot
 from libs.contracts.ledger import JournalEntryPosted, ReverseEntry
-from libs.db.pool import Database
+from libs.db.pool import Cause, Database
+from libs.ids import new_id
+from libs.messaging.apply import Delivery
 from libs.testing.databases import TestDatabase
 from libs.testing.memory_log import MemoryLog
+from services.ledger import money, reversal
 from tests.conftest import story_seed
 
+BOTH = ("platform", "tenant")
 ACME = {"X-Tenant-ID": "acme"}
 WHY = {"reason": "booked twice by hand", "effective_at": "2026-02-16T10:30:00Z"}
 CONTENT = """
@@ -152,3 +157,39 @@ async def test_the_same_fact_twice_in_one_batch(
         parked = await admin.fetchval("select count(*) from ledger.parked_key")
     assert parked == len(other)
     await assert_sound(database)
+
+
+async def test_a_command_and_its_fact_at_the_same_moment(
+    ledger: Database, database: TestDatabase
+) -> None:
+    """The fact waits for the command that is being put aside, and sees it then."""
+    acme = Tenant()
+    fact = acme.payment(4900, stripe_charge_id="ch_1")
+    command = acme.event(
+        ReverseEntry(
+            book="platform",
+            source_key="payment:platform:ch_1",
+            reversal_id=new_id(),
+            booked_at=fact.occurred_at,
+            reason="x",
+            actor="key_x",
+        )
+    )
+
+    async def book_fact() -> None:
+        async with ledger.tenant(acme.id, "test", books=BOTH) as tx:
+            await money.book_facts(tx, [Delivery(fact, Cause(fact.id, fact.correlation_id))])
+
+    async with database.admin() as admin:
+        async with ledger.tenant(acme.id, "test", books=BOTH) as tx:
+            await reversal.take_command(tx, command)
+            booking = asyncio.create_task(book_fact())
+            while not await admin.fetchval(
+                "select exists (select from pg_locks where locktype = 'advisory' and not granted)"
+            ):
+                assert not booking.done(), "it saw neither the lock nor the command"
+                await asyncio.sleep(0.01)
+        await booking
+        assert not await admin.fetchval("select count(*) from ledger.waiting_reversal")
+    assert await net_balances(database) == {}
+    assert len(await contents(database)) == 2
