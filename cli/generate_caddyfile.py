@@ -45,8 +45,13 @@ HEAD = """\
 		# A service that is being restarted is waited for; only what was not sent is sent again.
 		lb_try_duration 3s
 		lb_try_interval 100ms
+		# A trace begins here: nobody outside chooses which one a request, and what comes of it, is of.
+		header_up -Traceparent
+		header_up -Tracestate
 		transport http {
 			dial_timeout 2s
+			# Shorter than the services' own 30 s: none closes a connection that a request is just put on.
+			keepalive 20s
 			response_header_timeout 60s
 		}
 	}

@@ -36,6 +36,7 @@ from libs.web.wire import Http
 
 STOP_SECONDS = 15
 REQUEST_DRAIN_SECONDS = 6
+KEEP_ALIVE_SECONDS = 30
 EXIT_OVERRAN = 1
 
 _logger = get_logger(__name__)
@@ -122,7 +123,7 @@ def serve(
         server_header=False,
         # Behind a proxy: `libs.web.forwarded` alone says where a request came from.
         proxy_headers=False,
-        timeout_keep_alive=30,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=REQUEST_DRAIN_SECONDS,
         backlog=1024,
     )

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,6 +18,7 @@ import pytest
 from cli.generate_apps import CONSOLE, Route, ServiceApp
 from deploy.local import caddy
 from deploy.local.environment import SERVICE_PORTS
+from libs.web.serve import KEEP_ALIVE_SECONDS
 
 STAFF = "127.0.0.1"
 PROBLEM = "application/problem+json"
@@ -35,10 +36,18 @@ class Answer:
 class Origin:
     port: int
 
-    def ask(self, path: str, method: str = "GET", host: str = STAFF, body: bytes = b"") -> Answer:
+    def ask(
+        self,
+        path: str,
+        method: str = "GET",
+        host: str = STAFF,
+        body: bytes = b"",
+        more: Mapping[str, str] | None = None,
+    ) -> Answer:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
         try:
-            connection.request(method, path, body or None, {"Host": f"{host}:{self.port}"})
+            headers = {"Host": f"{host}:{self.port}", **(more or {})}
+            connection.request(method, path, body or None, headers)
             answer = connection.getresponse()
             headers = {name.lower(): value for name, value in answer.getheaders()}
             return Answer(answer.status, headers, answer.read())
@@ -60,6 +69,7 @@ def _upstream(service: str) -> ThreadingHTTPServer:
             body = json.dumps({"service": service, "path": self.path}).encode()
             self.send_response(200)
             self.send_header("Content-Length", str(len(body)))
+            self.send_header("X-Seen", " ".join(name.lower() for name in self.headers))
             self.end_headers()
             self.wfile.write(body)
 
@@ -211,3 +221,16 @@ def test_the_server_does_not_introduce_itself(origin: Origin) -> None:
     assert "server" not in answer.headers
     assert "via" not in answer.headers
     assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+def test_nobody_outside_chooses_a_trace(origin: Origin) -> None:
+    trace = {"traceparent": f"00-{'a' * 32}-{'b' * 16}-01", "tracestate": "x=1"}
+    answer = origin.ask("/api/v1/plans", more={**trace, "accept": "*/*"})
+    seen = set(answer.headers["x-seen"].split())
+    assert "accept" in seen
+    assert not trace.keys() & seen
+
+
+def test_an_idle_connection_is_given_up_here_before_the_service_closes_it() -> None:
+    (seconds,) = re.findall(r"\tkeepalive (\d+)s\n", caddy.CADDYFILE.read_text())
+    assert int(seconds) < KEEP_ALIVE_SECONDS
