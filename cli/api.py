@@ -11,7 +11,7 @@ from libs.ids import new_id
 
 T = TypeVar("T")
 
-SETTLE_SECONDS = 120.0
+SETTLE_SECONDS = 60.0
 POLL_SECONDS = 0.2
 VERSION_HEADER = "Sluice-Version"
 AWAY = frozenset({502, 503, 504})
