@@ -61,9 +61,9 @@ class Replica:
         self.last_batch: Sequence[Record] = ()
         take = consumer.take
 
-        async def take_and_keep(records: Sequence[Record]) -> None:
+        async def take_and_keep(records: Sequence[Record], *, rewinds: int | None = None) -> None:
             self.last_batch = [*self.last_batch, *records]
-            await take(records)
+            await take(records, rewinds=rewinds)
 
         consumer.take = take_and_keep  # type: ignore[method-assign]
 
