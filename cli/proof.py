@@ -29,6 +29,9 @@ EXEMPT_TABLES: Mapping[str, str] = {
     "schema_migration": "belongs to the deploy step",
     "dirty_object": "asks for a refetch that finds no difference",
     "account_turn": "says when an account was last worked on",
+    "archive_place": "says how far the topic of usage is archived",
+    "archived_file": "lists what lies on that topic, also what was sent again and counts no more",
+    "usage_forecast": "is made anew by the clock",
     "transaction_cursor": "says how far the periodic listing at Stripe has looked",
 }
 """Tables that a replay may touch, each with its reason; every other must be equal to the byte."""
