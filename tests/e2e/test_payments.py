@@ -29,17 +29,23 @@ async def sandbox(owner: Owner, path: str, body: dict[str, Any] | None = None) -
 @pytest.fixture
 async def api(owner: Owner, played_story: Story) -> Api:
     """The tenant's own programs."""
-    operator = Api(played_story.origin, owner.environment["SLUICE_OPERATOR_KEY"])
-    wish = {"tenant": owner.slug, "name": "e2e", "scopes": SCOPES, "mode": "test"}
-    made = await operator.post("/api/v1/api-keys", wish)
-    mine = Api(played_story.origin, made["key"])
-    mine.read_after(operator.version)
-    await operator.close()
+    key, version = await make_key(owner, played_story.origin)
+    mine = Api(played_story.origin, key)
+    mine.read_after(version)
     return mine
 
 
-async def connected(owner: Owner) -> str:
-    """The tenant's own account, connected by OAuth on Stripe's page."""
+async def make_key(owner: Owner, origin: str) -> tuple[str, str | None]:
+    """An API key of the tenant, and the tenant's version from which it is known."""
+    operator = Api(origin, owner.environment["SLUICE_OPERATOR_KEY"])
+    wish = {"tenant": owner.slug, "name": "e2e", "scopes": SCOPES, "mode": "test"}
+    made = await operator.post("/api/v1/api-keys", wish)
+    await operator.close()
+    return made["key"], operator.version
+
+
+async def connected(owner: Owner, api: Api) -> str:
+    """The tenant's own account, connected by OAuth on Stripe's page, as its programs find it."""
     page = owner.page
     account = await owner.sandbox_account("E2e")
     await owner.see("/settings/stripe")
@@ -48,6 +54,9 @@ async def connected(owner: Owner) -> str:
     await page.get_by_role("radio", name=account["id"]).check()
     await page.get_by_role("button", name="Connect my Stripe account").click()
     await page.wait_for_url("**/settings/stripe?**connect=connected")
+    # A later version of the tenant has the connection in it.
+    _, version = await make_key(owner, api_origin(owner))
+    api.read_after(version)
     return account["id"]
 
 
@@ -70,7 +79,7 @@ async def pay_here(owner: Owner) -> None:
 
 async def test_an_account_is_connected_and_the_first_webhook_turns_the_badge_green(owner: Owner):
     page = owner.page
-    account = await connected(owner)
+    account = await connected(owner, api)
     await page.wait_for_load_state()
     if await page.locator(".badge.waiting", has_text="no webhook received yet").count():
         await sandbox(owner, f"/accounts/{account}", {"ready": True})
@@ -117,7 +126,7 @@ def api_origin(owner: Owner) -> str:
 
 async def test_a_payment_link_is_paid_refunded_and_its_payout_fails(owner: Owner, api: Api):
     page = owner.page
-    account = await connected(owner)
+    account = await connected(owner, api)
     wish = {"name": "Ticket", "amount": {"amount_minor": 4_200, "currency": "EUR"}}
     link = await api.post("/api/v1/payment-links", wish)
     await page.goto(link["url"])
@@ -159,7 +168,7 @@ async def test_a_payment_link_is_paid_refunded_and_its_payout_fails(owner: Owner
 
 
 async def test_a_dispute_shows_until_when_it_can_be_answered(owner: Owner, api: Api):
-    await connected(owner)
+    await connected(owner, api)
     wish = {"name": "Ticket", "amount": {"amount_minor": 4_200, "currency": "EUR"}}
     link = await api.post("/api/v1/payment-links", wish)
     page = owner.page
@@ -175,7 +184,7 @@ async def test_a_dispute_shows_until_when_it_can_be_answered(owner: Owner, api: 
 
 async def test_an_event_is_looked_at_and_replayed_from_its_page(owner: Owner, api: Api):
     page = owner.page
-    await connected(owner)
+    await connected(owner, api)
     link = await api.post(
         "/api/v1/payment-links",
         {"name": "Ticket", "amount": {"amount_minor": 4_200, "currency": "EUR"}},
