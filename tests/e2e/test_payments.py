@@ -77,7 +77,9 @@ async def pay_here(owner: Owner) -> None:
     await page.locator("button[name=pay]").click()
 
 
-async def test_an_account_is_connected_and_the_first_webhook_turns_the_badge_green(owner: Owner):
+async def test_an_account_is_connected_and_the_first_webhook_turns_the_badge_green(
+    owner: Owner, api: Api
+):
     page = owner.page
     account = await connected(owner, api)
     await page.wait_for_load_state()
