@@ -96,6 +96,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
         self._pause_seconds = 0.1
         self._lag_records = 0
         self._progress_at = 0.0
+        self._hinted_at = 0.0
 
     def subscribe(self, broker: KafkaBroker) -> None:
         """Declare the one subscriber of this consumer on its broker."""
@@ -137,10 +138,11 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
         """Place new partitions, drain released keys, measure lag; until cancelled.
 
         Raises:
-            StuckError: lag without progress for 60 seconds.
+            StuckError: lag without progress for 60 seconds, or a group that answers as long no hint
+                although Kafka answers: then the client has lost it and does not look for it again.
         """
         loop = asyncio.get_running_loop()
-        self._progress_at = loop.time()
+        self._progress_at = self._hinted_at = loop.time()
         while True:
             try:
                 if self.places.assigned is not None:
@@ -151,8 +153,10 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
                     async with self._lock:
                         await self.places.hint(self.places.unhinted())
                     await self._measure_lag(loop.time())
+                    self._look_at_hints(loop.time())
                     self._watch_trouble = None
             except (KafkaError, *RETRIED) as error:
+                self._hinted_at = loop.time()
                 self._watch_trouble = f"{type(error).__name__}: {error}"[:200]
                 log.warning("consumer_trouble", consumer=self.name, error=self._watch_trouble)
             try:
@@ -339,6 +343,13 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
             self._progress_at = now
         elif now - self._progress_at > STUCK_SECONDS:
             raise StuckError(f"{self.name}: {self._lag_records} records behind and no progress")
+
+    def _look_at_hints(self, now: float) -> None:
+        """End where the group takes no hint for long, while Kafka itself answers."""
+        if not self.places.unhinted():
+            self._hinted_at = now
+        elif now - self._hinted_at > STUCK_SECONDS:
+            raise StuckError(f"{self.name}: its group does not answer")
 
     async def _stop(self, detail: str) -> None:
         """Stand still, beyond restarts of the same code."""

@@ -3,6 +3,7 @@
 No database here: fences are read and moved by the consumer, and what it learns is kept in `Places`.
 """
 
+import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,8 @@ from libs.messaging.records import Record
 from libs.observability.metrics import FENCE_REFUSED
 
 log = structlog.get_logger()
+
+HINT_SECONDS = 5.0
 
 
 def place_of(record: Record) -> TopicPartition:
@@ -191,9 +194,11 @@ class Places:
             return
         self._hinted |= dict.fromkeys(offsets, -1)
         try:
-            await self.client.commit(offsets)
+            # A client whose group is lost waits for it without end, and nobody may wait for a hint.
+            async with asyncio.timeout(HINT_SECONDS):
+                await self.client.commit(offsets)
             self._hinted |= offsets
-        except (KafkaError, ValueError) as error:
+        except (KafkaError, ValueError, TimeoutError) as error:
             log.info("offset_hint_failed", consumer=self._consumer, error=type(error).__name__)
 
     def unhinted(self) -> set[TopicPartition]:
