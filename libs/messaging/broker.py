@@ -19,6 +19,7 @@ from faststream.kafka import KafkaBroker
 from libs.db.pool import TRANSIENT_ERRORS, Database, UnsafeRoleError, refuse_unsafe_role
 from libs.messaging import retention
 from libs.messaging.consume import Consumer
+from libs.messaging.kafka_connection import mend_resets
 from libs.messaging.key_use import KEY_USES
 from libs.messaging.relay import Relay
 from libs.observability.health import Check, Health
@@ -41,6 +42,7 @@ class Runtime:
         self._bootstrap = bootstrap
         self._parts: list[tuple[str, Callable[[], Coroutine[Any, Any, None]]]] = []
         self._role_checked = False
+        mend_resets()
         health.register("postgres", self._check_postgres)
         self._health = health
         self.add_job("prune_core_tables", partial(retention.prune, database), every_seconds=30)

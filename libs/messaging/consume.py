@@ -33,6 +33,7 @@ from libs.messaging.fence import (
     move_fences,
 )
 from libs.messaging.places import Places, place_of, spans_of
+from libs.messaging.probe import answers
 from libs.messaging.records import Reader, Record, from_kafka
 from libs.observability.health import Check
 from libs.observability.metrics import (
@@ -50,6 +51,8 @@ MAX_POLL_INTERVAL_MS = 300_000
 MAX_PAUSE_SECONDS = 15.0
 WATCH_SECONDS = 1.0
 STUCK_SECONDS = 60.0
+SILENT_SECONDS = 20.0
+"""A client that hears nothing for so long, of a Kafka that answers a new one, hears nothing again."""
 READ_AT_ONCE = 200
 """Records that are read between two looks at what else there is to do: a few milliseconds."""
 
@@ -96,7 +99,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
         self._pause_seconds = 0.1
         self._lag_records = 0
         self._progress_at = 0.0
-        self._hinted_at = 0.0
+        self._answered_at = 0.0
 
     def subscribe(self, broker: KafkaBroker) -> None:
         """Declare the one subscriber of this consumer on its broker."""
@@ -138,11 +141,10 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
         """Place new partitions, drain released keys, measure lag; until cancelled.
 
         Raises:
-            StuckError: lag without progress for 60 seconds, or a group that answers as long no hint
-                although Kafka answers: then the client has lost it and does not look for it again.
+            StuckError: lag without progress for 60 seconds, or a client that has lost Kafka.
         """
         loop = asyncio.get_running_loop()
-        self._progress_at = self._hinted_at = loop.time()
+        self._progress_at = self._answered_at = loop.time()
         while True:
             try:
                 if self.places.assigned is not None:
@@ -153,10 +155,8 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
                     async with self._lock:
                         await self.places.hint(self.places.unhinted())
                     await self._measure_lag(loop.time())
-                    self._look_at_hints(loop.time())
                     self._watch_trouble = None
             except (KafkaError, *RETRIED) as error:
-                self._hinted_at = loop.time()
                 self._watch_trouble = f"{type(error).__name__}: {error}"[:200]
                 log.warning("consumer_trouble", consumer=self.name, error=self._watch_trouble)
             try:
@@ -332,8 +332,16 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
         stood = dict(self.places.positions)
         if not stood:
             return
-        async with asyncio.timeout(10):
-            ends = await self.places.client.end_offsets(set(stood))
+        try:
+            async with asyncio.timeout(10):
+                ends = await self.places.client.end_offsets(set(stood))
+        except (KafkaError, TimeoutError):
+            if now - self._answered_at > SILENT_SECONDS and await answers(self._bootstrap):
+                raise StuckError(
+                    f"{self.name}: its client hears nothing of a Kafka that answers"
+                ) from None
+            raise
+        self._answered_at = now
         lag = dict.fromkeys(self.topics, 0) | self.places.lag_records(ends, stood)
         for topic, records in lag.items():
             CONSUMER_LAG_RECORDS.labels(topic=topic).set(records)
@@ -343,13 +351,6 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
             self._progress_at = now
         elif now - self._progress_at > STUCK_SECONDS:
             raise StuckError(f"{self.name}: {self._lag_records} records behind and no progress")
-
-    def _look_at_hints(self, now: float) -> None:
-        """End where the group takes no hint for long, while Kafka itself answers."""
-        if not self.places.unhinted():
-            self._hinted_at = now
-        elif now - self._hinted_at > STUCK_SECONDS:
-            raise StuckError(f"{self.name}: its group does not answer")
 
     async def _stop(self, detail: str) -> None:
         """Stand still, beyond restarts of the same code."""

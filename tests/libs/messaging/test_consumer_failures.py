@@ -14,7 +14,7 @@ from libs.contracts.envelope import Envelope, wrap
 from libs.db.pool import Database, Tx
 from libs.ids import new_id
 from libs.messaging.apply import TransientError
-from libs.messaging.consume import STUCK_SECONDS, StuckError
+from libs.messaging.consume import SILENT_SECONDS, StuckError
 from libs.testing.databases import TestDatabase
 from libs.testing.memory_log import MemoryLog
 from tests.libs.messaging.test_exactly_once import ACME, GLOBEX, Sums, credit
@@ -135,27 +135,41 @@ async def test_a_late_answer_about_the_end_of_the_log_refuses_nothing(
     assert consumer.places.positions[EVENTS] == 2
 
 
-async def test_a_group_that_takes_no_hint_holds_nothing_up_and_ends_the_process_in_the_end(
+async def test_a_client_that_has_lost_kafka_holds_nothing_up_and_ends_the_process(
     ledger: Database, log: MemoryLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The client waits without end for a group that it has lost."""
+    """It waits without end for a broker that answers everybody else."""
     monkeypatch.setattr("libs.messaging.places.HINT_SECONDS", 0.01)
     sums = Sums()
     consumer = log.add(ledger, {CreditGranted: sums.on_credit})[0]
     log.publish(credit(ACME, 1))
     await log.settle()
 
-    class ClientWithoutGroup:
+    class LostClient:
         async def commit(self, _: object) -> None:
             await asyncio.Event().wait()
 
-    consumer.places.client = ClientWithoutGroup()
+        async def end_offsets(self, _: object) -> None:
+            raise TimeoutError
+
+    async def nobody(_: str) -> bool:
+        return False
+
+    async def everybody(_: str) -> bool:
+        return True
+
+    consumer.places.client = LostClient()
     async with asyncio.timeout(20):
         await consumer.take([log.publish(credit(ACME, 2))])
     assert await sums.sum_of(ledger, ACME) == 3
-    consumer._look_at_hints(STUCK_SECONDS - 1)
-    with pytest.raises(StuckError, match="group"):
-        consumer._look_at_hints(STUCK_SECONDS + 1)
+    monkeypatch.setattr("libs.messaging.consume.answers", nobody)
+    with pytest.raises(TimeoutError):
+        await consumer._measure_lag(SILENT_SECONDS + 1)
+    monkeypatch.setattr("libs.messaging.consume.answers", everybody)
+    with pytest.raises(TimeoutError):
+        await consumer._measure_lag(SILENT_SECONDS - 1)
+    with pytest.raises(StuckError, match="hears nothing"):
+        await consumer._measure_lag(SILENT_SECONDS + 1)
 
 
 async def test_one_event_tried_again_and_again_is_one_strike(
