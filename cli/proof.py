@@ -32,6 +32,8 @@ EXEMPT_TABLES: Mapping[str, str] = {
     "archive_place": "says how far the topic of usage is archived",
     "archived_file": "lists what lies on that topic, also what was sent again and counts no more",
     "usage_forecast": "is made anew by the clock",
+    "walk": "says how far a periodic walk through an account's lists has come",
+    "walked_object": "says what that walk has seen",
     "transaction_cursor": "says how far the periodic listing at Stripe has looked",
 }
 """Tables that a replay may touch, each with its reason; every other must be equal to the byte."""
