@@ -192,16 +192,16 @@ async def test_acknowledgements_against_the_raw_limit(
         of_webhook = Spent.between(start, machine.cpu_seconds(), len(full.seconds))
         inserts += await raw_inserts(database.admin_dsn)
         raw = inserts / RAW_SECONDS / 2
-        half, steady = [
-            await at_a_rate(
-                prepared(made, int(per_second * LOAD_SECONDS)),
-                process.port,
-                per_second=per_second,
-                lines=LINES,
-                seconds=LOAD_SECONDS,
+        rated = []
+        for per_second in (raw * SHARE_MIN / 2, STEADY_PER_SECOND):
+            await everything_sent(database)
+            ready = prepared(made, int(per_second * LOAD_SECONDS))
+            rated.append(
+                await at_a_rate(
+                    ready, process.port, per_second=per_second, lines=LINES, seconds=LOAD_SECONDS
+                )
             )
-            for per_second in (raw * SHARE_MIN / 2, STEADY_PER_SECOND)
-        ]
+        half, steady = rated
         await everything_sent(database)
     finally:
         process.kill()
