@@ -12,6 +12,8 @@ from libs.ids import new_id
 T = TypeVar("T")
 
 SETTLE_SECONDS = 60.0
+FIRST_ANSWER_SECONDS = 10.0
+"""Where nobody has ever answered, nobody is about to come back."""
 POLL_SECONDS = 0.2
 VERSION_HEADER = "Sluice-Version"
 AWAY = frozenset({502, 503, 504})
@@ -36,6 +38,7 @@ class Api:
             headers["X-Tenant-ID"] = tenant
         self._http = httpx.AsyncClient(base_url=origin, headers=headers, timeout=30)
         self.version: str | None = None
+        self._was_answered = False
 
     async def call(
         self,
@@ -59,16 +62,18 @@ class Api:
             StoryError: the status is not the expected one (by default any 2xx).
         """
         headers = {"Idempotency-Key": str(new_id())} if method == "POST" else {}
-        deadline = time.monotonic() + SETTLE_SECONDS
+        started = time.monotonic()
         while True:
             try:
                 answer = await self._http.request(method, path, headers=headers, **parts)
+                self._was_answered = True
                 trouble = f"{answer.status_code}: {answer.text[:400]}"
                 if answer.status_code not in AWAY and not _says(answer, on_its_way):
                     break
             except httpx.TransportError as error:
                 trouble = type(error).__name__
-            if time.monotonic() > deadline:
+            patience_seconds = SETTLE_SECONDS if self._was_answered else FIRST_ANSWER_SECONDS
+            if time.monotonic() > started + patience_seconds:
                 raise StoryError(f"{method} {path} answered {trouble}")
             await asyncio.sleep(0.5)
         if VERSION_HEADER in answer.headers:
