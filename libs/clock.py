@@ -4,11 +4,17 @@
 (`libs.directory.business_now`) serves periods, invoices and dunning and may run ahead in test mode.
 """
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
+from functools import cache
+from zoneinfo import ZoneInfo, available_timezones
 
 
 class InvalidTimeError(ValueError):
     """The text is no RFC 3339 time with an offset."""
+
+
+class UnknownZoneError(ValueError):
+    """No time zone has this name."""
 
 
 def utc_now() -> datetime:
@@ -44,6 +50,24 @@ def parse_time(text: str) -> datetime:
 def format_time(at: datetime) -> str:
     """RFC 3339 in UTC with a `Z`."""
     return at.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def zone_named(name: str) -> tzinfo:
+    """A time zone by its name in the tz database (https://www.iana.org/time-zones).
+
+    Raises:
+        UnknownZoneError: it has none of that name.
+    """
+    if name == "UTC":
+        return UTC
+    if name not in _zone_names():
+        raise UnknownZoneError("expected the name of a time zone such as Europe/Berlin")
+    return ZoneInfo(name)
+
+
+@cache
+def _zone_names() -> frozenset[str]:
+    return frozenset(available_timezones())
 
 
 def floor_to_minute(at: datetime) -> datetime:

@@ -26,6 +26,7 @@ from pydantic import (
     model_validator,
 )
 
+from libs.clock import zone_named
 from libs.money import Currency
 
 CUSTOM_NAMESPACE = re.compile(r"custom\.[a-z][a-z0-9_]{0,39}")
@@ -100,6 +101,11 @@ def _check_ascending(numbers: tuple[int, ...]) -> tuple[int, ...]:
     return numbers
 
 
+def _check_zone(name: str) -> str:
+    zone_named(name)
+    return name
+
+
 def _check_statement_descriptor(text: str) -> str:
     """Stripe's rule: https://docs.stripe.com/get-started/account/statement-descriptors."""
     if not text.isascii() or not text.isprintable() or set(text) & set("<>\\'\"*"):
@@ -123,6 +129,8 @@ Email = Annotated[
     ),
     AfterValidator(_check_line),
 ]
+TimeZone = Annotated[str, StringConstraints(max_length=64), AfterValidator(_check_zone)]
+"""The name of a zone in the tz database, such as Europe/Berlin."""
 StatementDescriptor = Annotated[
     str,
     StringConstraints(min_length=5, max_length=22),
@@ -201,6 +209,11 @@ class MeteringConfiguration(Configuration):
         ge=0,
         le=24 * 60,
         description="From a period's end to its closing, where the plan names none (periods).",
+    )
+    time_zone: TimeZone = Field(
+        default="UTC",
+        description="By whose clocks usage is told by hour, day and month, such as Europe/Berlin "
+        "(queries, reports).",
     )
 
 

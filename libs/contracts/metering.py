@@ -8,11 +8,29 @@ from pydantic import AwareDatetime
 
 from libs.contracts.envelope import Fact
 
-Aggregation = Literal["count", "sum", "min", "max", "avg", "unique_count", "latest"]
+Aggregation = Literal[
+    "count",
+    "sum",
+    "min",
+    "max",
+    "avg",
+    "unique_count",
+    "latest",
+    "percentile",
+    "time_weighted_sum",
+]
+
+TimeUnit = Literal["second", "minute", "hour", "day"]
+"""What a level is measured over: gigabytes by the `hour` make gigabyte-hours."""
 
 
 class MeterCreated(Fact):
-    """A meter was defined; its tenant is the biller (`platform` for the platform's meters)."""
+    """A meter was defined; its tenant is the biller (`platform` for the platform's meters).
+
+    Attributes:
+        percentile: which one, of a `percentile`.
+        time_unit: of a `time_weighted_sum`.
+    """
 
     meter_id: UUID
     key: str
@@ -20,6 +38,8 @@ class MeterCreated(Fact):
     aggregation: Aggregation
     value_path: str | None = None
     group_by: tuple[str, ...] = ()
+    percentile: Decimal | None = None
+    time_unit: TimeUnit | None = None
 
 
 class PeriodUsage(Fact):

@@ -116,6 +116,7 @@ async def _query(api: Api, meter: Meter, period: Period, window: str | None = No
         from_=format_time(period.begin),
         to=format_time(period.end),
         window=window,
+        time_zone="UTC",
     )
 
 

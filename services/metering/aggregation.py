@@ -2,17 +2,24 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
-from functools import lru_cache
+from functools import lru_cache, reduce
 from uuid import UUID
 
 from libs.clock import floor_to_minute
+from libs.contracts.metering import Aggregation
 from services.metering.measuring import EXACT, Measurement
 
 SERIES_REMEMBERED = 50_000
+
+FOREVER = datetime.max.replace(tzinfo=UTC)
+
+Change = tuple[UUID, datetime, datetime]
+"""Whose aggregates changed, and in which minutes, both included: a level holds on until the next."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +55,8 @@ class Cell:
 
     Attributes:
         latest: time of the event, hash of its id, value; the greatest of (time, hash) stands, so
-            that two events of the same moment agree in any order.
+            that two events of the same moment agree in any order. Of a time-weighted sum it is the
+            level at the end of the minute.
     """
 
     event_count: int = 0
@@ -70,20 +78,26 @@ class Cell:
                 self.minimum = value if self.minimum is None else min(self.minimum, value)
             case "max":
                 self.maximum = value if self.maximum is None else max(self.maximum, value)
-            case "latest":
+            case "latest" | "time_weighted_sum":
                 candidate = (at, id_hash, value)
                 self.latest = candidate if self.latest is None else max(self.latest, candidate)
-            case "count" | "unique_count":
+            case "count" | "unique_count" | "percentile":
                 return
 
 
 @dataclass
 class Gains:
-    """What a set of events adds to the aggregates of one mode."""
+    """What a set of events adds to the aggregates of one mode.
+
+    Attributes:
+        ranks: of percentiles, how often each value came, by series and minute.
+    """
 
     series: dict[tuple[UUID, UUID], Series] = field(default_factory=dict)
     cells: dict[tuple[UUID, UUID, datetime], Cell] = field(default_factory=dict)
     uniques: set[tuple[UUID, UUID, datetime, bytes]] = field(default_factory=set)
+    ranks: Counter[tuple[UUID, UUID, datetime, Decimal]] = field(default_factory=Counter)
+    _levels: dict[UUID, datetime] = field(default_factory=dict)
     _found: dict[tuple[object, ...], tuple[Cell, UUID]] = field(default_factory=dict)
 
     def add(
@@ -102,17 +116,48 @@ class Gains:
             named = (tenant_id, meter_id, customer, user_id, groups, minute)
             there = self._found.get(named)
             if there is None:
-                series = series_of(tenant_id, meter_id, customer, user_id, groups)
+                aggregation = measurement.meter.aggregation
+                whose = user_of(aggregation, user_id)
+                series = series_of(tenant_id, meter_id, customer, whose, groups)
                 there = self._found[named] = (self._open(series, minute), series.id)
+                if aggregation == "time_weighted_sum":
+                    self._levels[tenant_id] = min(minute, self._levels.get(tenant_id, minute))
             cell, series_id = there
             cell.add(measurement, at, id_hash)
             if measurement.unique is not None:
                 place = (tenant_id, series_id, minute)
                 self.uniques.add((*place, hash_of_value(measurement.unique)))
+            elif measurement.value is not None and measurement.meter.aggregation == "percentile":
+                self.ranks[tenant_id, series_id, minute, measurement.value] += 1
+
+    def add_up(self, series: Series, minute: datetime, values: Sequence[Decimal | None]) -> None:
+        """Take in what several events add to one series, of a meter that counts or adds up.
+
+        Args:
+            values: one of each event; None of one that is only counted.
+        """
+        cell = self._open(series, minute)
+        cell.event_count += len(values)
+        given = [value for value in values if value is not None]
+        if given:
+            total = given[0] if cell.total is None else EXACT.add(cell.total, given[0])
+            cell.total = reduce(EXACT.add, given[1:], total)
+
+    def changes(self) -> Iterator[Change]:
+        """What changes by all this."""
+        for tenant_id, _, minute in self.cells:
+            yield tenant_id, minute, minute
+        for tenant_id, minute in self._levels.items():
+            yield tenant_id, minute, FOREVER
 
     def _open(self, series: Series, minute: datetime) -> Cell:
         self.series[series.tenant_id, series.id] = series
         return self.cells.setdefault((series.tenant_id, series.id, minute), Cell())
+
+
+def user_of(aggregation: Aggregation, user_id: str) -> str:
+    """The user in a series: a level is its customer's and group's, whoever told it last."""
+    return "" if aggregation == "time_weighted_sum" else user_id
 
 
 def hash_of_value(text: str) -> bytes:

@@ -5,6 +5,7 @@ was over. What lies before them is counted before the answer is given; what come
 next revision.
 """
 
+from collections.abc import Iterable
 from datetime import datetime
 from decimal import Decimal
 from uuid import UUID
@@ -19,6 +20,7 @@ from libs.db.tenant import Scope
 from libs.messaging.outbox import emit
 from services.metering import meters, store_queries
 from services.metering import store_closures as store
+from services.metering.aggregation import Change
 from services.metering.measuring import Meter
 from services.metering.store_closures import DueClosure
 from services.metering.store_queries import Question
@@ -34,6 +36,26 @@ def customers_of(customer_id: UUID, self_customer_id: UUID) -> list[str]:
 async def take_request(tx: Tx, fact: UsagePeriodClosed) -> None:
     """Keep billing's request; a job answers it when the time has come."""
     await store.add_closure(tx, fact)
+
+
+async def unsettle(tx: Tx, changes: Iterable[Change]) -> None:
+    """Closed periods that something changed in are answered again."""
+    spans: dict[UUID, list[tuple[datetime, datetime]]] = {}
+    for tenant, first, last in changes:
+        spans.setdefault(tenant, []).append((first, last))
+    if not spans:
+        return
+    every = [span for mine in spans.values() for span in mine]
+    closures = await store.closures_over(
+        tx, sorted(spans), min(first for first, _ in every), max(last for _, last in every)
+    )
+    touched = [
+        (tenant, closure)
+        for tenant, closure, start, end in closures
+        if any(first < end and start <= last for first, last in spans[tenant])
+    ]
+    if touched:
+        await store.unsettle(tx, touched)
 
 
 async def answer(tx: Tx, due: DueClosure, at: datetime) -> bool:

@@ -16,7 +16,7 @@ from libs.db.tenant import Scope
 from libs.directory.local import Directory, Tenant, business_now
 from libs.ids import parse_uuid
 from libs.observability.metrics import JOB_ITEMS_FAILED_TOTAL
-from services.metering import closing, limits, meters, store_queries
+from services.metering import closing, limits, meters, store_queries, store_thresholds
 from services.metering import store_forecasts as store
 from services.metering.forecasting import look_ahead
 from services.metering.limits import Standing
@@ -73,7 +73,7 @@ async def make(tx: Tx, meter: Meter, customers: list[str], now: datetime) -> tup
     standing = await limits.standing_of(tx, parse_uuid(customers[-1]), now)
     grain = grain_of(standing.start, standing.end)
     history = await _history(tx, meter, customers, standing, grain, now)
-    question = Question(standing.start, standing.end, customers=customers)
+    question = Question(standing.start, standing.end, customers=customers, until=now)
     totals = await store_queries.add_up(tx, meter, question, limit=1)
     used = totals[0].value if totals else Decimal(0)
     shares = shares_of(grain, now, standing.end)
@@ -112,7 +112,12 @@ async def _made_again(tx: Tx, tenant: Tenant, due: DueForecast) -> Forecast | No
     own = tenant.snapshot.self_customer_id
     customer_id = parse_uuid(due.customer)
     customers = [due.customer] if customer_id is None else closing.customers_of(customer_id, own)
-    made, is_used = await make(tx, meter, customers, business_now(tenant, due.mode))
+    now = business_now(tenant, due.mode)
+    made, is_used = await make(tx, meter, customers, now)
+    if meter.aggregation == "time_weighted_sum" and made.limit_amount is not None:
+        # A level comes to its limit by itself: no event tells that it is to be looked at.
+        line = (due.tenant_id, due.customer)
+        await store_thresholds.mark(tx, {line: (customer_id, now, now)})
     return made if is_used else None
 
 
@@ -131,7 +136,7 @@ async def _history(
     else:
         question = Question(end - grain.history, end, grain.window, customers)
         totals = await store_queries.add_up(tx, meter, question, limit=WINDOWS_MAX)
-        found = {each.window_start: each.value for each in totals if each.window_start is not None}
+        found = {each.window[0]: each.value for each in totals if each.window is not None}
     values: list[float] = []
     window = min(found, default=end)
     while window < end:

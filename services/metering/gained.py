@@ -15,16 +15,25 @@ from typing import Literal
 from uuid import UUID
 
 from libs.contracts.metering import Aggregation
-from services.metering.aggregation import SERIES_REMEMBERED, series_of
+from services.metering.aggregation import SERIES_REMEMBERED, series_of, user_of
 from services.metering.measuring import Measurement
 
-How = Literal["counted", "added", "kept"]
-"""Only the number of events; a total too; or a value that stands among the kept ones."""
+How = Literal["counted", "added", "ranked", "kept", "leveled"]
+"""Only the number of events; a total too; a value that was counted by its rank; a value that stands
+among the kept ones; or such a one that holds on until the next."""
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _HEAD = struct.Struct(">I")
-_CODES: dict[How, bytes] = {"counted": b"n", "added": b"t", "kept": b"v"}
+_CODES: dict[How, bytes] = {
+    "counted": b"n",
+    "added": b"t",
+    "ranked": b"r",
+    "kept": b"v",
+    "leveled": b"l",
+}
+_WITH_NUMBER: frozenset[How] = frozenset({"added", "ranked"})
+_LENGTHS = tuple(bytes((length,)) for length in range(256))
 _WORDS: dict[int, How] = {code[0]: how for how, code in _CODES.items()}
 _HOW: dict[Aggregation, How] = {
     "count": "counted",
@@ -34,6 +43,8 @@ _HOW: dict[Aggregation, How] = {
     "max": "kept",
     "latest": "kept",
     "unique_count": "kept",
+    "percentile": "ranked",
+    "time_weighted_sum": "leveled",
 }
 
 
@@ -42,18 +53,36 @@ class Part:
     """What one event added to one row of aggregates.
 
     Attributes:
-        total: what `added` added; zero otherwise.
+        value: what `added` added, or `ranked` counted; zero otherwise.
     """
 
     series_id: UUID
     minute: datetime
     how: How
-    total: Decimal
+    value: Decimal
 
 
 def how_of(measurement: Measurement) -> How:
     """How a measurement goes into its row of aggregates."""
     return _HOW[measurement.meter.aggregation]
+
+
+def head_of(minute: datetime) -> bytes:
+    """How what an event of this minute added begins."""
+    return _HEAD.pack(int(minute.timestamp()) // 60)
+
+
+def start_of(series_id: UUID, aggregation: Aggregation) -> tuple[bytes, bool]:
+    """How a part begins, and whether a number follows; without one it is whole."""
+    how = _HOW[aggregation]
+    start = series_id.bytes + _CODES[how]
+    return (start, True) if how in _WITH_NUMBER else (start + b"\x00", False)
+
+
+def number(value: Decimal | None) -> bytes:
+    """The number behind the start of a part."""
+    text = str(value).encode()
+    return _LENGTHS[len(text)] + text
 
 
 def write(
@@ -84,10 +113,11 @@ def _start(
     user_id: str,
     groups: tuple[str, ...],
 ) -> tuple[bytes, bool]:
-    """How a part begins, and whether a total follows; without one it is whole."""
+    """How a part begins, and whether a number follows; without one it is whole."""
     how = _HOW[aggregation]
-    start = series_of(tenant_id, meter_id, customer, user_id, groups).id.bytes + _CODES[how]
-    return (start, True) if how == "added" else (start + b"\x00", False)
+    series = series_of(tenant_id, meter_id, customer, user_of(aggregation, user_id), groups)
+    start = series.id.bytes + _CODES[how]
+    return (start, True) if how in ("added", "ranked") else (start + b"\x00", False)
 
 
 def read(gained: bytes) -> Iterator[Part]:

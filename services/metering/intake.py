@@ -5,7 +5,7 @@ after a crash, or replaying the topic, decides the same.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date, datetime, timedelta
 from functools import lru_cache
 from typing import NamedTuple
@@ -21,7 +21,7 @@ from libs.ids import parse_uuid
 from libs.messaging.dead_letter import DeadLetter, bury
 from libs.messaging.records import Record, UndecodableError, tenant_of
 from libs.observability.metrics import RECORDS_DUPLICATE_TOTAL
-from services.metering import conflicts, exact_json, gained, meters, thresholds, voiding
+from services.metering import closing, conflicts, exact_json, gained, meters, thresholds, voiding
 from services.metering import store_usage as store
 from services.metering.aggregation import Gains
 from services.metering.event_ids import entered_before, hash_of_id
@@ -244,7 +244,7 @@ async def _void(tx: Tx, usages: Mapping[UUID, Sequence[Usage]]) -> list[DeadLett
         tx, {usage.key: usage.record.at.date() for usage in voids}
     )
     if changed:
-        await _unsettle(tx, changed)
+        await closing.unsettle(tx, changed)
     detail = "the event was counted before it was kept what events add"
     return [
         DeadLetter(usage.record, "counted_without_record", detail)
@@ -345,7 +345,7 @@ async def _aggregate(tx: Tx, counted: Sequence[Counted]) -> None:
             received[tenant_id] = received_at
     if gains.cells:
         await store.add_gains(tx, gains)
-        await _unsettle(tx, [(tenant, minute) for tenant, _, minute in gains.cells])
+        await closing.unsettle(tx, gains.changes())
     await voiding.keep_values(
         tx,
         (
@@ -372,19 +372,3 @@ async def _aggregate(tx: Tx, counted: Sequence[Counted]) -> None:
             if any(each.meter.limited for each in measurements)
         ),
     )
-
-
-async def _unsettle(tx: Tx, changed: Iterable[tuple[UUID, datetime]]) -> None:
-    """Closed periods that gained or lost something, in minutes of tenants, are answered again."""
-    minutes: dict[UUID, list[datetime]] = {}
-    for tenant, minute in changed:
-        minutes.setdefault(tenant, []).append(minute)
-    every = [minute for mine in minutes.values() for minute in mine]
-    closures = await store.closures_over(tx, sorted(minutes), min(every), max(every))
-    touched = [
-        (tenant, closure)
-        for tenant, closure, start, end in closures
-        if any(start <= minute < end for minute in minutes[tenant])
-    ]
-    if touched:
-        await store.unsettle(tx, touched)

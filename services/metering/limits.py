@@ -14,6 +14,7 @@ from services.metering import store_plans as store
 from services.metering import store_queries
 from services.metering.measuring import EXACT, Meter
 from services.metering.store_queries import Question
+from services.metering.windows import month_of
 
 
 @dataclass(frozen=True)
@@ -23,12 +24,16 @@ class Standing:
     Attributes:
         subscription, plan: None where billing has told of none.
         start, end: the current period; a calendar month in UTC where the plan has none.
+        now: business time.
+        is_planned: whether the period is the plan's own.
     """
 
     subscription: Row | None
     plan: Row | None
     start: datetime
     end: datetime
+    now: datetime
+    is_planned: bool
 
     def limit_on(self, meter: Meter) -> PlanLimit | None:
         """The plan's limit on a meter of the biller's: another's of the same key has none."""
@@ -76,8 +81,9 @@ async def standing_of(tx: Tx, customer_id: UUID | None, now: datetime) -> Standi
         await tx.enter(Scope((biller,), mode))
         plan = await store.find_plan_version(tx, biller, subscription["plan_version_id"])
         await tx.enter(Scope((tenant,), mode))
-    period = _current_period(subscription, now) or month_of(now)
-    return Standing(subscription, plan, *period)
+    period = _current_period(subscription, now)
+    start, end = period or month_of(now)
+    return Standing(subscription, plan, start, end, now, period is not None)
 
 
 async def check(
@@ -89,7 +95,7 @@ async def check(
     reserved: Decimal,
 ) -> Check:
     """Whether `amount` more may be used in the current period; a soft limit refuses nothing."""
-    question = Question(standing.start, standing.end, customers=customers)
+    question = Question(standing.start, standing.end, customers=customers, until=standing.now)
     totals = await store_queries.add_up(tx, meter, question, limit=1)
     used = totals[0].value if totals else Decimal(0)
     limit = standing.limit_on(meter)
@@ -111,10 +117,3 @@ def _current_period(subscription: Row | None, now: datetime) -> tuple[datetime, 
     if now >= end:
         start, end = end, end + (end - start)
     return (start, end) if start <= now < end else None
-
-
-def month_of(at: datetime) -> tuple[datetime, datetime]:
-    """The calendar month in UTC that holds a moment."""
-    start = at.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    year, month = (start.year + 1, 1) if start.month == 12 else (start.year, start.month + 1)
-    return start, start.replace(year=year, month=month)

@@ -8,7 +8,7 @@ from decimal import ROUND_HALF_EVEN, Context, Decimal, Inexact
 from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
-from libs.contracts.metering import Aggregation
+from libs.contracts.metering import Aggregation, TimeUnit
 from libs.contracts.tenants import PLATFORM_TENANT_ID
 from services.metering.exact_json import DIGITS_MAX
 
@@ -17,7 +17,12 @@ ALWAYS = datetime(1970, 1, 1, tzinfo=UTC)
 INTEGER_DIGITS_MAX = 20
 FRACTION_DIGITS_MAX = 15
 GROUP_LENGTH_MAX = 128
-AVERAGE_DIGITS = 12
+QUOTIENT_DIGITS = 12
+
+RANK_DIGITS = 3
+"""Significant digits by which a percentile tells values apart: so it is off by half a percent at most."""
+
+SECONDS_IN: Mapping[TimeUnit, int] = {"second": 1, "minute": 60, "hour": 3_600, "day": 86_400}
 
 EXACT = Context(prec=400, traps=[Inexact])
 """Adding any number of quantities within the limits stays exact here."""
@@ -25,6 +30,8 @@ EXACT = Context(prec=400, traps=[Inexact])
 _DECIMAL_TEXT = re.compile(r"-?[0-9]{1,20}(\.[0-9]{1,40})?")
 _LARGEST = 10**INTEGER_DIGITS_MAX
 _DIVISION = Context(prec=100, rounding=ROUND_HALF_EVEN)
+_RANKS = Context(prec=RANK_DIGITS, rounding=ROUND_HALF_EVEN)
+_NEVER_NEGATIVE = frozenset({"sum", "time_weighted_sum"})
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,8 @@ class Meter:
         limited: whether some plan of the owner limits it.
         counts_from: it counts what came in at or after this moment, so that a rebuild decides
             the same.
+        percentile: between 0 and 100, of a `percentile`.
+        time_unit: what the levels of a `time_weighted_sum` are measured over.
     """
 
     tenant_id: UUID
@@ -49,13 +58,15 @@ class Meter:
     filters: Mapping[str, frozenset[str]]
     limited: bool = False
     counts_from: datetime = ALWAYS
+    percentile: Decimal | None = None
+    time_unit: TimeUnit | None = None
 
 
 class Measurement(NamedTuple):
     """What one event adds to one meter.
 
     Attributes:
-        value: the number read; None for count and unique_count.
+        value: the number read, of a percentile its rank; None for count and unique_count.
         unique: the text counted once by unique_count.
     """
 
@@ -153,8 +164,10 @@ def measure(meter: Meter, event: Measurable) -> Measurement | None:
             raise UnmeasurableError("invalid_value")
         return Measurement(meter, groups, unique=unique)
     value = number_of(raw)
-    if meter.aggregation == "sum" and value < 0:
+    if value < 0 and meter.aggregation in _NEVER_NEGATIVE:
         raise UnmeasurableError("negative_value")
+    if meter.aggregation == "percentile":
+        value = rank_of(value)
     return Measurement(meter, groups, value=value)
 
 
@@ -209,12 +222,24 @@ def plain(value: Decimal) -> str:
     return "0" if text in ("-0", "") else text
 
 
+def rank_of(value: Decimal) -> Decimal:
+    """A value to three significant digits: those that a percentile counts as the same.
+
+    Rounding keeps the order of values, so the percentile of the ranks is the rank of the percentile,
+    however many there are and whatever was put together with what.
+    """
+    return _RANKS.normalize(value)
+
+
 def average(total: Decimal, count: int) -> Decimal:
-    """The mean, rounded half-even to 12 decimals: the one place where a quantity is rounded."""
-    if count == 0:
-        return Decimal(0)
-    mean = _DIVISION.divide(total, Decimal(count))
-    return mean.quantize(Decimal(1).scaleb(-AVERAGE_DIGITS), context=_DIVISION)
+    """The mean of a number of values."""
+    return Decimal(0) if count == 0 else divided(total, count)
+
+
+def divided(total: Decimal, divisor: int) -> Decimal:
+    """A quotient, rounded half-even to 12 decimals: the one place where a quantity is rounded."""
+    quotient = _DIVISION.divide(total, Decimal(divisor))
+    return quotient.quantize(Decimal(1).scaleb(-QUOTIENT_DIGITS), context=_DIVISION)
 
 
 def _group(data: Mapping[str, Any], path: str) -> str:

@@ -2,17 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from decimal import Decimal
 from uuid import UUID
 
 from libs.contracts.audit import ConfigurationChanged
-from libs.contracts.metering import Aggregation, MeterCreated
+from libs.contracts.metering import Aggregation, MeterCreated, TimeUnit
 from libs.contracts.tenants import PLATFORM_TENANT_ID
 from libs.db.pool import Database, Tx
 from libs.db.tenant import Mode, Scope
 from libs.ids import new_id, public_id
 from libs.messaging.outbox import emit
 from services.metering import store_meters as store
-from services.metering.measuring import Meter
+from services.metering.measuring import Meter, plain
 from services.metering.store_meters import MeterRow
 
 METERS_MAX = 200
@@ -38,6 +39,8 @@ async def create(
     filters: Mapping[str, frozenset[str]],
     created_at: datetime,
     actor: str,
+    percentile: Decimal | None = None,
+    time_unit: TimeUnit | None = None,
 ) -> MeterRow:
     """Define a meter of the tenant in scope; it counts what is consumed from now on.
 
@@ -46,7 +49,16 @@ async def create(
         TooManyMetersError: the tenant has 200 already.
     """
     meter = Meter(
-        tx.tenant_id, new_id(), key, event_type, aggregation, value_path, group_by, filters
+        tx.tenant_id,
+        new_id(),
+        key,
+        event_type,
+        aggregation,
+        value_path,
+        group_by,
+        filters,
+        percentile=percentile,
+        time_unit=time_unit,
     )
     if await store.count_meters(tx) >= METERS_MAX:
         raise TooManyMetersError
@@ -59,6 +71,8 @@ async def create(
         aggregation=aggregation,
         value_path=value_path,
         group_by=group_by,
+        percentile=percentile,
+        time_unit=time_unit,
     )
     emit(tx, fact, effective_at=created_at)
     emit(
@@ -73,6 +87,8 @@ async def create(
                 "aggregation": aggregation,
                 "value_path": value_path,
                 "group_by": " ".join(group_by),
+                "percentile": None if percentile is None else plain(percentile),
+                "time_unit": time_unit,
             },
         ),
         effective_at=created_at,

@@ -9,9 +9,9 @@ from itertools import accumulate
 from libs.contracts.metering import Aggregation
 from services.metering.forecasting import RANGE_DEVIATIONS, Method, Outlook
 from services.metering.measuring import EXACT
-from services.metering.store_queries import Window
+from services.metering.windows import Window
 
-ADDED_UP = frozenset({"count", "sum", "unique_count"})
+ADDED_UP = frozenset({"count", "sum", "unique_count", "time_weighted_sum"})
 """Aggregations whose windows add up; of unique values each window has those that are new."""
 
 IN_ONES = frozenset({"count", "unique_count"})
@@ -163,10 +163,10 @@ def hit_at(
 ) -> datetime | None:
     """In which window a limit is reached, as its start; None: not in this period.
 
-    A limit that is reached already is hit now. An average or a least value that comes to the limit
-    once is not used up by it, so it has no such time.
+    A limit that is reached already is hit now. An average, a percentile or a least value that comes to
+    the limit once is not used up by it, so it has no such time.
     """
-    if aggregation in ("avg", "min"):
+    if aggregation in ("avg", "min", "percentile"):
         return None
     if used >= limit:
         return now

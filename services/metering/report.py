@@ -1,5 +1,6 @@
 """The usage report of a tenant (requirement M4): its plan, each meter, its users."""
 
+from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Literal
@@ -31,10 +32,11 @@ class ReportTenant(BaseModel):
 
 
 class ReportPeriod(BaseModel):
-    """Whole minutes, the end not included."""
+    """Whole minutes, the end not included; times are UTC."""
 
     from_: datetime = Field(serialization_alias="from")
     to: datetime
+    time_zone: str = Field(description="By whose clocks a calendar month is one.")
 
 
 class ReportLimit(BaseModel):
@@ -100,13 +102,15 @@ async def write(
     standing: Standing,
     start: datetime,
     end: datetime,
+    time_zone: str,
     as_of: datetime | None,
 ) -> Report:
     """The report over whole minutes of the tenant in scope."""
     known = await meters.applying(tx, [tx.tenant_id], tx.mode)
     await tx.enter(Scope((tenant.id,), tx.mode))
     measured = meters.of_tenant(known, tenant.id)
-    metrics = [await _metric(tx, meter, start, end) for meter in measured]
+    question = Question(start, end, until=standing.now)
+    metrics = [await _metric(tx, meter, question) for meter in measured]
     totals = {metric.meter: Decimal(metric.total) for metric in reversed(metrics)}
     found = [_limit(limit, totals.get(limit.meter, Decimal(0))) for limit in standing.limits()]
     subscription = standing.subscription
@@ -117,7 +121,7 @@ async def write(
         tenant=ReportTenant(
             id=tenant.id, name=tenant.snapshot.name, type=tenant.snapshot.tenant_type
         ),
-        period=ReportPeriod(from_=start, to=end),
+        period=ReportPeriod(from_=start, to=end, time_zone=time_zone),
         plan=subscription["plan_key"] if subscription else None,
         subscription_id=public_id("subscription", subscription["id"]) if subscription else None,
         subscription_status=subscription["status"] if subscription else None,
@@ -135,10 +139,10 @@ async def write(
     )
 
 
-async def _metric(tx: Tx, meter: Meter, start: datetime, end: datetime) -> ReportMetric:
-    whole = await store_queries.add_up(tx, meter, Question(start, end), limit=1)
+async def _metric(tx: Tx, meter: Meter, question: Question) -> ReportMetric:
+    whole = await store_queries.add_up(tx, meter, question, limit=1)
     by_user = await store_queries.add_up(
-        tx, meter, Question(start, end, breakdown=(USER,)), limit=USERS_MAX
+        tx, meter, replace(question, breakdown=(USER,)), limit=USERS_MAX
     )
     return ReportMetric(
         meter=meter.key,

@@ -1,6 +1,7 @@
 """`/api/v1/meters`: what is measured."""
 
 from datetime import datetime
+from decimal import Decimal
 from typing import Annotated, Literal
 from uuid import UUID
 
@@ -9,7 +10,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from libs.clock import utc_now
-from libs.contracts.metering import Aggregation
+from libs.contracts.metering import Aggregation, TimeUnit
 from libs.contracts.tenants import PLATFORM_TENANT_ID
 from libs.db.pool import Database, Tx
 from libs.db.tenant import Scope
@@ -19,6 +20,7 @@ from libs.web.idempotency import answer_once
 from libs.web.pagination import Page, PageRequest, page_request
 from libs.web.problems import Conflict, NotFound, problem_responses
 from services.metering import meters, store_meters
+from services.metering.measuring import plain
 from services.metering.store_meters import MeterRow
 
 router = APIRouter(tags=["meters"])
@@ -33,6 +35,7 @@ EventType = Annotated[
     str, StringConstraints(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")
 ]
 FilterValue = Annotated[str, StringConstraints(max_length=128, pattern=r"^[^\x00]*$")]
+Percentile = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,2}(\.[0-9]{1,6})?$")]
 
 
 class MeterBody(BaseModel):
@@ -45,6 +48,17 @@ class MeterBody(BaseModel):
     aggregation: Aggregation
     value_path: DataPath | None = Field(
         default=None, description="Where the value lies; needed by all but `count`."
+    )
+    percentile: Percentile | None = Field(
+        default=None,
+        description="Which one, of a `percentile`: above 0 and below 100, such as `95` or `99.9`. It is "
+        "the least value that so many of a hundred reach or stay below, to three significant digits: "
+        "off by half a percent at most, however many events there are.",
+    )
+    time_unit: TimeUnit | None = Field(
+        default=None,
+        description="Of a `time_weighted_sum`: a level of 5 that holds for 2 hours is 10 by the "
+        "`hour`. An event sets the level of its customer and group, whoever told it, until the next.",
     )
     group_by: list[DataPath] = Field(default=[], max_length=5)
     filters: dict[DataPath, Annotated[list[FilterValue], Field(min_length=1, max_length=50)]] = (
@@ -61,6 +75,12 @@ class MeterBody(BaseModel):
             raise ValueError("a count reads no value: leave out `value_path`")
         if self.aggregation != "count" and self.value_path is None:
             raise ValueError(f"`{self.aggregation}` needs a `value_path`")
+        if (self.aggregation == "percentile") != (self.percentile is not None):
+            raise ValueError("`percentile` is for meters that are one, and they need it")
+        if self.percentile is not None and not Decimal(self.percentile):
+            raise ValueError("`percentile` must be above 0")
+        if (self.aggregation == "time_weighted_sum") != (self.time_unit is not None):
+            raise ValueError("`time_unit` is for a `time_weighted_sum`, which needs it")
         if len(set(self.group_by)) != len(self.group_by):
             raise ValueError("`group_by` names a path twice")
         return self
@@ -76,6 +96,8 @@ class MeterAnswer(BaseModel):
     value_path: str | None
     group_by: list[str]
     filters: dict[str, list[str]]
+    percentile: str | None = None
+    time_unit: TimeUnit | None = None
     owner: Literal["platform", "tenant"]
     created_at: datetime
 
@@ -104,6 +126,8 @@ async def create_meter(
                 value_path=body.value_path,
                 group_by=tuple(body.group_by),
                 filters={path: frozenset(values) for path, values in body.filters.items()},
+                percentile=None if body.percentile is None else Decimal(body.percentile),
+                time_unit=body.time_unit,
                 created_at=utc_now(),
                 actor=access.caller.actor,
             )
@@ -182,6 +206,8 @@ def _shape(row: MeterRow) -> MeterAnswer:
         value_path=meter.value_path,
         group_by=list(meter.group_by),
         filters={path: sorted(values) for path, values in meter.filters.items()},
+        percentile=None if meter.percentile is None else plain(meter.percentile),
+        time_unit=meter.time_unit,
         owner="platform" if meter.tenant_id == PLATFORM_TENANT_ID else "tenant",
         created_at=row.created_at,
     )

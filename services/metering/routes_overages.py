@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, Field
 
 from libs.db.pool import Database, Row
+from libs.directory.local import business_now
 from libs.ids import parse_uuid, public_id
 from libs.web.auth import Access, Requires
 from libs.web.pagination import Page, PageRequest, page_request
@@ -55,6 +56,7 @@ async def list_overages(
     position = page.after(UUID)
     before = None if position is None else position[0]
     own = access.tenant.snapshot.self_customer_id
+    now = business_now(access.tenant, access.mode)
     database: Database = request.app.state.database
     async with database.tenant(access.tenant_id, access.mode) as tx:
         rows = []
@@ -63,7 +65,7 @@ async def list_overages(
             rows = await store.page_of_overruns(
                 tx, customer_id=customer_id, meter=meter, before=before, limit=page.limit + 1
             )
-        used = await thresholds.used_by_now(tx, rows[: page.limit], own)
+        used = await thresholds.used_by_now(tx, rows[: page.limit], own, now)
     return Page[OverageBody].of(
         rows, page.limit, lambda row: (row["id"],), lambda row: _body(row, used[row["id"]])
     )

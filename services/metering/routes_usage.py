@@ -1,39 +1,46 @@
 """`/api/v1/meters/{meter}/query` and `/api/v1/usage/report`: what was used."""
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Query, Request
 from pydantic import BaseModel, Field
 
-from libs.clock import floor_to_minute
-from libs.db.pool import Database
-from libs.directory.local import business_now
+from libs.clock import UnknownZoneError, floor_to_minute, zone_named
+from libs.contracts.configuration import MeteringConfiguration
+from libs.db.pool import Database, Tx
+from libs.directory.configuration import effective
+from libs.directory.local import Directory, business_now
 from libs.ids import public_id
 from libs.web.auth import Access, Requires
 from libs.web.problems import InvalidRequest
 from libs.web.times import UtcTime
 from services.metering import closing, limits, report, store_queries, store_usage
 from services.metering.intake import customer_of
-from services.metering.limits import month_of
+from services.metering.limits import Standing
 from services.metering.measuring import Meter, plain
 from services.metering.progress import Progress
 from services.metering.routes_meters import found_meter
-from services.metering.store_queries import Question, Total, Window
+from services.metering.store_queries import Question, TooManyWindowsError, Total
+from services.metering.windows import Window, ceil_to_minute, month_of
 
 router = APIRouter(tags=["usage"])
 
 ROWS_MAX = 5_000
 RANGE_MAX = timedelta(days=1_100)
 
-_LENGTHS = {
-    "minute": timedelta(minutes=1),
-    "hour": timedelta(hours=1),
-    "day": timedelta(days=1),
-}
-
 Text = Annotated[str, Query(max_length=128, pattern=r"^[^\x00]*$")]
+
+
+ZoneName = Annotated[
+    str | None,
+    Query(
+        max_length=64,
+        description="By whose clocks hours, days and months begin, such as `Europe/Berlin`; without it "
+        "the tenant's own zone, `time_zone` in its configuration `metering`.",
+    ),
+]
 
 
 class UsageRow(BaseModel):
@@ -52,6 +59,7 @@ class UsageAnswer(BaseModel):
     """
 
     rows: list[UsageRow]
+    time_zone: str = Field(description="By whose clocks windows begin; times are UTC all the same.")
     as_of: datetime | None = Field(
         description="Everything that came in before this moment is counted; null before any usage."
     )
@@ -65,8 +73,30 @@ class Interval:
     end: datetime
 
 
+async def zone_of(request: Request, access: Access, name: str | None) -> tuple[str, tzinfo]:
+    """The time zone that a caller named, or the tenant's own.
+
+    Raises:
+        InvalidRequest: there is none of that name.
+    """
+    if name is None:
+        directory: Directory = request.app.state.directory
+        name = (await effective(directory, access.tenant, MeteringConfiguration)).time_zone
+    try:
+        return name, zone_named(name)
+    except UnknownZoneError:
+        raise InvalidRequest(
+            "`time_zone` must be the name of a time zone, such as `Europe/Berlin`.",
+            code="unknown_time_zone",
+        ) from None
+
+
 def interval(
-    access: Access, start: datetime | None, end: datetime | None, default: Interval | None = None
+    access: Access,
+    start: datetime | None,
+    end: datetime | None,
+    zone: tzinfo = UTC,
+    default: Interval | None = None,
 ) -> Interval:
     """What a caller asked for, widened to whole minutes; without a word the running month.
 
@@ -74,11 +104,11 @@ def interval(
         InvalidRequest: it ends before it starts, or is too long.
     """
     now = business_now(access.tenant, access.mode)
-    fallback = default or Interval(*month_of(now))
+    fallback = default or Interval(*month_of(now, zone))
     first = floor_to_minute(start or fallback.start)
     last = end or (fallback.end if start is None else now)
     try:
-        last = floor_to_minute(last + timedelta(minutes=1) - timedelta(microseconds=1))
+        last = ceil_to_minute(last)
         if not first < last or last - first > RANGE_MAX:
             raise InvalidRequest(
                 "`from` must lie before `to`, and at most three years apart.",
@@ -104,10 +134,20 @@ async def query_meter(
         Text | None, Query(description="Without: all of the tenant's use, whoever's it is.")
     ] = None,
     user: Text | None = None,
+    time_zone: ZoneName = None,
 ) -> UsageAnswer:
-    """How much was used, exactly; times are widened to whole minutes, windows are UTC."""
+    """How much was used, exactly; times are widened to whole minutes.
+
+    A level over time counts to the end of the running minute, and in every window that it holds in.
+    """
     row = await found_meter(request, access, meter)
-    asked = interval(access, from_, to)
+    zone_name, zone = await zone_of(request, access, time_zone)
+    asked = interval(access, from_, to, zone)
+    if user is not None and row.meter.aggregation == "time_weighted_sum":
+        raise InvalidRequest(
+            "A level is of a customer and a group, whoever told it: leave out `user`.",
+            code="no_users",
+        )
     paths = [path for each in group_by or [] for path in each.split(",")]
     question = Question(
         asked.start,
@@ -116,21 +156,19 @@ async def query_meter(
         None if customer is None else customers_of(access, customer),
         user,
         _breakdown(row.meter, paths),
+        zone,
+        business_now(access.tenant, access.mode),
     )
     database: Database = request.app.state.database
     async with database.tenant(access.tenant_id, access.mode) as tx:
         last_received_at = await store_usage.last_received_at(tx)
-        totals = await store_queries.add_up(tx, row.meter, question, limit=ROWS_MAX + 1)
-    if len(totals) > ROWS_MAX:
-        raise InvalidRequest(
-            f"The answer has over {ROWS_MAX} rows. Ask for less time, longer windows or no groups.",
-            code="too_many_rows",
-        )
+        totals = await _add_up(tx, row.meter, question)
     rows = [_shape(total, question, paths) for total in totals]
     if not rows and window is None and not paths:
         rows = [UsageRow(from_=asked.start, to=asked.end, group={}, value="0")]
     progress: Progress = request.app.state.progress
-    return UsageAnswer(rows=rows, as_of=progress.as_of(access.tenant_id, last_received_at))
+    as_of = progress.as_of(access.tenant_id, last_received_at)
+    return UsageAnswer(rows=rows, time_zone=zone_name, as_of=as_of)
 
 
 @router.get("/api/v1/usage/report")
@@ -139,14 +177,20 @@ async def report_usage(
     access: Annotated[Access, Depends(Requires("usage:read"))],
     from_: Annotated[UtcTime | None, Query(alias="from")] = None,
     to: UtcTime | None = None,
+    time_zone: ZoneName = None,
 ) -> report.Report:
-    """The tenant's use by meter and user, against its plan; without a period the current one."""
+    """The tenant's use by meter and user, against its plan.
+
+    Without a period it is of the plan's current one; where the plan has none, of the calendar month by
+    the clocks of the time zone.
+    """
+    zone_name, zone = await zone_of(request, access, time_zone)
     database: Database = request.app.state.database
     snapshot = access.tenant.snapshot
     async with database.tenant(access.tenant_id, access.mode) as tx:
         now = business_now(access.tenant, access.mode)
         standing = await limits.standing_of(tx, snapshot.self_customer_id, now)
-        asked = interval(access, from_, to, Interval(standing.start, standing.end))
+        asked = interval(access, from_, to, zone, _period_of(standing))
         last_received_at = await store_usage.last_received_at(tx)
         progress: Progress = request.app.state.progress
         return await report.write(
@@ -155,8 +199,38 @@ async def report_usage(
             standing,
             asked.start,
             asked.end,
+            zone_name,
             progress.as_of(access.tenant_id, last_received_at),
         )
+
+
+def _period_of(standing: Standing) -> Interval | None:
+    """The plan's current period, where it has one."""
+    return Interval(standing.start, standing.end) if standing.is_planned else None
+
+
+async def _add_up(tx: Tx, meter: Meter, question: Question) -> list[Total]:
+    """The rows of an answer.
+
+    Raises:
+        InvalidRequest: they are too many, or reach beyond the calendar.
+    """
+    try:
+        totals = await store_queries.add_up(tx, meter, question, limit=ROWS_MAX + 1)
+    except OverflowError:
+        raise InvalidRequest("The time is out of range.", code="invalid_interval") from None
+    except TooManyWindowsError:
+        raise _too_many_rows() from None
+    if len(totals) > ROWS_MAX:
+        raise _too_many_rows()
+    return totals
+
+
+def _too_many_rows() -> InvalidRequest:
+    return InvalidRequest(
+        f"The answer has over {ROWS_MAX} rows. Ask for less time, longer windows or no groups.",
+        code="too_many_rows",
+    )
 
 
 def customers_of(access: Access, reference: str) -> list[str]:
@@ -180,17 +254,11 @@ def _breakdown(meter: Meter, paths: list[str]) -> tuple[int, ...]:
 
 def _shape(total: Total, question: Question, paths: list[str]) -> UsageRow:
     start, end = question.start, question.end
-    if total.window_start is not None:
-        start = max(start, total.window_start)
-        end = min(end, _end_of(question.window, total.window_start))
+    if total.window is not None:
+        start, end = max(start, total.window[0]), min(end, total.window[1])
     return UsageRow(
         from_=start,
         to=end,
         group=dict(zip(paths, total.parts, strict=True)),
         value=plain(total.value),
     )
-
-
-def _end_of(window: Window | None, start: datetime) -> datetime:
-    assert window is not None, "a row has a start of its own only in windows"
-    return month_of(start)[1] if window == "month" else start + _LENGTHS[window]

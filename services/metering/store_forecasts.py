@@ -11,7 +11,7 @@ from libs.db.pool import Database, Row, Tx
 from libs.db.tenant import Mode
 from services.metering.forecasting import Method
 from services.metering.measuring import Meter
-from services.metering.store_queries import Window
+from services.metering.windows import Window
 
 
 @dataclass(frozen=True)

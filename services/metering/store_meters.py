@@ -9,7 +9,7 @@ from libs.db.pool import Row, Tx
 from services.metering.measuring import Meter
 
 _COLUMNS = """tenant_id, id, key, event_type, aggregation, value_path, group_by, filters, created_at,
-    exists (select from limited_meter l where l.tenant_id = meter.tenant_id
+    percentile, time_unit, exists (select from limited_meter l where l.tenant_id = meter.tenant_id
         and l.mode = meter.mode and l.meter = meter.key) as limited"""
 
 
@@ -34,8 +34,8 @@ async def add_meter(tx: Tx, meter: Meter, created_at: datetime) -> bool:
     added = await tx.execute(
         """
         insert into meter (tenant_id, mode, id, key, event_type, aggregation, value_path, group_by,
-                           filters, created_at)
-        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+                           filters, created_at, percentile, time_unit)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
         on conflict (tenant_id, mode, key) do nothing
         """,
         meter.tenant_id,
@@ -48,6 +48,8 @@ async def add_meter(tx: Tx, meter: Meter, created_at: datetime) -> bool:
         list(meter.group_by),
         {path: sorted(values) for path, values in meter.filters.items()},
         created_at,
+        meter.percentile,
+        meter.time_unit,
     )
     return bool(added)
 
@@ -100,5 +102,7 @@ def _read(row: Row) -> MeterRow:
         {path: frozenset(values) for path, values in row["filters"].items()},
         row["limited"],
         row["created_at"],
+        row["percentile"],
+        row["time_unit"],
     )
     return MeterRow(meter, row["created_at"])

@@ -26,12 +26,16 @@ COMPARED: Mapping[str, str] = {
     "usage_minute": """
         select series_id, minute, event_count, trim_scale(total) as total,
             trim_scale(minimum) as minimum, trim_scale(maximum) as maximum,
-            trim_scale(latest) as latest, latest_at
+            trim_scale(latest) as latest, latest_at, first_at
         from {schema}.usage_minute where tenant_id = $1 and mode = $2
     """,
     "usage_unique": """
         select series_id, minute, value_hash from {schema}.usage_unique
         where tenant_id = $1 and mode = $2
+    """,
+    "usage_rank": """
+        select series_id, minute, trim_scale(value) as value, event_count
+        from {schema}.usage_rank where tenant_id = $1 and mode = $2
     """,
 }
 """By table, the rows that must agree; numbers without zeros that say nothing.

@@ -6,6 +6,7 @@ from datetime import date, datetime
 from uuid import UUID
 
 from libs.db.pool import Database, Tx
+from services.metering import store_ranks
 from services.metering.aggregation import Gains
 
 EventKey = bytes
@@ -93,6 +94,7 @@ async def add_gains(tx: Tx, gains: Gains) -> None:
     await _add_series(tx, gains)
     await _add_minutes(tx, gains)
     await _add_uniques(tx, gains)
+    await store_ranks.add(tx, gains.ranks)
 
 
 async def _add_series(tx: Tx, gains: Gains) -> None:
@@ -213,39 +215,3 @@ async def prune_ids(database: Database, received_before: date, *, limit: int) ->
         if forgotten < limit:
             await tx.execute("delete from former_ids where since < $1", received_before)
         return forgotten
-
-
-async def closures_over(
-    tx: Tx, tenants: Sequence[UUID], first: datetime, last: datetime
-) -> list[tuple[UUID, UUID, datetime, datetime]]:
-    """Closed periods of these tenants that reach into an interval: tenant, id, from, to."""
-    rows = await tx.fetch(
-        """
-        select tenant_id, id, period_from, period_to from closure
-        where tenant_id = any($1::uuid[]) and mode = $2 and period_to > $3 and period_from <= $4
-        """,
-        list(tenants),
-        tx.mode,
-        first,
-        last,
-    )
-    return [(row["tenant_id"], row["id"], row["period_from"], row["period_to"]) for row in rows]
-
-
-async def unsettle(tx: Tx, closures: Sequence[tuple[UUID, UUID]]) -> None:
-    """These closed periods have to be answered again.
-
-    Every row is updated, also one that seems unsettled: an answer that is being given at this very
-    moment holds its lock, and must not be the last.
-    """
-    ordered = sorted(closures)
-    await tx.execute(
-        """
-        update closure c set settled = false, barrier = case when settled then null else barrier end
-        from unnest($2::uuid[], $3::uuid[]) as u(t, i)
-        where c.tenant_id = t and c.mode = $1 and c.id = i
-        """,
-        tx.mode,
-        [tenant for tenant, _ in ordered],
-        [closure for _, closure in ordered],
-    )

@@ -30,10 +30,10 @@ from libs.messaging.outbox import emit
 from libs.observability.metrics import JOB_ITEMS_FAILED_TOTAL
 from services.metering import closing, meters, store_forecasts, store_plans, store_queries
 from services.metering import store_thresholds as store
-from services.metering.limits import month_of
 from services.metering.measuring import EXACT, Meter
 from services.metering.store_queries import Question
 from services.metering.store_thresholds import Mark
+from services.metering.windows import month_of
 
 log = structlog.get_logger()
 
@@ -144,7 +144,7 @@ async def _look(tx: Tx, mark: Mark, tenant: Tenant, percents: tuple[int, ...]) -
         wanted = [(line.meter.id, line.customers[-1]) for line in lines]
         await store_forecasts.want(tx, wanted, utc_now())
     for line in lines:
-        question = Question(line.start, line.end, customers=line.customers)
+        question = Question(line.start, line.end, customers=line.customers, until=now)
         totals = await store_queries.add_up(tx, line.meter, question, limit=1)
         if totals and totals[0].value > 0:
             await _tell(tx, line, totals[0].value, percents, now)
@@ -152,7 +152,7 @@ async def _look(tx: Tx, mark: Mark, tenant: Tenant, percents: tuple[int, ...]) -
 
 
 async def used_by_now(
-    tx: Tx, overruns: Sequence[Row], self_customer_id: UUID
+    tx: Tx, overruns: Sequence[Row], self_customer_id: UUID, now: datetime
 ) -> dict[UUID, Decimal]:
     """What flagged usage has come to, by the overrun's id."""
     tenant, mode = tx.tenant_id, tx.mode
@@ -162,7 +162,7 @@ async def used_by_now(
     found = {}
     for row in overruns:
         customers = closing.customers_of(row["customer_id"], self_customer_id)
-        question = Question(row["period_from"], row["period_to"], customers=customers)
+        question = Question(row["period_from"], row["period_to"], customers=customers, until=now)
         totals = await store_queries.add_up(tx, by_id[row["meter_id"]], question, limit=1)
         found[row["id"]] = totals[0].value if totals else Decimal(0)
     return found

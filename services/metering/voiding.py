@@ -5,6 +5,7 @@ or a rebuild decides the same. It holds whether it comes before its event or aft
 voided counts no more.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime
 from decimal import Decimal
@@ -14,9 +15,9 @@ from uuid import UUID
 from libs.clock import floor_to_minute
 from libs.db.pool import Tx
 from libs.messaging.records import UndecodableError
-from services.metering import gained
+from services.metering import gained, store_levels, store_ranks
 from services.metering import store_voids as store
-from services.metering.aggregation import hash_of_value, series_of
+from services.metering.aggregation import FOREVER, Change, hash_of_value, series_of, user_of
 from services.metering.gained import Part
 from services.metering.measuring import EXACT, Measurement
 from services.metering.store_usage import TENANT_BYTES, EventKey
@@ -25,6 +26,8 @@ from services.metering.store_voids import Kept, Loss, Place
 VOIDED = "sluice.usage.voided"
 """The type of a void; no event of a product may have it."""
 SOURCE = "sluice:correction"
+
+_KEPT: frozenset[gained.How] = frozenset({"kept", "leveled"})
 
 
 class Used(NamedTuple):
@@ -76,14 +79,12 @@ def _is_name(value: object) -> bool:
     return isinstance(value, str) and 0 < len(value) <= 256
 
 
-async def take_back(
-    tx: Tx, voids: Mapping[EventKey, date]
-) -> tuple[list[tuple[UUID, datetime]], set[EventKey]]:
+async def take_back(tx: Tx, voids: Mapping[EventKey, date]) -> tuple[list[Change], set[EventKey]]:
     """Void ids of the tenants in scope, each with the day its void came in.
 
     Returns:
-        The minutes that lost something, by tenant; and the ids of events of which it is not kept
-        what they added: those count on.
+        What changes by that; and the ids of events of which it is not kept what they added: those
+        count on.
     """
     known = await store.void_early(tx, voids)
     if not known:
@@ -93,7 +94,11 @@ async def take_back(
     if added:
         await store.void_counted(tx, sorted(added))
         await _subtract(tx, added)
-    changed = {(_tenant_of(key), part.minute) for key, parts in added.items() for part in parts}
+    changed = {
+        (_tenant_of(key), part.minute, FOREVER if part.how == "leveled" else part.minute)
+        for key, parts in added.items()
+        for part in parts
+    }
     return sorted(changed), counted.keys() - added.keys()
 
 
@@ -121,17 +126,27 @@ async def _subtract(tx: Tx, added: Mapping[EventKey, Sequence[Part]]) -> None:
     """Take what events added out of the aggregates."""
     losses: dict[Place, Loss] = {}
     kept: list[tuple[UUID, UUID, datetime, bytes]] = []
+    ranks: Counter[tuple[UUID, UUID, datetime, Decimal]] = Counter()
+    levels: set[Place] = set()
     for key, parts in added.items():
         for part in parts:
             place = _place(key, part)
             before = losses.get(place, Loss(0, Decimal(0)))
-            losses[place] = Loss(before.event_count + 1, EXACT.add(before.total, part.total))
+            total = part.value if part.how == "added" else Decimal(0)
+            losses[place] = Loss(before.event_count + 1, EXACT.add(before.total, total))
             if _is_kept(part):
                 kept.append((*place, key[TENANT_BYTES:]))
+            if part.how == "ranked":
+                ranks[(*place, part.value)] += 1
+            elif part.how == "leveled":
+                levels.add(place)
     if losses:
         await store.subtract(tx, losses)
         await store.forget_values(tx, kept)
+        await store_ranks.take_back(tx, ranks)
         await store.drop_empty_minutes(tx, list(losses))
+        if levels:
+            await store_levels.measure(tx, sorted(levels))
 
 
 def _tenant_of(key: EventKey) -> UUID:
@@ -143,24 +158,41 @@ def _place(key: EventKey, part: Part) -> Place:
 
 
 def _is_kept(part: Part) -> bool:
-    return part.how == "kept"
+    return part.how in _KEPT
 
 
 async def keep_values(tx: Tx, counted: Iterable[Used]) -> None:
-    """Keep what a later void could not reckon back; one statement, none where no meter needs it."""
-    rows = [
-        Kept(
-            used.tenant_id,
-            used.id_hash,
-            series_of(used.tenant_id, each.meter.id, used.customer, used.user_id, each.groups).id,
-            floor_to_minute(used.at),
-            used.at,
-            each.value,
-            None if each.unique is None else hash_of_value(each.unique),
-        )
-        for used in counted
-        for each in used.measurements
-        if gained.how_of(each) == "kept"
-    ]
+    """Keep what a later void could not reckon back, and measure levels anew that came into a minute.
+
+    One statement each, none where no meter needs it.
+    """
+    rows: list[Kept] = []
+    levels: set[Place] = set()
+    for used in counted:
+        for each in used.measurements:
+            how = gained.how_of(each)
+            if how not in _KEPT:
+                continue
+            rows.append(_kept(used, each))
+            if how == "leveled":
+                levels.add((used.tenant_id, rows[-1].series_id, rows[-1].minute))
     if rows:
         await store.keep_values(tx, rows)
+    if levels:
+        await store_levels.measure(tx, sorted(levels))
+
+
+def _kept(used: Used, measurement: Measurement) -> Kept:
+    meter = measurement.meter
+    whose = user_of(meter.aggregation, used.user_id)
+    series = series_of(used.tenant_id, meter.id, used.customer, whose, measurement.groups)
+    unique = measurement.unique
+    return Kept(
+        used.tenant_id,
+        used.id_hash,
+        series.id,
+        floor_to_minute(used.at),
+        used.at,
+        measurement.value,
+        None if unique is None else hash_of_value(unique),
+    )

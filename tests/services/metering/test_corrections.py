@@ -359,12 +359,15 @@ async def _aggregates(world: World, batches: list[list[dict[str, Any]]]) -> list
     async with world.database.tenant(tenant, "test") as tx:
         minutes = await tx.fetch(
             "select series_id || ' ' || minute, event_count, total, minimum, maximum, latest, "
-            "latest_at, latest_id from usage_minute order by 1"
+            "latest_at, latest_id, first_at from usage_minute order by 1"
         )
         uniques = await tx.fetch(
             "select series_id, minute, value_hash from usage_unique order by 1, 2, 3"
         )
+        ranks = await tx.fetch(
+            "select series_id, minute, value, event_count from usage_rank order by 1, 2, 3"
+        )
         values = await tx.fetch(
             "select series_id, minute, id_hash, value from usage_value order by 1, 2, 3"
         )
-    return [tuple(row) for row in (*minutes, *uniques, *values)]
+    return [tuple(row) for row in (*minutes, *uniques, *ranks, *values)]

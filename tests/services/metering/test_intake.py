@@ -205,12 +205,15 @@ async def test_any_order_duplication_and_batching_gives_the_same_aggregates(
     edges = [0, *sorted(cuts), len(sequence)]
     batches = [sequence[start:end] for start, end in pairwise(edges)]
     assert await _aggregates(world, batches) == straight
-    assert sum(counted[1] for counted in straight) == 24 * 7
+    assert sum(counted[1] for counted in straight) == 24 * 10, "nine meters, and ranks of one"
 
 
 @pytest.fixture
 async def meters_of_all_kinds(api: Api, world: World) -> World:
-    for aggregation in ("sum", "min", "max", "avg", "unique_count", "latest"):
+    for aggregation in (
+        *("sum", "min", "max", "avg", "unique_count", "latest"),
+        *("percentile", "time_weighted_sum"),
+    ):
         await api.meter(
             world.platform, key=aggregation, aggregation=aggregation, group_by=["region"]
         )
@@ -238,10 +241,13 @@ async def _aggregates(world: World, batches: list[list[dict[str, Any]]]) -> list
     async with world.database.tenant(tenant, "test") as tx:
         minutes = await tx.fetch(
             "select series_id || ' ' || minute, event_count, total, minimum, maximum, latest, "
-            "latest_at, latest_id from usage_minute order by 1"
+            "latest_at, latest_id, first_at from usage_minute order by 1"
+        )
+        ranks = await tx.fetch(
+            "select series_id || ' ' || minute || ' ' || value, event_count from usage_rank order by 1"
         )
         uniques = await tx.fetchval("select count(*) from usage_unique")
-    return [*(tuple(row) for row in minutes), (f"uniques {uniques}", 0)]
+    return [*(tuple(row) for row in (*minutes, *ranks)), (f"uniques {uniques}", 0)]
 
 
 async def test_sums_beyond_float_and_context_precision(api: Api, world: World) -> None:

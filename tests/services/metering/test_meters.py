@@ -18,6 +18,7 @@ AGGREGATIONS = {
     "avg": "2.06",
     "unique_count": "4",
     "latest": "2.2",
+    "percentile": "4.1",
 }
 
 

@@ -73,7 +73,10 @@ async def rebuilds(api: Api, world: World, database: TestDatabase, tmp_path: Pat
 async def use(rebuilds: Rebuilds) -> UUID:
     """Usage of every kind, with duplicates, late events and a closed period; the closure's id."""
     api, world = rebuilds.api, rebuilds.world
-    for aggregation in ("sum", "min", "avg", "unique_count", "latest"):
+    for aggregation in (
+        *("sum", "min", "avg", "unique_count", "latest"),
+        *("percentile", "time_weighted_sum"),
+    ):
         await api.meter(
             world.platform, key=aggregation, aggregation=aggregation, group_by=["region"]
         )
@@ -98,9 +101,11 @@ async def use(rebuilds: Rebuilds) -> UUID:
     )
     assert answer.status_code == 202
     await world.log.settle()
-    fact = await world.close(world.acme, now - DAY, now + timedelta(minutes=1), "sum", "latest")
+    fact = await world.close(
+        world.acme, now - DAY, now + timedelta(minutes=1), "sum", "latest", "time_weighted_sum"
+    )
     await world.move_clock(world.acme, DAY)
-    assert len(await world.answers()) == 2
+    assert len(await world.answers()) == 3
     return fact.closure_id
 
 
@@ -114,9 +119,10 @@ async def test_a_rebuild_gives_the_same_aggregates(
     assert run["state"] == "equal", run
     compared = run["compared"]
     # A meter counts what came in since it was defined, in a rebuild too: one event for `late`.
-    assert compared["usage_series"]["rebuilt"] == 5 * 4 + 1
-    assert compared["usage_minute"]["rebuilt"] == 5 * 19 + 5 + 1
-    assert compared["closure_usage"]["live"] == 2
+    assert compared["usage_series"]["rebuilt"] == 7 * 4 + 1
+    assert compared["usage_minute"]["rebuilt"] == 7 * 19 + 7 + 1
+    assert compared["usage_rank"]["rebuilt"] == 19 + 1
+    assert compared["closure_usage"]["live"] == 3
     assert run["records_read"] == 9 + 20 + 1 + 1
     after = await checksums(database)
     assert {name: sums for name, sums in after.items() if name != "outbox"} == {

@@ -26,6 +26,12 @@ from services.metering.usage_log import TOPIC, LogUnavailableError
 
 PEPPER = b"p" * 32
 
+PARAMETERS: dict[str, dict[str, Any]] = {
+    "percentile": {"percentile": "90"},
+    "time_weighted_sum": {"time_unit": "hour"},
+}
+"""What meters of these aggregations need besides."""
+
 
 @dataclass(frozen=True)
 class Party:
@@ -156,6 +162,7 @@ class Api:
             "aggregation": "sum",
             "value_path": "calls",
         } | parts
+        body = PARAMETERS.get(body["aggregation"], {}) | body
         body = {name: value for name, value in body.items() if value is not None}
         answer = await self.post("/api/v1/meters", party, body)
         assert answer.status_code == 201, answer.text
@@ -238,6 +245,7 @@ COMPARED = (
     "usage_series",
     "usage_minute",
     "usage_unique",
+    "usage_rank",
     "usage_value",
     "usage_progress",
     "closure",
