@@ -44,6 +44,12 @@ DONE: Mapping[str, str] = {
     "refund_asked": "The refund is asked for at Stripe. Its state is shown below within seconds.",
     "event_assigned": "The event belongs to its tenant now, and is worked on.",
     "replay_canceled": "The replay stops. What was sent stays sent; nothing has an effect twice.",
+    "period_closed": "The month is closed. Its figures stay as they are.",
+    "period_reopened": "The month is open again.",
+    "break_accepted": "The repair is under way. The next run says whether it helped.",
+    "break_ignored": "The break is let be, until its amounts change.",
+    "break_assigned": "The break has its owner.",
+    "reconciliation_asked": "The comparison is under way. Its run is shown below.",
     "configuration_saved": "The settings are saved; known everywhere within two seconds.",
 }
 """What a page says after a form worked, by the code in its address."""
@@ -85,7 +91,13 @@ def shown(problem: ApiProblem) -> ApiProblem:
 
 
 async def attempt(
-    request: Request, viewer: Viewer, work: Awaitable[object], show: Show, goal: str, done: str
+    request: Request,
+    viewer: Viewer,
+    work: Awaitable[object],
+    show: Show,
+    goal: str,
+    done: str,
+    **query: str | None,
 ) -> Response:
     """Do what a form asked for, then go on to `goal`; or show the page again with the refusal.
 
@@ -96,9 +108,10 @@ async def attempt(
         show: the page that the form stands on.
         goal: the page to go on to.
         done: a code of `DONE`.
+        query: of the address of that page.
     """
     try:
         await work
     except ApiProblem as problem:
         return await show(request, viewer, shown(problem))
-    return RedirectResponse(viewer.link(goal, done=done), 303, headers=SECURITY_HEADERS)
+    return RedirectResponse(viewer.link(goal, done=done, **query), 303, headers=SECURITY_HEADERS)

@@ -32,6 +32,11 @@ PAYMENT_PAGES = (
     ("/payouts", "Payouts"),
     ("/disputes", "Disputes"),
 )
+LEDGER_PAGES = (
+    ("/ledger", "Books"),
+    ("/ledger/reconciliation", "Reconciliation"),
+    ("/ledger/periods", "Periods"),
+)
 WEBHOOK_PAGES = (
     ("/webhooks", "Events"),
     ("/webhooks/replays", "Replays"),
@@ -49,12 +54,13 @@ SETTINGS_PAGES = (
 
 TABS = {
     "/payments": ("Payments", PAYMENT_PAGES),
+    "/ledger": ("Ledger", LEDGER_PAGES),
     "/webhooks": ("Webhooks", WEBHOOK_PAGES),
     "/settings": ("Settings", SETTINGS_PAGES),
 }
 """What stands behind a main page: the name of its tabs, and the tabs."""
 
-TITLES = dict((*PAYMENT_PAGES, *WEBHOOK_PAGES, *SETTINGS_PAGES, *MAIN_PAGES))
+TITLES = dict((*PAYMENT_PAGES, *LEDGER_PAGES, *WEBHOOK_PAGES, *SETTINGS_PAGES, *MAIN_PAGES))
 
 SECURITY_HEADERS = {
     "Content-Security-Policy": (
@@ -72,11 +78,12 @@ _MEDIA_TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg
 _TONES = {
     "good": {
         "active", "paid", "ready", "live", "connected", "completed", "succeeded", "won", "done",
+        "closed", "resolved",
     },
     "waiting": {
         "draft", "open", "trialing", "advancing", "incomplete", "pending", "processing", "unknown",
         "requires_action", "authorized", "in_transit", "under_review", "warning_needs_response",
-        "warning_under_review", "unassigned", "running",
+        "warning_under_review", "unassigned", "running", "listing", "comparing", "proposed", "accepted",
     },
     "bad": {
         "past_due", "suspended", "unpaid", "uncollectible", "paused", "revoked", "failed", "lost",
@@ -128,6 +135,7 @@ def make_environment(static: dict[str, StaticFile]) -> Environment:
         "number": number,
         "decimal": decimal,
         "moment": moment,
+        "age": age,
         "day": day,
         "tone": tone,
         "words": words,
@@ -196,6 +204,15 @@ def moment(at: datetime | None) -> Markup | str:
     return Markup('<time datetime="{}">{} UTC</time>').format(
         utc.isoformat(timespec="seconds"), utc.strftime("%Y-%m-%d %H:%M")
     )
+
+
+def age(seconds: int) -> str:
+    """How long something has lasted, to its largest unit: `3 days`."""
+    for unit, length in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
+        count = seconds // length
+        if count:
+            return f"{count} {unit}" if count == 1 else f"{count} {unit}s"
+    return "less than a minute"
 
 
 def day(at: date | datetime) -> str:

@@ -198,50 +198,6 @@ class Explanation(Answer):
     stripe_line_id: str | None = None
 
 
-class BalanceRow(Answer):
-    """An account's sums."""
-
-    account: str
-    currency: str
-    debit_minor: int
-    credit_minor: int
-
-
-class BalanceTotal(Answer):
-    """The sums of a currency; the two sides are equal in a book that is right."""
-
-    currency: str
-    debit_minor: int
-    credit_minor: int
-
-
-class TrialBalance(Answer):
-    """The trial balance of a book."""
-
-    rows: list[BalanceRow]
-    totals: list[BalanceTotal]
-
-
-class Posting(Answer):
-    """One side of a journal entry."""
-
-    account: str
-    side: str
-    amount_minor: int
-    currency: str
-
-
-class Entry(Answer):
-    """A journal entry; `source_key` is the money fact that it books."""
-
-    id: str
-    source_key: str
-    tenant_id: str | None = None
-    effective_at: datetime
-    booked_at: datetime
-    postings: list[Posting]
-
-
 class Person(Answer):
     """Who is signed in."""
 

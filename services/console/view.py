@@ -34,6 +34,7 @@ class Viewer:
     """The person a page is for.
 
     Attributes:
+        user_id: `usr_…`, as the API names them.
         tenant: slug of the tenant in view; None while an operator has chosen none.
         tenant_name: its name, where it is known.
         choices: what the switcher offers.
@@ -49,6 +50,7 @@ class Viewer:
     choices: tuple[Choice, ...]
     api: Api
     whole: Api
+    user_id: str | None = None
 
     def link(self, path: str, tenant: str | None = None, **query: str | None) -> str:
         """The address of a page, with the tenant and the mode in view."""
@@ -100,7 +102,9 @@ async def _operator(origin: Origin, first: Assertion, wanted: str | None, mode: 
         if not found:
             choices.insert(0, Choice(tenant.id, slug, name))
     api = origin.bearer(first.assertion, slug)
-    return Viewer(first.user.email, True, mode, slug, name, tuple(choices), api, whole)
+    return Viewer(
+        first.user.email, True, mode, slug, name, tuple(choices), api, whole, first.user.id
+    )
 
 
 async def _member(
@@ -123,7 +127,17 @@ async def _member(
     whole = origin.bearer(given.assertion, None)
     choices = tuple(Choice(each.id, each.slug, each.name) for each in first.tenants)
     mode = choice["mode"]
-    return Viewer(given.user.email, False, mode, chosen.slug, chosen.name, choices, api, whole)
+    return Viewer(
+        given.user.email,
+        False,
+        mode,
+        chosen.slug,
+        chosen.name,
+        choices,
+        api,
+        whole,
+        given.user.id,
+    )
 
 
 def _membership(tenants: list[Membership], wanted: str | None) -> Membership:

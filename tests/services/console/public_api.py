@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
+from tests.services.console.ledger_api import LedgerApi
 from tests.services.console.money_api import MoneyApi
 from tests.services.console.settings_api import SettingsApi
 
@@ -139,10 +140,10 @@ class PublicApi:
         self.seen: list[tuple[str, str, dict[str, str]]] = []
         self.failing: dict[str, JSONResponse] = {}
         self.refusing: dict[str, JSONResponse] = {}
-        self.unbalanced = False
         self.empty = False
         self.settings = SettingsApi()
         self.money = MoneyApi()
+        self.ledger = LedgerApi()
         self.app = FastAPI(telemetry={"tracing": False, "metrics": False, "logs": False})
         self._routes()
 
@@ -173,6 +174,7 @@ class PublicApi:
         self._other_routes(app)
         self.settings.add_to(app)
         self.money.add_to(app)
+        self.ledger.add_to(app)
 
     def _session_routes(self, app: FastAPI) -> None:
         @app.post("/api/v1/session")
@@ -291,35 +293,6 @@ class PublicApi:
                 for day in range(19)
             ]
             return JSONResponse({"rows": rows, "as_of": at(END)})
-
-        @app.get("/api/v1/ledger/trial-balance")
-        async def trial_balance() -> JSONResponse:
-            if self.empty:
-                return JSONResponse({"rows": [], "totals": []})
-            names = ["asset:receivable", "asset:stripe_clearing:acct_1", "revenue:usage"]
-            sides = [(6_650, 6_650), (11_550, 300), (0, 11_250)]
-            rows = [
-                {"account": name, "currency": "EUR", "debit_minor": debit, "credit_minor": credit}
-                for name, (debit, credit) in zip(names, sides, strict=True)
-            ]
-            debit = 18_200 + self.unbalanced
-            totals = [{"currency": "EUR", "debit_minor": debit, "credit_minor": 18_200}]
-            return JSONResponse({"rows": rows, "totals": totals})
-
-        @app.get("/api/v1/ledger/entries")
-        async def entries() -> JSONResponse:
-            postings = [
-                {"account": name, "side": side, "amount_minor": 6_650, "currency": "EUR"}
-                for name, side in [("asset:receivable", "debit"), ("revenue:usage", "credit")]
-            ]
-            item = {
-                "id": "ent_1",
-                "source_key": "invoice:1:finalized",
-                "effective_at": at(END),
-                "booked_at": at(END),
-                "postings": postings,
-            }
-            return JSONResponse({"items": [] if self.empty else [item], "next_cursor": "more"})
 
         @app.get("/api/v1/ops/topics")
         async def topics(request: Request) -> JSONResponse:

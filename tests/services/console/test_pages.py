@@ -120,7 +120,7 @@ async def test_the_ledger_says_that_it_balances(operator: httpx.AsyncClient):
 async def test_the_ledger_says_loudly_that_it_does_not_balance(
     operator: httpx.AsyncClient, api: PublicApi
 ):
-    api.unbalanced = True
+    api.ledger.unbalanced = True
     assert "EUR does not balance: debits 182.01 EUR" in await text_of(operator, "/ledger")
 
 
@@ -154,7 +154,7 @@ async def test_members_see_their_own_tenant_and_no_staff_pages(member: httpx.Asy
 
 
 async def test_empty_states_name_the_next_command(operator: httpx.AsyncClient, api: PublicApi):
-    api.empty = True
+    api.empty = api.ledger.empty = True
     assert "make demo" in await text_of(operator, "/tenants")
     assert "POST /api/v1/meters" in await text_of(operator, "/usage?tenant=acme")
     assert "POST /api/v1/billing/checkout" in await text_of(operator, "/invoices?tenant=acme")
