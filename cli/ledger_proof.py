@@ -189,7 +189,7 @@ from checked
 """
 
 CONTRA_ACCOUNTS = ("revenue:refunds",)
-"""Accounts whose normal side is the other one than their type's."""
+"""Accounts whose normal side is the other one than their type's, beside `<type>:own_contra:…`."""
 
 _CHART = """
 select coalesce((array_agg(said order by said))[:100], '{}') from (
@@ -201,7 +201,8 @@ select coalesce((array_agg(said order by said))[:100], '{}') from (
         and a.code = b.account
     where (a.type, a.normal_side) is distinct from (split_part(b.account, ':', 1),
         case when (split_part(b.account, ':', 1) in ('asset', 'expense'))
-            <> (b.account = any($4::text[])) then 'debit' else 'credit' end)) wrong
+            <> (b.account = any($4::text[]) or split_part(b.account, ':', 2) = 'own_contra')
+            then 'debit' else 'credit' end)) wrong
 """
 
 _BLOCKS = """

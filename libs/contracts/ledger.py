@@ -56,6 +56,40 @@ class ReverseEntry(Fact):
     actor: str
 
 
+class PostEntry(Fact):
+    """An entry is to be booked; its `effective_at` is that of the entry.
+
+    The ledger books it in the transaction that tells of it, and passes over what it booked: the
+    command is there for books that are made of their topics anew.
+
+    Attributes:
+        entry_id, source_key, booked_at: of the entry.
+        metadata: the caller's own words, without secrets and personal data.
+    """
+
+    entry_id: UUID
+    book: Book
+    source_key: str
+    booked_at: AwareDatetime
+    postings: tuple[PostedLine, ...]
+    metadata: dict[str, str]
+    actor: str
+
+
+class OpenAccount(Fact):
+    """A book is to have an account of its own; its code says type and normal side.
+
+    Attributes:
+        purpose: what it is for, without secrets and personal data.
+    """
+
+    book: Book
+    account: str
+    purpose: str
+    opened_at: AwareDatetime
+    actor: str
+
+
 class LedgerHeadAnchored(Fact):
     """How far the chain of a book reached at a time.
 

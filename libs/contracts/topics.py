@@ -184,8 +184,8 @@ TOPICS: tuple[Topic, ...] = (
         name="ledger.commands",
         producers=("ledger",),
         consumers=("ledger",),
-        events=(ledger.ReverseEntry,),
-        purpose="What staff had booked by hand, so that the books can be made of topics anew.",
+        events=(ledger.ReverseEntry, ledger.PostEntry, ledger.OpenAccount),
+        purpose="What was booked on request, so that the books can be made of topics anew.",
     ),
     Topic(
         name="ledger.entries",

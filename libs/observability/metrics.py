@@ -203,6 +203,11 @@ LEDGER_SUSPENSE_ENTRIES_TOTAL = Counter(
     "Movements booked to suspense because no rule knows their kind (Stripe's word).",
     ["kind"],
 )
+LEDGER_ENTRIES_TOGETHER = Histogram(
+    "sluice_ledger_entries_together",
+    "Entries of the posting API that went together in one commit.",
+    buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1000),
+)
 JOB_RUNS_TOTAL = Counter(
     "sluice_job_runs_total", "Runs of timed jobs by outcome.", ["job", "outcome"]
 )

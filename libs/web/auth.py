@@ -60,7 +60,7 @@ WRITE_WAITS_PER_CALLER = 16
 IMPLIED = {
     "billing:read": frozenset({"billing:manage"}),
     "usage:read": frozenset({"billing:read", "billing:manage"}),
-    "ledger:read": frozenset({"billing:manage"}),
+    "ledger:read": frozenset({"billing:manage", "ledger:post"}),
 }
 """Permissions that include the one on the left."""
 

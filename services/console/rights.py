@@ -8,6 +8,7 @@ PERMISSIONS: Mapping[str, str] = {
     "billing:read": "see plans, subscriptions, invoices and credits",
     "billing:manage": "buy, change and cancel; connect Stripe; includes every view of billing",
     "ledger:read": "see the tenant's own books",
+    "ledger:post": "book entries in the tenant's own books; includes seeing them",
     "members:manage": "manage members and API keys; read the audit log",
     "tenants:read": "see the tenant's own record",
     "tenants:manage": "change the tenant's own record",

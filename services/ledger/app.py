@@ -14,7 +14,16 @@ from libs.observability.health import Health
 from libs.settings import load
 from libs.web.auth import Gate
 from libs.web.serve import create_app, serve
-from services.ledger import jobs, routes, routes_accounts, routes_reversals, routes_statements
+from services.ledger import (
+    jobs,
+    routes,
+    routes_accounts,
+    routes_chart,
+    routes_postings,
+    routes_reversals,
+    routes_statements,
+)
+from services.ledger.coalescing import Coalescer
 from services.ledger.handlers import HANDLERS
 from services.ledger.settings import Settings
 
@@ -33,6 +42,7 @@ def build() -> FastAPI:
         directory = Directory(database)
         app.state.database, app.state.directory = database, directory
         app.state.gate = Gate(database, directory, settings.key_pepper_bytes)
+        app.state.coalescer = Coalescer(database)
         runtime = Runtime(database, settings.kafka, health)
         runtime.add_consumers(
             consumers_of(
@@ -52,6 +62,8 @@ def build() -> FastAPI:
         routers=[
             routes.router,
             routes_accounts.router,
+            routes_chart.router,
+            routes_postings.router,
             routes_reversals.router,
             routes_statements.router,
         ],

@@ -1,12 +1,14 @@
 """The chart of accounts: what may be booked on, of which type, with which normal side.
 
 A code begins with its type, so that lists sort as a balance sheet reads. Each Stripe account has a
-clearing account of its own, which stands at what Stripe holds of it: available and pending.
+clearing account of its own, which stands at what Stripe holds of it: available and pending. What a
+book opens for itself stands under `own`, so that no account of the chart to come has the same code;
+the code alone says an account's type and normal side.
 """
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 AccountType = Literal["asset", "liability", "equity", "revenue", "expense"]
 Side = Literal["debit", "credit"]
@@ -97,6 +99,11 @@ _BY_CODE = {account.code: account for account in FIXED}
 _CLEARING = "stripe_clearing:"
 _STRIPE_ACCOUNT = re.compile(r"[A-Za-z0-9_]{1,100}")
 
+OWN_NAME = r"[a-z0-9_]{1,40}(?::[a-z0-9_]{1,40}){0,3}"
+"""How an account may be called that a book opens for itself: words, up to four deep."""
+
+_OWN = re.compile(rf"(asset|liability|equity|revenue|expense):(own|own_contra):({OWN_NAME})")
+
 
 def clearing(stripe_account: str) -> Account:
     """The clearing account of a Stripe account (`acct_…`, or `platform`).
@@ -109,6 +116,21 @@ def clearing(stripe_account: str) -> Account:
     return _account("asset", _CLEARING + stripe_account, "What Stripe holds of this account.")
 
 
+def own(account_type: AccountType, name: str, *, contra: bool = False) -> Account:
+    """An account that a book opens for itself.
+
+    Args:
+        contra: its normal side is the other one than its type's.
+
+    Raises:
+        UnknownAccountError: no account may be called so.
+    """
+    if re.fullmatch(OWN_NAME, name) is None:
+        raise UnknownAccountError("an account's name holds words of small letters and digits")
+    place = "own_contra" if contra else "own"
+    return _account(account_type, f"{place}:{name}", "Opened for this book alone.", contra=contra)
+
+
 def named(code: str) -> Account:
     """The account of this code.
 
@@ -117,6 +139,10 @@ def named(code: str) -> Account:
     """
     if code in _BY_CODE:
         return _BY_CODE[code]
+    opened = _OWN.fullmatch(code)
+    if opened is not None:
+        account_type = cast("AccountType", opened[1])
+        return own(account_type, opened[3], contra=opened[2] == "own_contra")
     prefix = f"asset:{_CLEARING}"
     if code.startswith(prefix):
         return clearing(code.removeprefix(prefix))

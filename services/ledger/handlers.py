@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 
 from libs.contracts.envelope import Envelope, Fact
-from libs.contracts.ledger import ReverseEntry
+from libs.contracts.ledger import OpenAccount, PostEntry, ReverseEntry
 from libs.contracts.stripe_sync import StripeStatement
 from libs.contracts.tenants import TenantCreated, TenantWentLive
 from libs.db.pool import Tx
 from libs.messaging.apply import Delivery, Handler, Together
-from services.ledger import money, posting, reversal, statements
+from services.ledger import commands, money, own_accounts, posting, reversal, statements
 from services.ledger.rules import RULES
 
 
@@ -27,6 +27,16 @@ async def on_reverse_entry(event: Envelope[ReverseEntry], tx: Tx) -> None:
     await reversal.take_command(tx, event)
 
 
+async def on_post_entry(deliveries: Sequence[Delivery], tx: Tx) -> None:
+    """Book what was asked for, unless that is done, all of it in one call."""
+    await commands.take_commands(tx, deliveries)
+
+
+async def on_open_account(event: Envelope[OpenAccount], tx: Tx) -> None:
+    """Open an account of a book's own, unless that is done."""
+    await own_accounts.take_command(tx, event)
+
+
 async def on_statement(event: Envelope[StripeStatement], tx: Tx) -> None:
     """Keep a part of what Stripe itself lists of an account."""
     await statements.take_part(tx, event)
@@ -37,5 +47,7 @@ HANDLERS: dict[type[Fact], Handler] = {
     TenantWentLive: on_tenant_created,
     **dict.fromkeys(RULES, Together(on_money)),
     ReverseEntry: on_reverse_entry,
+    PostEntry: Together(on_post_entry),
+    OpenAccount: on_open_account,
     StripeStatement: on_statement,
 }

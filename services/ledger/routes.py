@@ -93,6 +93,7 @@ class EntryAnswer(BaseModel):
     chain_hash: str = Field(
         description="Hex of SHA-256 over the hash of the entry before it and all of this one."
     )
+    metadata: dict[str, str] = Field(description="The words of whoever asked for the entry.")
     postings: list[PostingAnswer]
 
 
@@ -202,6 +203,7 @@ def entry_answer(pair: tuple[Row, list[Row]]) -> EntryAnswer:
         reverses=public_id("entry", row["reverses"]) if row["reverses"] else None,
         chain_seq=row["chain_seq"],
         chain_hash=row["chain_hash"].hex(),
+        metadata=row["metadata"] or {},
         postings=[
             PostingAnswer(**{name: line[name] for name in PostingAnswer.model_fields})
             for line in postings

@@ -141,7 +141,9 @@ async def list_entries(
     return await tx.fetch(
         """
         select tenant_id, book, id, source_key, effective_at, booked_at, causation_id, rule,
-               rule_version, reverses, chain_seq, chain_hash
+               rule_version, reverses, chain_seq, chain_hash,
+               (select metadata from asked_entry a where a.tenant_id = e.tenant_id
+                and a.mode = e.mode and a.book = e.book and a.entry_id = e.id) as metadata
         from journal_entry e
         where ($1::uuid is null or tenant_id = $1) and mode = $2 and book = $3
             and ($4::text is null or exists (
@@ -184,8 +186,10 @@ async def find_entry(tx: Tx, entry_id: UUID) -> Row | None:
     return await tx.fetchrow(
         """
         select tenant_id, book, id, source_key, effective_at, booked_at, causation_id, rule,
-               rule_version, reverses, chain_seq, chain_hash
-        from journal_entry
+               rule_version, reverses, chain_seq, chain_hash,
+               (select metadata from asked_entry a where a.tenant_id = e.tenant_id
+                and a.mode = e.mode and a.book = e.book and a.entry_id = e.id) as metadata
+        from journal_entry e
         where tenant_id = $1 and mode = $2 and book in ('platform', 'tenant') and id = $3
         """,
         tx.tenant_id,

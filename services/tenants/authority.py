@@ -19,7 +19,7 @@ from services.tenants.roles import RANK, SCOPES, Role, permissions_of
 INCLUDES: Mapping[str, frozenset[str]] = {
     "billing:read": frozenset({"billing:manage"}),
     "usage:read": frozenset({"billing:read", "billing:manage"}),
-    "ledger:read": frozenset({"billing:manage"}),
+    "ledger:read": frozenset({"billing:manage", "ledger:post"}),
 }
 """Permissions that larger ones contain, as the gate reads them (`libs.web.auth.IMPLIED`)."""
 

@@ -36,6 +36,7 @@ Permission = Literal[
     "billing:read",
     "billing:manage",
     "ledger:read",
+    "ledger:post",
     "members:manage",
     "tenants:read",
     "tenants:manage",

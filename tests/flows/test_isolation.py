@@ -31,6 +31,7 @@ SCOPES = [
     "billing:read",
     "billing:manage",
     "ledger:read",
+    "ledger:post",
     "members:manage",
     "tenants:read",
 ]
@@ -375,6 +376,9 @@ def naming_acme(theirs: Theirs) -> dict[str, list[tuple[Any, int]]]:
     event = {"id": "1", "source": "x", "type": "x", "specversion": "1.0"}
     new = {"name": "Acme", "slug": slug}
     past = {"from": "2026-01-01T00:00:00Z", "to": "2026-01-02T00:00:00Z"}
+    account = {"book": "tenant", "type": "asset", "name": "x", "purpose": "x"}
+    sides = [{**amount, "account": "asset:bank", "side": side} for side in ("debit", "credit")]
+    entry = {"source_key": "x", "postings": sides}
     return {
         "create_api_key": [({**key, "tenant": acme}, 403), ({**key, "tenant": slug}, 403)],
         "create_tenant": [(new, 403)],
@@ -445,6 +449,18 @@ def naming_acme(theirs: Theirs) -> dict[str, list[tuple[Any, int]]]:
         "disconnect_account": [({"tenant_id": acme}, 422)],
         "enter_member": [({"email": "x@globex.example"}, 403)],
         "put_configuration": [({}, 403)],
+        "open_account": [
+            ({**account, "tenant_id": acme}, 422),
+            ({**account, "book": "platform"}, 403),
+        ],
+        "post_entry": [
+            ({**entry, "book": "tenant", "tenant_id": acme}, 422),
+            ({**entry, "book": "platform"}, 403),
+        ],
+        "post_entries": [
+            ({"book": "tenant", "atomic": True, "entries": [{**entry, "tenant_id": acme}]}, 422),
+            ({"book": "platform", "atomic": False, "entries": [entry]}, 403),
+        ],
         "reverse_entry": [({"reason": "x"}, 403)],
         "rotate_api_key": [({}, 404)],
         "create_invitation": [({"email": "x@globex.example", "tenant_id": acme}, 422)],

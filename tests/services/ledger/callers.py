@@ -21,6 +21,7 @@ from libs.testing.databases import TestDatabase
 from libs.testing.memory_log import MemoryLog
 from libs.web.auth import Gate
 from services.ledger.app import build
+from services.ledger.coalescing import Coalescer
 
 PEPPER = b"p" * 32
 
@@ -69,7 +70,9 @@ class Api:
     acme: str
     globex: str
     usage_only: str
+    poster: str
     acme_tenant: Tenant
+    poster_tenant: Tenant
 
     async def post(self, path: str, key: str, body: Any, headers: Any = None) -> httpx.Response:
         return await self.client.post(
@@ -95,12 +98,14 @@ async def open_api(
     directory = Directory(ledger)
     app.state.database, app.state.directory = ledger, directory
     app.state.gate = Gate(ledger, directory, PEPPER)
-    acme, globex, initech = Tenant(), Tenant(), Tenant()
+    app.state.coalescer = Coalescer(ledger)
+    acme, globex, initech, hooli = Tenant(), Tenant(), Tenant(), Tenant()
     keys = (
         publish_tenant(log, PLATFORM_TENANT_ID, "platform", operator=True),
         publish_tenant(log, acme.id, "acme", ("ledger:read",)),
         publish_tenant(log, globex.id, "globex", ("billing:manage",)),
         publish_tenant(log, initech.id, "initech", ("usage:write",)),
+        publish_tenant(log, hooli.id, "hooli", ("ledger:post",)),
     )
     for event in (
         acme.invoice({"flat": 4900}),
@@ -114,4 +119,4 @@ async def open_api(
     await log.settle()
     transport = httpx.ASGITransport(app=app)
     async with httpx.AsyncClient(transport=transport, base_url="http://sluice.test") as client:
-        yield Api(client, *keys, acme)
+        yield Api(client, *keys, acme, hooli)

@@ -58,6 +58,8 @@ def rights(place: Place) -> frozenset[str]:
     named = PERMISSIONS[role] | extra
     if "billing:manage" in named:
         named |= {"billing:read", "usage:read", "ledger:read"}
+    if "ledger:post" in named:
+        named |= {"ledger:read"}
     return named | {f"at least {each}" for each in ROLES[: ROLES.index(role) + 1]}
 
 

@@ -1,0 +1,362 @@
+"""Entries that somebody asks for: judged, booked at once, and told as commands.
+
+The same commit tells `ledger.commands`, so that books that are made of their topics anew hold these
+entries as well. Source keys are the caller's own in a name space of their own (`api:…`): nobody can
+take a fact's. Who sends a key again gets the entry of the first time, as long as it says the same.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from uuid import UUID
+
+from libs.clock import utc_now
+from libs.contracts.audit import ConfigurationChanged
+from libs.contracts.ledger import Book, PostedLine, PostEntry
+from libs.db.pool import TRANSIENT_ERRORS, Cause, Row, Tx
+from libs.db.tenant import Mode
+from libs.ids import public_id
+from libs.messaging.apply import Delivery
+from libs.messaging.outbox import emit
+from services.ledger import chart, posting, reversal, store, store_commands
+from services.ledger.entries import Entry, Line, entry_id
+from services.ledger.store import Booking
+
+POST_RULE = "posted"
+KEY_SPACE = "api:"
+_FIXED = frozenset(account.code for account in chart.FIXED)
+
+
+class RefusedError(ValueError):
+    """An entry that is not booked.
+
+    Attributes:
+        source_key: of the entry.
+    """
+
+    def __init__(self, source_key: str) -> None:
+        super().__init__(source_key)
+        self.source_key = source_key
+
+
+class OtherContentError(RefusedError):
+    """The source key is booked with other content."""
+
+
+class AccountError(RefusedError):
+    """The entry names an account that does not take it."""
+
+    def __init__(self, source_key: str, account: str) -> None:
+        super().__init__(source_key)
+        self.account = account
+
+
+class UnopenedAccountError(AccountError):
+    """The book has no such account."""
+
+
+class FullAccountError(AccountError):
+    """So much was booked on the account that only facts may be from now on."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """An entry that somebody asks for.
+
+    Attributes:
+        effective_at: when it holds.
+        is_dated: whether the caller named that time; where it did not, another one is no other
+            content.
+        metadata: the caller's own words, without secrets and personal data.
+        is_audited: whether staff or a person asks; what programs post is told by their commands.
+        remote_address: where the request came from.
+        trace: headers of the trace that the request belongs to.
+    """
+
+    tenant_id: UUID
+    mode: Mode
+    entry: Entry
+    effective_at: datetime
+    is_dated: bool
+    metadata: Mapping[str, str]
+    actor: str
+    is_audited: bool = False
+    remote_address: str | None = None
+    trace: Mapping[str, str] | None = None
+
+    @property
+    def key(self) -> tuple[UUID, str]:
+        """Whose entry it is, and which."""
+        return self.tenant_id, self.entry.source_key
+
+    def says(self, content_hash: bytes, effective_at: datetime, metadata: object) -> bool:
+        """Whether it asks for what is booked with these."""
+        return (
+            self.entry.content_hash == content_hash
+            and (not self.is_dated or self.effective_at == effective_at)
+            and dict(self.metadata) == metadata
+        )
+
+
+@dataclass(frozen=True)
+class Posted:
+    """The entry that stands in the book for a command.
+
+    Attributes:
+        is_new: whether it was booked now rather than before.
+    """
+
+    row: Row
+    postings: Sequence[Row]
+    is_new: bool = False
+
+
+Group = Sequence[Command]
+"""Commands that are booked all or none."""
+
+Verdict = list[Posted] | Exception
+"""What became of a group: the entry of each of its commands, or why there is none."""
+
+Key = tuple[UUID, str]
+"""Tenant and source key: which entry, in the book at hand."""
+
+
+async def post(tx: Tx, book: Book, groups: Sequence[Group]) -> list[Verdict]:
+    """Book what groups of commands ask for, all in this book; a verdict for each group.
+
+    The books are locked first: what is not known then stays unknown until it is booked here.
+    """
+    commands = [command for group in groups for command in group]
+    await store_commands.lock_books(tx, book, {command.tenant_id for command in commands})
+    keys = {command.key for command in commands}
+    known = {_key_of(row): row for row in await store_commands.find_booked(tx, book, keys)}
+    accounts = await _accounts(tx, book, [each for each in commands if each.key not in known])
+    fresh: dict[Key, Command] = {}
+    maker: dict[Key, int] = {}
+    wanted: list[tuple[int, list[Command]]] = []
+    failed: dict[int, Exception] = {}
+    for at, group in enumerate(groups):
+        try:
+            new = _judge(group, known, fresh, accounts)
+        except RefusedError as error:
+            failed[at] = error
+            continue
+        if new:
+            wanted.append((at, list(new.values())))
+        fresh |= new
+        maker |= dict.fromkeys(new, at)
+    if wanted:
+        failed |= await _book_apart(tx, wanted)
+    posted = await _posted(tx, book, known, list(fresh))
+    return [
+        failed[at] if at in failed else _verdict(at, group, posted, maker, failed)
+        for at, group in enumerate(groups)
+    ]
+
+
+def _verdict(
+    at: int,
+    group: Group,
+    posted: Mapping[Key, Posted],
+    maker: Mapping[Key, int],
+    failed: Mapping[int, Exception],
+) -> Verdict:
+    """The entries of a group; where it says the same as one that failed, it fails likewise."""
+    entries = []
+    for command in group:
+        if command.key not in posted:
+            return failed[maker[command.key]]
+        entries.append(replace(posted[command.key], is_new=maker.get(command.key) == at))
+    return entries
+
+
+async def take_commands(tx: Tx, deliveries: Sequence[Delivery]) -> None:
+    """Book what commands tell of, unless it is booked: in books that are made anew."""
+    facts: dict[UUID, PostEntry] = {
+        each.event.data.entry_id: each.event.data for each in deliveries
+    }
+    booked = await posting.book(tx, [_told_again(each) for each in deliveries])
+    if booked:
+        asked = [(each, facts[each.id].metadata, facts[each.id].actor) for each in booked]
+        await store_commands.note_asked(tx, asked)
+        await reversal.book_waiting(tx, booked)
+
+
+def _told_again(delivery: Delivery) -> Booking:
+    event, fact = delivery.event, delivery.event.data
+    lines = tuple(
+        Line(chart.named(line.account), line.side, line.amount_minor, line.currency)
+        for line in fact.postings
+    )
+    return Booking(
+        id=fact.entry_id,
+        tenant_id=event.tenant_id,
+        entry=Entry(fact.book, fact.source_key, POST_RULE, lines),
+        effective_at=event.effective_at,
+        booked_at=fact.booked_at,
+        cause=delivery.cause,
+    )
+
+
+async def _accounts(tx: Tx, book: Book, commands: Sequence[Command]) -> dict[tuple[UUID, str], Row]:
+    """What is known of the accounts that commands name."""
+    named = {
+        (command.tenant_id, line.account.code)
+        for command in commands
+        for line in command.entry.lines
+    }
+    if not named:
+        return {}
+    rows = await store_commands.find_accounts(tx, book, named)
+    return {(row["tenant_id"], row["code"]): row for row in rows}
+
+
+def _judge(
+    group: Group,
+    known: Mapping[Key, Row],
+    fresh: Mapping[Key, Command],
+    accounts: Mapping[tuple[UUID, str], Row],
+) -> dict[Key, Command]:
+    """The commands of a group that must be booked.
+
+    Args:
+        known: entries that are booked.
+        fresh: commands that are to be booked for other groups.
+
+    Raises:
+        RefusedError: the group is not booked.
+    """
+    new: dict[Key, Command] = {}
+    for command in group:
+        booked, first = known.get(command.key), fresh.get(command.key) or new.get(command.key)
+        if booked is not None:
+            is_same = command.says(
+                booked["content_hash"], booked["effective_at"], booked["metadata"]
+            )
+        elif first is not None:
+            is_same = command.says(
+                first.entry.content_hash, first.effective_at, dict(first.metadata)
+            )
+        else:
+            _check_accounts(command, accounts)
+            new[command.key] = command
+            continue
+        if not is_same:
+            raise OtherContentError(command.entry.source_key)
+    return new
+
+
+def _check_accounts(command: Command, accounts: Mapping[tuple[UUID, str], Row]) -> None:
+    """Every account is open and takes more.
+
+    Raises:
+        AccountError: one does not.
+    """
+    for line in command.entry.lines:
+        code = line.account.code
+        found = accounts[command.tenant_id, code]
+        if not found["is_open"] and code not in _FIXED:
+            raise UnopenedAccountError(command.entry.source_key, code)
+        if found["is_full"]:
+            raise FullAccountError(command.entry.source_key, code)
+
+
+async def _book_apart(tx: Tx, wanted: Sequence[tuple[int, list[Command]]]) -> dict[int, Exception]:
+    """Book groups together; those that cannot be booked are found by bisection, with the reason."""
+    emitted, before, after = len(tx.emitted), len(tx.before_commit), len(tx.after_commit)
+    try:
+        async with tx.connection.transaction():
+            await _book(tx, [command for _, commands in wanted for command in commands])
+    except TRANSIENT_ERRORS:
+        raise
+    except Exception as error:  # noqa: BLE001 - whoever asked for it is told, and nobody else
+        # With what was emitted goes what is done at and after the commit on its account.
+        del tx.emitted[emitted:], tx.before_commit[before:], tx.after_commit[after:]
+        if len(wanted) == 1:
+            return {wanted[0][0]: error}
+        middle = len(wanted) // 2
+        first = await _book_apart(tx, wanted[:middle])
+        return first | await _book_apart(tx, wanted[middle:])
+    return {}
+
+
+async def _book(tx: Tx, commands: Sequence[Command]) -> None:
+    """Book commands whose source keys are new, and tell of them."""
+    now = utc_now()
+    bookings = [_told(tx, command, now) for command in commands]
+    said = {
+        booking.id: (command.metadata, command.actor)
+        for booking, command in zip(bookings, commands, strict=True)
+    }
+    booked = await posting.book(tx, bookings)
+    assert len(booked) == len(commands), "nobody else books while the books are locked"
+    asked = [(each, *said[each.id]) for each in booked]
+    await store_commands.note_asked(tx, asked)
+    await reversal.book_waiting(tx, booked)
+
+
+def _told(tx: Tx, command: Command, now: datetime) -> Booking:
+    """The booking of a command, which is told along with it."""
+    entry = command.entry
+    booking_id = entry_id(command.tenant_id, tx.mode, entry.book, entry.source_key, now)
+    cause = Cause(trace=command.trace)
+    if command.is_audited:
+        change = ConfigurationChanged(
+            action="ledger_entry.posted",
+            actor=command.actor,
+            object_id=public_id("entry", booking_id),
+            after={"book": entry.book, "source_key": entry.source_key},
+            remote_address=command.remote_address,
+        )
+        asked = emit(tx, change, tenant_id=command.tenant_id, effective_at=now, cause=cause)
+        cause = Cause(asked.id, asked.correlation_id, command.trace)
+    told = emit(
+        tx,
+        PostEntry(
+            entry_id=booking_id,
+            book=entry.book,
+            source_key=entry.source_key,
+            booked_at=now,
+            postings=tuple(
+                PostedLine(
+                    account=line.account.code,
+                    side=line.side,
+                    amount_minor=line.amount_minor,
+                    currency=line.currency,
+                )
+                for line in entry.lines
+            ),
+            metadata=dict(command.metadata),
+            actor=command.actor,
+        ),
+        tenant_id=command.tenant_id,
+        effective_at=command.effective_at,
+        cause=cause,
+    )
+    return Booking(
+        id=booking_id,
+        tenant_id=command.tenant_id,
+        entry=entry,
+        effective_at=command.effective_at,
+        booked_at=now,
+        cause=Cause(told.id, told.correlation_id, command.trace),
+    )
+
+
+async def _posted(
+    tx: Tx, book: Book, known: Mapping[Key, Row], fresh: Sequence[Key]
+) -> dict[Key, Posted]:
+    """The entries as they stand in the book now: those that were known, and those booked since."""
+    rows = list(known.values())
+    if fresh:
+        rows += await store_commands.find_booked(tx, book, fresh)
+    if not rows:
+        return {}
+    lines: dict[UUID, list[Row]] = {row["id"]: [] for row in rows}
+    for line in await store.postings_of(tx, tx.mode, book, rows):
+        lines[line["entry_id"]].append(line)
+    return {_key_of(row): Posted(row, lines[row["id"]]) for row in rows}
+
+
+def _key_of(row: Row) -> Key:
+    return row["tenant_id"], row["source_key"]

@@ -1,0 +1,158 @@
+"""SQL of entries that somebody asks for, and of accounts that books open for themselves."""
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+from uuid import UUID
+
+from libs.contracts.ledger import Book
+from libs.db.pool import Row, Tx
+from libs.db.tenant import Mode
+from services.ledger.store import Booking
+
+TURNOVER_MINOR_MAX = 2**62
+"""What may be debited to, or credited to, an account on request: half of what its column holds.
+
+The other half is for facts, which nobody may be able to keep out.
+"""
+
+
+async def lock_books(tx: Tx, book: Book, tenants: Collection[UUID]) -> None:
+    """Be the only one to book in these tenants' books, locked in the order of `post_entries`."""
+    await tx.execute(
+        """
+        select pg_advisory_xact_lock(
+            hashtextextended(concat_ws('/', 'book', t, $1::text, $2::text), 0))
+        from (select t from unnest($3::uuid[]) as u(t) order by t) as tenants
+        """,
+        tx.mode,
+        book,
+        list(tenants),
+    )
+
+
+async def find_booked(tx: Tx, book: Book, keys: Collection[tuple[UUID, str]]) -> list[Row]:
+    """The entries of these facts (tenant, source key), with what was said of them."""
+    return await tx.fetch(
+        """
+        select e.*
+        from unnest($3::uuid[], $4::text[]) as u(t, k)
+        cross join lateral (
+            select e.tenant_id, e.book, e.id, e.source_key, e.content_hash, e.effective_at,
+                   e.booked_at, e.causation_id, e.rule, e.rule_version, e.reverses, e.chain_seq,
+                   e.chain_hash, a.metadata
+            from journal_entry e left join asked_entry a on a.tenant_id = e.tenant_id
+                and a.mode = e.mode and a.book = e.book and a.entry_id = e.id
+            where e.tenant_id = u.t and e.mode = $1 and e.book = $2 and e.source_key = u.k
+            limit 1) e
+        """,
+        tx.mode,
+        book,
+        [tenant_id for tenant_id, _ in keys],
+        [key for _, key in keys],
+    )
+
+
+async def find_accounts(tx: Tx, book: Book, accounts: Collection[tuple[UUID, str]]) -> list[Row]:
+    """Of accounts (tenant, code): whether each is open, and whether it takes no more on request."""
+    return await tx.fetch(
+        """
+        select u.t as tenant_id, u.c as code,
+            exists (select from account a where a.tenant_id = u.t and a.mode = $1 and a.book = $2
+                and a.code = u.c) as is_open,
+            exists (select from account_balance b where b.tenant_id = u.t and b.mode = $1
+                and b.book = $2 and b.account = u.c
+                and greatest(b.debit_minor, b.credit_minor) >= $5) as is_full
+        from unnest($3::uuid[], $4::text[]) as u(t, c)
+        """,
+        tx.mode,
+        book,
+        [tenant_id for tenant_id, _ in accounts],
+        [code for _, code in accounts],
+        TURNOVER_MINOR_MAX,
+    )
+
+
+async def note_asked(tx: Tx, asked: Sequence[tuple[Booking, Mapping[str, str], str]]) -> None:
+    """Keep what was said of entries that are booked: the metadata, and who asked for them."""
+    await tx.execute(
+        """
+        insert into asked_entry (tenant_id, mode, book, entry_id, metadata, asked_by)
+        select t, $1, b, e, m::jsonb, a
+        from unnest($2::uuid[], $3::text[], $4::uuid[], $5::text[], $6::text[])
+            as u(t, b, e, m, a)
+        """,
+        tx.mode,
+        [booking.tenant_id for booking, _, _ in asked],
+        [booking.entry.book for booking, _, _ in asked],
+        [booking.id for booking, _, _ in asked],
+        [json.dumps(dict(metadata)) for _, metadata, _ in asked],
+        [actor for _, _, actor in asked],
+    )
+
+
+async def count_own_accounts(tx: Tx, book: Book) -> int:
+    """How many accounts a book of the tenant in scope has opened for itself."""
+    return int(
+        await tx.fetchval(
+            "select count(*) from own_account where tenant_id = $1 and mode = $2 and book = $3",
+            tx.tenant_id,
+            tx.mode,
+            book,
+        )
+    )
+
+
+async def find_own_account(tx: Tx, book: Book, code: str) -> Row | None:
+    """An account that a book of the tenant in scope has opened for itself."""
+    return await tx.fetchrow(
+        "select code, purpose, opened_at from own_account "
+        "where tenant_id = $1 and mode = $2 and book = $3 and code = $4",
+        tx.tenant_id,
+        tx.mode,
+        book,
+        code,
+    )
+
+
+async def note_own_account(
+    tx: Tx, book: Book, code: str, *, purpose: str, opened_at: datetime, opened_by: str
+) -> None:
+    """Keep what an account of the book's own is for, unless that is known."""
+    await tx.execute(
+        """
+        insert into own_account (tenant_id, mode, book, code, purpose, opened_at, opened_by)
+        values ($1, $2, $3, $4, $5, $6, $7) on conflict do nothing
+        """,
+        tx.tenant_id,
+        tx.mode,
+        book,
+        code,
+        purpose,
+        opened_at,
+        opened_by,
+    )
+
+
+async def list_chart(
+    tx: Tx, tenant_id: UUID, mode: Mode, book: Book, *, after: str, limit: int
+) -> list[Row]:
+    """The open accounts of a book by code, with what is known only of its own ones.
+
+    Args:
+        after: only accounts whose code comes later.
+    """
+    return await tx.fetch(
+        """
+        select a.code, a.type, a.normal_side, o.purpose, o.opened_at
+        from account a left join own_account o on o.tenant_id = a.tenant_id and o.mode = a.mode
+            and o.book = a.book and o.code = a.code
+        where a.tenant_id = $1 and a.mode = $2 and a.book = $3 and a.code collate "C" > $4
+        order by a.code collate "C" limit $5
+        """,
+        tenant_id,
+        mode,
+        book,
+        after,
+        limit,
+    )
