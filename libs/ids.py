@@ -29,6 +29,7 @@ PREFIXES = {
     "payout": "pyo",
     "plan": "plan",
     "price": "price",
+    "producer": "prd",
     "rebuild": "rbd",
     "refund": "ref",
     "reservation": "rsv",

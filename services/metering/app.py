@@ -27,12 +27,15 @@ from services.metering import (
     routes_limits,
     routes_meters,
     routes_overages,
+    routes_producers,
     routes_rebuilds,
     routes_reservations,
     routes_usage,
 )
+from services.metering.admission import admission_since
 from services.metering.cloudevents import BODY_BYTES_MAX
-from services.metering.handlers import BATCH_HANDLERS, HANDLERS, READERS
+from services.metering.handlers import HANDLERS, READERS, batch_handlers_of
+from services.metering.producers import ProducerKeys
 from services.metering.progress import Progress
 from services.metering.settings import Settings
 from services.metering.usage_log import UsageLog
@@ -50,7 +53,11 @@ def build() -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
         database = await open_database(settings.postgres_dsn, settings.service)
         directory = Directory(database)
-        usage_log, progress = UsageLog(settings.kafka), Progress()
+        keys = ProducerKeys.under(settings.key_pepper_bytes)
+        admission = admission_since(settings.signed_since, keys)
+        usage_log = UsageLog(settings.kafka, keys if admission else None)
+        progress = Progress()
+        app.state.producer_keys = keys
         app.state.database, app.state.directory = database, directory
         app.state.usage_log, app.state.progress = usage_log, progress
         app.state.gate = Gate(database, directory, settings.key_pepper_bytes)
@@ -60,7 +67,7 @@ def build() -> FastAPI:
                 database,
                 settings.kafka,
                 HANDLERS,
-                batch_handlers=BATCH_HANDLERS,
+                batch_handlers=batch_handlers_of(admission),
                 parks=False,
                 max_records=BATCH_RECORDS,
                 readers=READERS,
@@ -93,13 +100,16 @@ def build() -> FastAPI:
             every_seconds=5,
         )
         runtime.add_job(
+            "prune_refusals", partial(jobs.prune_refusals, database), every_seconds=3600
+        )
+        runtime.add_job(
             "prune_conflicts", partial(jobs.prune_conflicts, database), every_seconds=3600
         )
         reader, folder = UsageReader(settings.kafka), settings.archive
         every = timedelta(seconds=settings.archive_every_seconds)
         runtime.add_job(
             "archive_usage",
-            partial(archiving.archive_usage, database, reader, folder, every),
+            partial(archiving.archive_usage, database, reader, folder, every, admission),
             every_seconds=5,
         )
         runtime.add_job(
@@ -111,6 +121,7 @@ def build() -> FastAPI:
                 folder,
                 settings.postgres_dsn,
                 directory,
+                admission,
             ),
             every_seconds=1,
         )
@@ -134,6 +145,7 @@ def build() -> FastAPI:
             routes_forecast.router,
             routes_reservations.router,
             routes_rebuilds.router,
+            routes_producers.router,
         ],
         lifespan=lifespan,
         limits=Limits(body_bytes_max_by_prefix={"/api/v1/events": BODY_BYTES_MAX}),

@@ -17,6 +17,7 @@ from libs.db.pool import Database
 from libs.observability.metrics import USAGE_ARCHIVE_AGE_SECONDS, USAGE_ARCHIVE_LOST_RECORDS
 from services.metering import archive
 from services.metering import store_archive as store
+from services.metering.admission import Admission
 from services.metering.store_archive import Place
 from services.metering.usage_reader import RECORDS_MAX, Bounds, UsageReader
 
@@ -32,9 +33,15 @@ class CutShortError(RuntimeError):
 
 
 async def archive_usage(
-    database: Database, reader: UsageReader, folder: Path, every: timedelta
+    database: Database,
+    reader: UsageReader,
+    folder: Path,
+    every: timedelta,
+    admission: Admission | None = None,
 ) -> None:
     """Archive what is due of each partition: enough records wait, or they wait long enough.
+
+    What the consumer refuses for want of proof is not archived: the files keep no proofs.
 
     A partition that fails holds up no other; the first failure is raised when all had their turn.
     """
@@ -49,7 +56,7 @@ async def archive_usage(
             found = bounds[place.partition]
             try:
                 stands = await _archive_partition(
-                    database, reader, folder, place, found, now, every
+                    database, reader, folder, place, found, now, every, admission
                 )
             except Exception as error:
                 log.exception("partition_not_archived", partition=place.partition)
@@ -77,6 +84,7 @@ async def _archive_partition(
     bounds: Bounds,
     now: datetime,
     every: timedelta,
+    admission: Admission | None,
 ) -> Place:
     """Archive what is due of one partition; where it stands then."""
     if place.next_offset < bounds.begin:
@@ -86,7 +94,9 @@ async def _archive_partition(
     for _ in range(STRETCHES_MAX):
         if not _is_due(stands, bounds.end, now, every):
             break
-        reached = await _archive_stretch(database, reader, folder, stands, bounds.end, now)
+        reached = await _archive_stretch(
+            database, reader, folder, stands, bounds.end, now, admission
+        )
         stands = reached or stands
         if reached is None or reached.next_offset >= bounds.end:
             break
@@ -106,6 +116,7 @@ async def _archive_stretch(
     place: Place,
     log_end: int,
     now: datetime,
+    admission: Admission | None,
 ) -> Place | None:
     """Write the next stretch, if there is anything in it.
 
@@ -123,6 +134,9 @@ async def _archive_stretch(
         raise CutShortError(f"partition {place.partition} ends at {end}, not at {planned}")
     if records and planned is None and not await store.plan(database, place, end):
         return None
+    if admission is not None:
+        async with database.transaction() as tx:
+            records = list((await admission.sort(tx, records))[0])
     files = await asyncio.to_thread(archive.write, folder, place.partition, first, end, records)
     caught_up = end >= log_end
     await store.finish(database, place, end, files, now if caught_up else None)

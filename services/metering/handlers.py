@@ -8,6 +8,7 @@ from libs.db.pool import Tx
 from libs.messaging.apply import BatchHandler, Handler
 from libs.messaging.records import Reader, Record
 from services.metering import closing, intake, limits, thresholds
+from services.metering.admission import Admission
 
 
 async def on_plan_published(event: Envelope[PlanPublished], tx: Tx) -> None:
@@ -37,5 +38,11 @@ HANDLERS: dict[type[Fact], Handler] = {
 }
 
 BATCH_HANDLERS: dict[str, BatchHandler] = {"usage.events": on_usage}
+
+
+def batch_handlers_of(admission: Admission | None) -> dict[str, BatchHandler]:
+    """The same where producers prove their right to what they publish."""
+    return BATCH_HANDLERS if admission is None else {"usage.events": admission.take}
+
 
 READERS: dict[str, Reader] = {"usage.events": intake.read_ahead}

@@ -17,6 +17,7 @@ from services.metering import (
     forecasts,
     reservations,
     store_closures,
+    store_producers,
     store_usage,
     store_voids,
     thresholds,
@@ -104,6 +105,12 @@ async def prune_conflicts(database: Database) -> None:
     """Forget conflicts whose ids are forgotten too."""
     before = ids_kept_since(utc_now().date())
     await conflicts.prune(database, before, limit=PRUNED_IDS_MAX)
+
+
+async def prune_refusals(database: Database) -> None:
+    """Forget what was refused on days of which nothing lies on the topic any more."""
+    before = ids_kept_since(utc_now().date())
+    await store_producers.prune_refusals(database, before, limit=PRUNED_IDS_MAX)
 
 
 async def refresh_forecasts(database: Database, directory: Directory) -> None:

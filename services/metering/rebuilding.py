@@ -21,10 +21,12 @@ from libs.contracts.tenants import PLATFORM_TENANT_ID
 from libs.db.pool import Database, Tx, open_database
 from libs.db.tenant import NOBODY, Scope
 from libs.directory.local import Directory
+from libs.messaging.apply import BatchHandler
 from libs.messaging.records import Record
 from libs.observability.metrics import USAGE_REBUILD_DIFFERENCES
 from services.metering import archive, closing, intake, meters, store_archive
 from services.metering import store_rebuilds as store
+from services.metering.admission import Admission
 from services.metering.archive import DamagedFileError
 from services.metering.store_rebuilds import COMPARE_SECONDS, COMPARED, SAMPLES_MAX, Run
 from services.metering.usage_reader import RecordsGoneError, UsageReader
@@ -48,6 +50,7 @@ class Rebuild:
 
     Attributes:
         positions: by partition, the offset before which everything is counted anew.
+        admission: decides about what is on the topic; the archive holds only what was let in.
     """
 
     run: Run
@@ -57,6 +60,7 @@ class Rebuild:
     read: int = 0
     expected: int = 0
     positions: dict[int, int] = field(default_factory=dict)
+    admission: Admission | None = None
 
     async def work(self, shadow: Any, self_customer: UUID) -> dict[str, Any]:
         """Count everything anew and compare; the comparison by table."""
@@ -100,7 +104,8 @@ class Rebuild:
         for file in files:
             end = targets.get(file.partition, 0)
             records = await asyncio.to_thread(archive.read, self.folder, file)
-            await self._count(shadow, [each for each in records if each.offset < end])
+            archived = [each for each in records if each.offset < end]
+            await self._count(shadow, archived, intake.take)
         for place in places:
             target = targets.get(place.partition, 0)
             self.positions[place.partition] = min(place.next_offset, target)
@@ -123,7 +128,7 @@ class Rebuild:
         for partition, end in sorted(targets.items()):
             while self.positions.get(partition, 0) < end:
                 records = await self._next(partition, end)
-                await self._count(shadow, records)
+                await self._count(shadow, records, self._take_from_topic)
 
     async def _next(self, partition: int, end: int) -> list[Record]:
         """The next records of the partition, of any tenant; the position moves behind them."""
@@ -138,22 +143,26 @@ class Rebuild:
         key = str(self.run.tenant_id).encode()
         return [record for record in records if record.key == key]
 
-    async def _count(self, shadow: Any, records: Iterable[Record]) -> None:
+    @property
+    def _take_from_topic(self) -> BatchHandler:
+        return intake.take if self.admission is None else self.admission.take
+
+    async def _count(self, shadow: Any, records: Iterable[Record], take: BatchHandler) -> None:
         """Count records of the tenant in the run's own tables, by the intake itself."""
         mine = self._mine(records)
         for start in range(0, len(mine), BATCH_RECORDS):
             async with shadow.transaction():
                 tx = Tx(shadow, self.database.service)
-                await self._take(tx, mine[start : start + BATCH_RECORDS])
+                await self._take(tx, mine[start : start + BATCH_RECORDS], take)
         self.read += len(mine)
         await self._tell()
 
-    async def _take(self, tx: Tx, records: Sequence[Record]) -> None:
+    async def _take(self, tx: Tx, records: Sequence[Record], take: BatchHandler) -> None:
         """Count records as they were counted: what a day had forgotten is forgotten on that day."""
         for day, of_day in groupby(records, lambda record: record.at.date()):
             await store.forget_ids(tx, ids_kept_since(day))
             await tx.enter(NOBODY)
-            await intake.take(list(of_day), tx)
+            await take(list(of_day), tx)
 
     async def _tell(self) -> None:
         """Say how far the run is, and that its worker is at it."""
@@ -166,7 +175,7 @@ class Rebuild:
             while self.positions.get(partition, 0) < end:
                 mine = self._mine(await self._next(partition, end))
                 if mine:
-                    await self._take(tx, mine)
+                    await self._take(tx, mine, self._take_from_topic)
                     self.read += len(mine)
                 await self._tell()
 
@@ -236,7 +245,12 @@ async def _self_customer(directory: Directory, run: Run) -> UUID:
 
 
 async def rebuild_next(
-    database: Database, reader: UsageReader, folder: Path, dsn: str, directory: Directory
+    database: Database,
+    reader: UsageReader,
+    folder: Path,
+    dsn: str,
+    directory: Directory,
+    admission: Admission | None = None,
 ) -> None:
     """Work on one run to its end, where one waits."""
     now = utc_now()
@@ -248,7 +262,7 @@ async def rebuild_next(
         error = f"it was begun {ATTEMPTS_MAX} times and never came to its end; the log says why"
         await store.end(database, run, "failed", now, error=error)
         return
-    rebuild = Rebuild(run, database, reader, folder)
+    rebuild = Rebuild(run, database, reader, folder, admission=admission)
     try:
         self_customer = await _self_customer(directory, run)
         async with shadow_connection(dsn, database.service) as shadow:

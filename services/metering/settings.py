@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import ClassVar
 
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 
 from libs.settings import ServiceSettings
 
@@ -16,6 +16,11 @@ class Settings(ServiceSettings):
     archive: Path = Field(
         default=Path(".local/data/usage-archive"),
         description="the folder that usage is archived in, as Parquet",
+    )
+    signed_since: AwareDatetime | None = Field(
+        default=None,
+        description="from when on usage on the topic must prove that its producer has a right to it; "
+        "unset: whoever reaches the topic is trusted with every tenant's",
     )
     archive_every_seconds: int = Field(
         default=3600,

@@ -9,8 +9,10 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 from aiokafka.partitioner import murmur2
 
+from libs.clock import utc_now
 from libs.contracts.topics import PARTITIONS
 from libs.messaging.stopping import stop_within
+from services.metering.producers import SEAL_HEADER, ProducerKeys
 
 log = structlog.get_logger()
 
@@ -34,8 +36,14 @@ def partition_of(tenant_id: UUID) -> int:
 class UsageLog:
     """Writes usage with its tenant as key and knows how far the topic reaches."""
 
-    def __init__(self, bootstrap: str) -> None:
+    def __init__(self, bootstrap: str, keys: ProducerKeys | None = None) -> None:
+        """The topic on these brokers.
+
+        Args:
+            keys: what is published is sealed with them, where the consumer asks for proof.
+        """
         self._bootstrap = bootstrap
+        self._keys = keys
         self._producer: AIOKafkaProducer | None = None
         self._probe: AIOKafkaConsumer | None = None
         self._lock = asyncio.Lock()
@@ -88,19 +96,25 @@ class UsageLog:
     async def _send(
         self, producer: AIOKafkaProducer, key: bytes, tenant_id: UUID, values: Sequence[bytes]
     ) -> None:
+        headers = (
+            [] if self._keys is None else [(SEAL_HEADER, self._keys.seal(tenant_id, utc_now()))]
+        )
         if len(values) <= SINGLES_MAX:
-            sent = [await producer.send(TOPIC, key=key, value=value) for value in values]
+            sent = [
+                await producer.send(TOPIC, key=key, value=value, headers=headers)
+                for value in values
+            ]
             await asyncio.gather(*sent)
             return
         partition = partition_of(tenant_id)
         waiting = []
         batch = producer.create_batch()
         for value in values:
-            if batch.append(key=key, value=value, timestamp=None) is None:
+            if batch.append(key=key, value=value, timestamp=None, headers=headers) is None:
                 batch.close()
                 waiting.append(await producer.send_batch(batch, TOPIC, partition=partition))
                 batch = producer.create_batch()
-                batch.append(key=key, value=value, timestamp=None)
+                batch.append(key=key, value=value, timestamp=None, headers=headers)
         batch.close()
         waiting.append(await producer.send_batch(batch, TOPIC, partition=partition))
         await asyncio.gather(*waiting)

@@ -52,6 +52,7 @@ OF_BOTH_MODES = frozenset(
         "rotation",
         "namespace",
         "rebuild",
+        "producer",
     }
 )
 """Path parameters that name what a tenant has in both modes; its own customer record among them."""
@@ -187,6 +188,7 @@ async def theirs(played_story: Story) -> AsyncGenerator[Theirs, None]:
         "rotation": public_id("key_rotation", new_id()),
         "entry": public_id("entry", new_id()),
         "rebuild": public_id("rebuild", new_id()),
+        "producer": public_id("producer", new_id()),
     }
     held = await owner.post("/api/v1/reservations", {"meter": meter["key"], "amount": "1"})
     paths["reservation"] = held["id"]
@@ -421,6 +423,7 @@ def naming_acme(theirs: Theirs) -> dict[str, list[tuple[Any, int]]]:
             ({"reason": "x", "events": [{"id": "1", "source": "x"}], "tenant_id": acme}, 422)
         ],
         "amend_events": [({"reason": "x", "events": [], "tenantid": acme}, 422)],
+        "create_producer": [({"name": "x", "tenant_id": acme}, 403)],
         "start_rebuild": [({"source": "archive", "tenant_id": acme}, 403)],
         "create_meter": [({"tenant_id": acme}, 422)],
         "record_payment": [

@@ -260,6 +260,8 @@ COMPARED = (
     "usage_conflict",
     "usage_conflict_day",
     "dead_letter",
+    "usage_producer",
+    "usage_refusal",
 )
 
 
