@@ -106,7 +106,8 @@ _USED_SEQUENCES = """
 select format('%I.%I', schemaname, sequencename)::regclass::text as name, start_value
 from pg_sequences where last_value is not null
 """
-# What DDL leaves behind; TRUNCATE and VACUUM change nothing of it.
+# What DDL leaves behind; TRUNCATE and VACUUM change nothing of it. The empty schemas that temporary
+# tables of a connection lay in stay for the next one.
 _SCHEMA = """
 select md5(concat_ws(',',
     (select string_agg(concat_ws(':', oid, relname, relowner, relacl, relrowsecurity,
@@ -116,7 +117,8 @@ select md5(concat_ws(',',
     (select concat(count(*), ':', sum(xmin::text::bigint)) from pg_policy),
     (select concat(count(*), ':', sum(xmin::text::bigint)) from pg_trigger),
     (select concat(count(*), ':', sum(xmin::text::bigint)) from pg_constraint),
-    (select concat(count(*), ':', sum(xmin::text::bigint)) from pg_namespace),
+    (select concat(count(*), ':', sum(xmin::text::bigint)) from pg_namespace
+     where nspname !~ '^pg_(toast_)?temp_'),
     (select string_agg(s::text, ',') from pg_db_role_setting s
      where setdatabase = (select oid from pg_database where datname = current_database()))))
 """
