@@ -14,6 +14,7 @@ from cli import (
     generate_events,
     generate_openapi,
     generate_pages,
+    generate_rules,
 )
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -34,6 +35,7 @@ def generate() -> dict[str, str]:
         lambda: generate_openapi.files(apps),
         lambda: generate_caddyfile.files(apps),
         generate_events.files,
+        generate_rules.files,
         lambda: generate_pages.files(apps),
     )
     for part in parts:

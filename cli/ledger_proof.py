@@ -188,7 +188,7 @@ select coalesce(sum(postings), 0)::bigint as postings,
 from checked
 """
 
-CONTRA_ACCOUNTS = ("revenue:refunds",)
+CONTRA_ACCOUNTS = ("revenue:refunds", "expense:bad_debts_recovered", "expense:credits_expired")
 """Accounts whose normal side is the other one than their type's, beside `<type>:own_contra:…`."""
 
 _CHART = """

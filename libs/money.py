@@ -8,7 +8,7 @@ Stripe counts some currencies in other units than ISO 4217; `to_stripe` and `fro
 only bridge.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_HALF_EVEN, Context, Decimal, Inexact, InvalidOperation, Overflow, Rounded
 from typing import Annotated
@@ -197,6 +197,29 @@ def round_half_even(amount_minor: Decimal) -> int:
     if abs(rounded) > AMOUNT_MINOR_MAX:
         raise AmountOutOfRangeError("an amount must be within 63 bits")
     return rounded
+
+
+def apportion(amount_minor: int, weights: Sequence[int]) -> list[int]:
+    """An amount in whole minor units by weights that are not negative: the parts add up to it.
+
+    Each part is its exact share rounded down; what that leaves over goes, a minor unit each, to the
+    largest remainders, the first of several that are alike (Hare's method). A negative amount is
+    shared like a positive one.
+
+    Raises:
+        ValueError: all weights are zero.
+    """
+    whole = sum(weights)
+    if whole <= 0:
+        raise ValueError("there is nothing to share an amount by")
+    amount = abs(amount_minor)
+    parts = [amount * weight // whole for weight in weights]
+    by_remainder = sorted(
+        range(len(weights)), key=lambda index: (-(amount * weights[index] % whole), index)
+    )
+    for index in by_remainder[: amount - sum(parts)]:
+        parts[index] += 1
+    return parts if amount_minor >= 0 else [-part for part in parts]
 
 
 def format_money(money: Money) -> str:

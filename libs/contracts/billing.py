@@ -182,6 +182,10 @@ class InvoiceFinalized(Fact):
     """An invoice became final: its amounts never change again.
 
     total_minor = sum of the lines = subtotal_minor - credits_applied_minor + tax_minor.
+
+    Attributes:
+        finalized_at: the date of the invoice: what its lines are for beyond it is not earned yet.
+            None was told when everything counted as earned at once.
     """
 
     invoice_id: UUID
@@ -196,6 +200,70 @@ class InvoiceFinalized(Fact):
     total_minor: int
     lines: tuple[InvoiceLine, ...]
     stripe_invoice_id: str | None = None
+    finalized_at: AwareDatetime | None = None
+
+
+class InvoiceCredited(Fact):
+    """Credit notes took some of a final invoice back before it was paid, or more or less than before.
+
+    Attributes:
+        final: the invoice as it was told.
+        sequence: counts what was told of the invoice after it became final; never twice the same.
+        credited_before_minor, credited_minor: by all credit notes together, before and now.
+    """
+
+    final: InvoiceFinalized
+    sequence: int
+    credited_before_minor: int
+    credited_minor: int
+
+
+class InvoiceVoided(Fact):
+    """A final invoice was declared never to have been owed; the credit it used is given back.
+
+    Attributes:
+        final: the invoice as it was told.
+        sequence: counts what was told of the invoice after it became final; never twice the same.
+        credited_minor: what credit notes had taken back of it before.
+    """
+
+    final: InvoiceFinalized
+    sequence: int
+    credited_minor: int
+
+
+class InvoiceWrittenOff(Fact):
+    """Nobody expects the rest of a final invoice to be paid any more.
+
+    Attributes:
+        sequence: counts what was told of the invoice after it became final; never twice the same.
+        amount_minor: what is written off by this, always positive.
+    """
+
+    invoice_id: UUID
+    number: str
+    customer_id: UUID
+    billed_by: BilledBy
+    currency: str
+    sequence: int
+    amount_minor: int
+
+
+class InvoiceRecovered(Fact):
+    """Of what was written off, this much is owed again: it was paid after all, or the invoice voided.
+
+    Attributes:
+        sequence: counts what was told of the invoice after it became final; never twice the same.
+        amount_minor: what is not written off any more, always positive.
+    """
+
+    invoice_id: UUID
+    number: str
+    customer_id: UUID
+    billed_by: BilledBy
+    currency: str
+    sequence: int
+    amount_minor: int
 
 
 class InvoicePaid(Fact):
@@ -218,6 +286,23 @@ class CreditGranted(Fact):
     amount_minor: int
     currency: str
     expires_at: AwareDatetime | None = None
+
+
+class CreditExpired(Fact):
+    """What was left of a grant when it expired is lost; its `effective_at` is that time.
+
+    Attributes:
+        sequence: counts what was told of the grant's expiry; never twice the same.
+        amount_minor: lost by this. Negative where an invoice of before that time, made later, used
+            some of it after all.
+    """
+
+    grant_id: UUID
+    customer_id: UUID
+    billed_by: BilledBy
+    currency: str
+    sequence: int
+    amount_minor: int
 
 
 class CommandLine(Part):

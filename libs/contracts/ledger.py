@@ -1,5 +1,6 @@
 """Events of the ledger: what was posted, what staff wants posted, and what books are compared with."""
 
+from datetime import date
 from typing import Literal
 from uuid import UUID
 
@@ -88,6 +89,30 @@ class OpenAccount(Fact):
     purpose: str
     opened_at: AwareDatetime
     actor: str
+
+
+class RecognizeRevenue(Fact):
+    """A month's part of a line that was invoiced in advance is earned; `effective_at` says since when.
+
+    The ledger tells it when the month is over by the tenant's business clock, and books it when it
+    reads it: so books that are made of their topics anew hold it as well.
+
+    Attributes:
+        kind: of the line, which says what revenue it is.
+        month: its first day.
+        revision: 0 as invoiced. What a credit note or a void changes has the number of that, and is
+            told as a difference.
+        amount_minor: negative where revenue is taken back.
+    """
+
+    book: Book
+    invoice_id: UUID
+    line_id: UUID
+    kind: Literal["flat", "proration"]
+    month: date
+    revision: int
+    amount_minor: int
+    currency: str
 
 
 class LedgerHeadAnchored(Fact):

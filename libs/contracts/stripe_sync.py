@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from datetime import date
+from decimal import Decimal
 from typing import Literal
 from uuid import UUID
 
@@ -73,6 +74,7 @@ class StripeInvoiceChanged(Fact):
     Attributes:
         held: Stripe will not finalize it by itself (`auto_advance` is false).
         period_start, period_end: for a cycle, the period that has just ended.
+        credited_minor: taken back by credit notes before it was paid.
     """
 
     version: int
@@ -94,6 +96,7 @@ class StripeInvoiceChanged(Fact):
     hosted_invoice_url: str | None = None
     finalized_at: AwareDatetime | None = None
     paid_at: AwareDatetime | None = None
+    credited_minor: int = 0
 
 
 class PaymentSucceeded(Fact):
@@ -183,6 +186,8 @@ class DisputeChanged(Fact):
         version: counts the changes seen of this dispute.
         status: Stripe's own word: `needs_response`, `under_review`, `won`, `lost`, `warning_…`.
         evidence_due_at: until when it can be answered.
+        withdrawn_minor, withdrawn_currency: what the dispute has taken out of the account's balance
+            so far, less what came back, without fees. None: not told.
     """
 
     version: int
@@ -199,6 +204,8 @@ class DisputeChanged(Fact):
     status: str
     evidence_due_at: AwareDatetime | None = None
     created_at: AwareDatetime
+    withdrawn_minor: int | None = None
+    withdrawn_currency: str | None = None
 
 
 class PayoutChanged(Fact):
@@ -228,6 +235,14 @@ class BalanceTransactionRecorded(Fact):
     """A line of a Stripe account's balance, recorded once.
 
     net_minor = amount_minor - fee_minor, all in the balance's currency.
+
+    Attributes:
+        kind: Stripe's `type`.
+        reporting_category: Stripe's own sorting, finer than `kind`. None: not told.
+        application_fee_minor: the part of the fee that goes to the platform.
+        source_amount_minor, source_currency: what moved in the currency of the payment or refund
+            behind it, where that is another one; of the same sign as `amount_minor`.
+        exchange_rate: Stripe's rate from that currency to the balance's.
     """
 
     account: str
@@ -241,6 +256,11 @@ class BalanceTransactionRecorded(Fact):
     currency: str
     created_at: AwareDatetime
     available_at: AwareDatetime
+    reporting_category: str | None = None
+    application_fee_minor: int = 0
+    source_amount_minor: int | None = None
+    source_currency: str | None = None
+    exchange_rate: Decimal | None = None
 
 
 class StripeClockAdvanced(Fact):
@@ -262,47 +282,6 @@ class StripeCommandFailed(Fact):
     command_id: UUID
     code: str
     detail: str
-
-
-class StripeAccountChanged(Fact):
-    """The health of a tenant's own Stripe account, as Stripe tells it.
-
-    Attributes:
-        account: `acct_…`.
-        requirements_due: what Stripe wants to know by now, past due included.
-        fetched_at: when Stripe said so; only a later word replaces an earlier one.
-    """
-
-    account: str
-    charges_enabled: bool
-    payouts_enabled: bool
-    details_submitted: bool
-    requirements_due: tuple[str, ...] = ()
-    disabled_reason: str | None = None
-    fetched_at: AwareDatetime
-
-
-class StripeAccountDeauthorized(Fact):
-    """The tenant disconnected the platform at Stripe: nothing of its account can be called now."""
-
-    account: str
-    stripe_event_id: str
-    deauthorized_at: AwareDatetime
-
-
-class StripeCredentialRefused(Fact):
-    """Stripe refused a tenant's key even after it was read afresh.
-
-    Attributes:
-        credential_version: which version was refused; a newer one is not affected.
-        code: Stripe's word.
-    """
-
-    account: str
-    connection_id: UUID
-    credential_version: int
-    code: str
-    refused_at: AwareDatetime
 
 
 class StripeEventFound(Fact):

@@ -7,7 +7,16 @@ partitions for ever, so that a tenant's partitions meet in one worker.
 from dataclasses import dataclass
 from typing import Literal
 
-from libs.contracts import audit, billing, gateway, ledger, metering, stripe_sync, tenants
+from libs.contracts import (
+    audit,
+    billing,
+    gateway,
+    ledger,
+    metering,
+    stripe_accounts,
+    stripe_sync,
+    tenants,
+)
 from libs.contracts.envelope import Fact
 
 PARTITIONS = 12
@@ -112,8 +121,13 @@ TOPICS: tuple[Topic, ...] = (
             billing.SubscriptionChanged,
             billing.UsagePeriodClosed,
             billing.InvoiceFinalized,
+            billing.InvoiceCredited,
+            billing.InvoiceVoided,
+            billing.InvoiceWrittenOff,
+            billing.InvoiceRecovered,
             billing.InvoicePaid,
             billing.CreditGranted,
+            billing.CreditExpired,
         ),
         purpose="Customers, plans, subscriptions, invoices and credits.",
     ),
@@ -150,9 +164,9 @@ TOPICS: tuple[Topic, ...] = (
             stripe_sync.BalanceTransactionRecorded,
             stripe_sync.StripeClockAdvanced,
             stripe_sync.StripeCommandFailed,
-            stripe_sync.StripeAccountChanged,
-            stripe_sync.StripeAccountDeauthorized,
-            stripe_sync.StripeCredentialRefused,
+            stripe_accounts.StripeAccountChanged,
+            stripe_accounts.StripeAccountDeauthorized,
+            stripe_accounts.StripeCredentialRefused,
         ),
         purpose="What is true at Stripe, in the product's words.",
     ),
@@ -184,8 +198,13 @@ TOPICS: tuple[Topic, ...] = (
         name="ledger.commands",
         producers=("ledger",),
         consumers=("ledger",),
-        events=(ledger.ReverseEntry, ledger.PostEntry, ledger.OpenAccount),
-        purpose="What was booked on request, so that the books can be made of topics anew.",
+        events=(
+            ledger.ReverseEntry,
+            ledger.PostEntry,
+            ledger.OpenAccount,
+            ledger.RecognizeRevenue,
+        ),
+        purpose="What was booked on request or earned, so that books can be made of topics anew.",
     ),
     Topic(
         name="ledger.entries",

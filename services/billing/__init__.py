@@ -5,10 +5,11 @@ Consumes: `tenants.events` (TenantCreated, TenantWentLive), `metering.events` (M
 PeriodUsage), `payments.events` (StripeCustomerLinked, StripeSubscriptionChanged, StripeInvoiceChanged,
 StripeCommandFailed).
 Produces: CustomerCreated, CustomerErased, PlanPublished, SubscriptionChanged, UsagePeriodClosed,
-InvoiceFinalized, InvoicePaid and CreditGranted on `billing.events`; CompleteInvoice and NameCustomer
-on `stripe.commands`.
+InvoiceFinalized, InvoiceCredited, InvoiceVoided, InvoiceWrittenOff, InvoiceRecovered, InvoicePaid,
+CreditGranted and CreditExpired on `billing.events`; CompleteInvoice and NameCustomer on
+`stripe.commands`.
 Invariants: a published plan version never changes; a customer has at most one subscription; a
 subscription has one invoice per reason and period; a line's amount follows from its explanation;
 the lines of a final invoice add up to Stripe's total and never change; credit is used once and
-never below zero; the flat fee is Stripe's own line and is never added by billing.
+never below zero, and what a voided invoice used is given back once; the flat fee is Stripe's own line and is never added by billing.
 """

@@ -45,6 +45,7 @@ def build() -> FastAPI:
         runtime.add_job(
             "ensure_free_plans", partial(jobs.ensure_free_plans, database), every_seconds=30
         )
+        runtime.add_job("expire_credits", partial(jobs.expire_credits, database), every_seconds=1)
         async with runtime.running():
             yield
 

@@ -1,7 +1,7 @@
 """Credit: money a customer has been given beforehand, used up by its invoices.
 
 The first to expire is used first; what is used never exceeds the grant nor the invoice. The
-database holds both: `used_minor` stays within the grant, and an invoice uses a grant once.
+database holds both: what is used or expired stays within the grant, and an invoice uses a grant once.
 """
 
 from datetime import datetime
@@ -13,6 +13,7 @@ from libs.db.pool import Tx
 from libs.ids import new_id, public_id
 from libs.messaging.outbox import emit
 from libs.money import Money
+from services.billing import credit_expiry
 from services.billing import store_credits as store
 
 GRANTS_PER_INVOICE_MAX = 500
@@ -79,13 +80,19 @@ async def use_credit(
         tx, customer_id, amount.currency, at, GRANTS_PER_INVOICE_MAX
     )
     for row in grants:
-        taken = min(due, row["left_minor"])
+        taken = min(due, row["amount_minor"] - row["used_minor"])
         uses.append((row["id"], taken))
+        credit_expiry.take_back(tx, row, taken)
         due -= taken
         if due == 0:
             break
     await store.add_uses(tx, invoice_id, uses)
     return uses
+
+
+async def give_back(tx: Tx, invoice_id: UUID) -> None:
+    """An invoice was voided: what it had used is there again, once; what has expired since will be told."""
+    await store.give_back(tx, invoice_id)
 
 
 async def balances_of(tx: Tx, customer_id: UUID, at: datetime) -> list[Money]:

@@ -11,12 +11,11 @@ from uuid import UUID
 import structlog
 
 from libs.clock import floor_to_minute
-from libs.contracts.billing import InvoiceFinalized, InvoiceLine, InvoicePaid
 from libs.contracts.stripe_sync import StripeCommandFailed, StripeInvoiceChanged, StripeInvoiceLine
 from libs.db.pool import Row, Tx
 from libs.ids import new_id
 from libs.messaging.outbox import emit
-from services.billing import completion, store_customers, store_usage, usage
+from services.billing import completion, settlement, store_usage, usage
 from services.billing import store_invoices as store
 from services.billing.store_invoices import NewLine
 
@@ -58,7 +57,7 @@ async def record(
         return
     if invoice["finalized_at"] is None:
         await _finalize(tx, invoice, fact, at)
-    await _settle(tx, invoice, fact, at)
+    await settlement.settle(tx, invoice, fact, at)
 
 
 async def _take_draft(tx: Tx, invoice: Row, fact: StripeInvoiceChanged, at: datetime) -> None:
@@ -108,28 +107,11 @@ async def _finalize(tx: Tx, invoice: Row, fact: StripeInvoiceChanged, at: dateti
     lines = await store.lines_of(tx, invoice["id"])
     _refuse_mismatch(invoice, fact, total, lines)
     number = fact.number or fact.stripe_invoice_id
-    await store.finalize(tx, invoice["id"], number, fact.finalized_at or at)
+    final = await store.finalize(tx, invoice["id"], number, fact.finalized_at or at)
     if fact.status == "void":
         # Finalized and voided before we looked: nobody ever owed it.
         return
-    customer = await store_customers.find_customer(tx, invoice["customer_id"])
-    assert customer is not None, "an invoice refers to its customer"
-    credits_minor = -sum(line["amount_minor"] for line in lines if line["kind"] == "credit")
-    final = InvoiceFinalized(
-        invoice_id=invoice["id"],
-        number=number,
-        customer_id=invoice["customer_id"],
-        subscription_id=invoice["subscription_id"],
-        billed_by=customer["billed_by"],
-        currency=invoice["currency"],
-        subtotal_minor=total + credits_minor,
-        credits_applied_minor=credits_minor,
-        tax_minor=0,
-        total_minor=total,
-        lines=tuple(_line_told(line) for line in lines),
-        stripe_invoice_id=invoice["stripe_invoice_id"],
-    )
-    emit(tx, final, effective_at=at)
+    emit(tx, await settlement.as_told(tx, final), effective_at=at)
 
 
 async def _leave_alone(tx: Tx, invoice: Row, at: datetime) -> None:
@@ -160,36 +142,6 @@ def _refuse_mismatch(
     raise InvoiceTotalMismatchError(
         f"{fact.stripe_invoice_id}: {fact.total_minor} at Stripe, {total} by its lines here"
     )
-
-
-def _line_told(line: Row) -> InvoiceLine:
-    return InvoiceLine(
-        line_id=line["id"],
-        kind=line["kind"],
-        description=line["description"],
-        amount_minor=line["amount_minor"],
-        meter=line["meter"],
-        quantity=line["quantity"],
-        period_from=line["period_from"],
-        period_to=line["period_to"],
-    )
-
-
-async def _settle(tx: Tx, invoice: Row, fact: StripeInvoiceChanged, at: datetime) -> None:
-    """What became of a final invoice: open, paid, void or uncollectible."""
-    paid_at = (fact.paid_at or at) if fact.status == "paid" else None
-    await store.settle(tx, invoice["id"], fact.status, fact.amount_paid_minor, paid_at)
-    if fact.status != "paid" or invoice["paid_at"] is not None:
-        return
-    paid = InvoicePaid(
-        invoice_id=invoice["id"],
-        number=fact.number or fact.stripe_invoice_id,
-        customer_id=invoice["customer_id"],
-        currency=invoice["currency"],
-        paid_minor=fact.amount_paid_minor,
-        stripe_invoice_id=invoice["stripe_invoice_id"],
-    )
-    emit(tx, paid, effective_at=at)
 
 
 async def note_failure(tx: Tx, fact: StripeCommandFailed) -> None:

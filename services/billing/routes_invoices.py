@@ -30,6 +30,8 @@ class InvoiceSummary(BaseModel):
     currency: str
     total_minor: int
     paid_minor: int
+    credited_minor: int = Field(description="Taken back by credit notes before it was paid.")
+    written_off_minor: int = Field(description="What nobody expects to be paid any more.")
     customer_id: str
     subscription_id: str | None
     period_from: datetime
@@ -201,6 +203,8 @@ def _members(row: Row) -> dict[str, object]:
                 "currency",
                 "total_minor",
                 "paid_minor",
+                "credited_minor",
+                "written_off_minor",
                 "period_from",
                 "period_to",
                 "stripe_invoice_id",

@@ -13,7 +13,8 @@ from libs.db.pool import Row, Tx
 INVOICE = (
     "id, customer_id, subscription_id, stripe_subscription_id, stripe_invoice_id, stripe_version, "
     "reason, status, number, currency, period_from, period_to, total_minor, paid_minor, "
-    "hosted_invoice_url, command_id, completion_error, finalized_at, paid_at, created_at"
+    "hosted_invoice_url, command_id, completion_error, finalized_at, paid_at, created_at, "
+    "credited_minor, written_off_minor, told_since_final, dated"
 )
 LINE = (
     "id, invoice_id, position, kind, description, amount_minor, meter, quantity, period_from, "
@@ -253,17 +254,20 @@ async def hold_back(tx: Tx, invoice_id: UUID, error: str) -> None:
     )
 
 
-async def finalize(tx: Tx, invoice_id: UUID, number: str, finalized_at: datetime) -> None:
-    """The invoice is final: status open until it is settled."""
-    await tx.execute(
-        "update invoice set status = 'open', number = $4, finalized_at = $5, "
-        "completion_error = null where tenant_id = $1 and mode = $2 and id = $3",
+async def finalize(tx: Tx, invoice_id: UUID, number: str, finalized_at: datetime) -> Row:
+    """The invoice is final and its date is told: status open until it is settled."""
+    row = await tx.fetchrow(
+        f"update invoice set status = 'open', number = $4, finalized_at = $5, dated = true, "  # noqa: S608
+        "completion_error = null where tenant_id = $1 and mode = $2 and id = $3 "
+        f"returning {INVOICE}",
         tx.tenant_id,
         tx.mode,
         invoice_id,
         number,
         finalized_at,
     )
+    assert row is not None, "the caller holds it locked"
+    return row
 
 
 async def settle(
@@ -279,4 +283,20 @@ async def settle(
         status,
         paid_minor,
         paid_at,
+    )
+
+
+async def note_told(
+    tx: Tx, invoice_id: UUID, *, credited_minor: int, written_off_minor: int, sequence: int
+) -> None:
+    """What was told of a final invoice: the sums as they stand now, and the number of the last fact."""
+    await tx.execute(
+        "update invoice set credited_minor = $4, written_off_minor = $5, told_since_final = $6 "
+        "where tenant_id = $1 and mode = $2 and id = $3",
+        tx.tenant_id,
+        tx.mode,
+        invoice_id,
+        credited_minor,
+        written_off_minor,
+        sequence,
     )

@@ -4,13 +4,17 @@ Owns: two books per tenant and mode. `platform` holds what the platform bills an
 tenant, `tenant` what the tenant bills and collects from its own customers. Accounts, journal
 entries, postings, balances, a chain of hashes over each book, reversals that wait for their entry,
 accounts that books opened for themselves, what was said of entries that were asked for.
-Statements of Stripe accounts, as Stripe lists them.
+Statements of Stripe accounts, as Stripe lists them. What was invoiced in advance, by line, and what
+of it is recognized, by month.
 Consumes: `tenants.events` (TenantCreated, TenantWentLive), `billing.events` (InvoiceFinalized,
-CreditGranted), `payments.events` (PaymentSucceeded, OutsidePaymentRecorded,
-BalanceTransactionRecorded), `stripe.statements` (StripeStatement), `ledger.commands` (ReverseEntry,
-PostEntry, OpenAccount: its own, so that books made of topics anew hold what was booked on request).
-Produces: JournalEntryPosted on `ledger.entries`, ReverseEntry, PostEntry and OpenAccount on
-`ledger.commands`, StatementRequested and LedgerHeadAnchored on `ledger.events`, ConfigurationChanged on `audit.events`.
+InvoiceCredited, InvoiceVoided, InvoiceWrittenOff, InvoiceRecovered, CreditGranted, CreditExpired),
+`payments.events` (PaymentSucceeded, OutsidePaymentRecorded, BalanceTransactionRecorded,
+DisputeChanged), `stripe.statements` (StripeStatement), `ledger.commands` (ReverseEntry, PostEntry,
+OpenAccount, RecognizeRevenue: its own, so that books made of topics anew hold what was booked on
+request or earned).
+Produces: JournalEntryPosted on `ledger.entries`, ReverseEntry, PostEntry, OpenAccount and
+RecognizeRevenue on `ledger.commands`, StatementRequested and LedgerHeadAnchored on `ledger.events`,
+ConfigurationChanged on `audit.events`.
 Invariants, refused by the database otherwise: an entry's postings sum to zero in each currency, in
 one tenant, mode and book; entries and postings never change; a source key is booked once; an entry
 is reversed once; the postings of an account are numbered without holes, each with the balance after

@@ -20,6 +20,7 @@ from services.ledger import (
     routes_accounts,
     routes_chart,
     routes_postings,
+    routes_recognition,
     routes_reversals,
     routes_statements,
 )
@@ -53,6 +54,9 @@ def build() -> FastAPI:
         runtime.add_job(
             "anchor_chains", partial(jobs.anchor_chains, database, settings), every_seconds=5
         )
+        runtime.add_job(
+            "recognize_revenue", partial(jobs.recognize_revenue, database), every_seconds=1
+        )
         async with runtime.running():
             yield
 
@@ -64,6 +68,7 @@ def build() -> FastAPI:
             routes_accounts.router,
             routes_chart.router,
             routes_postings.router,
+            routes_recognition.router,
             routes_reversals.router,
             routes_statements.router,
         ],

@@ -62,9 +62,15 @@ CUSTOMER_CREDITS = _account(
 UNAPPLIED_PAYMENTS = _account(
     "liability", "unapplied_payments", "Money received that pays no invoice yet."
 )
+DEFERRED_REVENUE = _account(
+    "liability", "deferred_revenue", "Invoiced for a time that has not passed yet."
+)
 TAX_PAYABLE = _account("liability", "tax_payable", "Tax invoiced, owed to tax offices.")
 SUSPENSE = _account(
     "liability", "suspense", "Money that Stripe reports and no rule knows; must return to zero."
+)
+CURRENCY_TRADING = _account(
+    "equity", "currency_trading", "Exchanged between currencies: each side in its own."
 )
 REVENUE_FLAT = _account("revenue", "flat", "Fees per period.")
 REVENUE_USAGE = _account("revenue", "usage", "Metered usage.")
@@ -74,24 +80,50 @@ REVENUE_APPLICATION_FEES = _account(
 )
 REFUNDS = _account("revenue", "refunds", "Given back to payers: reduces revenue.", contra=True)
 STRIPE_FEES = _account("expense", "stripe_fees", "What Stripe charges.")
-DISPUTES = _account("expense", "disputes", "Withdrawn by payers' banks, less what came back.")
+APPLICATION_FEES = _account(
+    "expense", "application_fees", "The platform's share of payments on this account."
+)
+DISPUTES = _account(
+    "expense", "disputes", "Withdrawn by payers' banks and not decided: what is open shows here."
+)
+DISPUTES_LOST = _account("expense", "disputes_lost", "Withdrawn by payers' banks for good.")
+DISPUTE_FEES = _account("expense", "dispute_fees", "What Stripe charges for disputes.")
+BAD_DEBTS = _account("expense", "bad_debts", "Invoiced, and not expected to be paid any more.")
+BAD_DEBTS_RECOVERED = _account(
+    "expense", "bad_debts_recovered", "Written off, and owed again after all.", contra=True
+)
+ROUNDING = _account(
+    "expense", "rounding", "What an exchange rate leaves over: a minor unit at most each time."
+)
 CREDITS_GRANTED = _account("expense", "credits_granted", "Credit given away.")
+CREDITS_EXPIRED = _account(
+    "expense", "credits_expired", "Credit given away that expired unused.", contra=True
+)
 
 FIXED: tuple[Account, ...] = (
     RECEIVABLE,
     BANK,
     CUSTOMER_CREDITS,
     UNAPPLIED_PAYMENTS,
+    DEFERRED_REVENUE,
     TAX_PAYABLE,
     SUSPENSE,
+    CURRENCY_TRADING,
     REVENUE_FLAT,
     REVENUE_USAGE,
     REVENUE_PRORATION,
     REVENUE_APPLICATION_FEES,
     REFUNDS,
     STRIPE_FEES,
+    APPLICATION_FEES,
     DISPUTES,
+    DISPUTES_LOST,
+    DISPUTE_FEES,
+    BAD_DEBTS,
+    BAD_DEBTS_RECOVERED,
+    ROUNDING,
     CREDITS_GRANTED,
+    CREDITS_EXPIRED,
 )
 """The accounts of every book; clearing accounts come with the Stripe accounts."""
 

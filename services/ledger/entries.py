@@ -15,6 +15,10 @@ from services.ledger.chart import Account, Side
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
+class ContradictoryFactError(ValueError):
+    """A fact whose amounts do not add up; nobody may book it as it is."""
+
+
 class UnbalancedError(ValueError):
     """Debits and credits of an entry differ."""
 
@@ -86,14 +90,16 @@ def credit(account: Account, amount_minor: int, currency: str) -> Line:
     return debit(account, -amount_minor, currency)
 
 
-def entry(book: Book, source_key: str, rule: str, lines: Iterable[Line]) -> Entry | None:
+def entry(
+    book: Book, source_key: str, rule: str, lines: Iterable[Line], *, rule_version: int = 1
+) -> Entry | None:
     """The entry these postings make; None where no money moves.
 
     Raises:
         UnbalancedError: debits and credits differ.
     """
     moved = tuple(line for line in lines if line.amount_minor)
-    return Entry(book, source_key, rule, moved) if moved else None
+    return Entry(book, source_key, rule, moved, rule_version) if moved else None
 
 
 def entry_id(tenant_id: UUID, mode: Mode, book: Book, source_key: str, booked_at: datetime) -> UUID:

@@ -8,7 +8,15 @@ from libs.contracts.stripe_sync import StripeStatement
 from libs.contracts.tenants import TenantCreated, TenantWentLive
 from libs.db.pool import Tx
 from libs.messaging.apply import Delivery, Handler, Together
-from services.ledger import commands, money, own_accounts, posting, reversal, statements
+from services.ledger import (
+    commands,
+    money,
+    own_accounts,
+    posting,
+    recognition,
+    reversal,
+    statements,
+)
 from services.ledger.rules import RULES
 
 
@@ -20,6 +28,7 @@ async def on_tenant_created(_: Envelope[TenantCreated] | Envelope[TenantWentLive
 async def on_money(deliveries: Sequence[Delivery], tx: Tx) -> None:
     """Book what was invoiced, paid, moved and given away, all of it in one call."""
     await money.book_facts(tx, deliveries)
+    await recognition.follow(tx, deliveries)
 
 
 async def on_reverse_entry(event: Envelope[ReverseEntry], tx: Tx) -> None:

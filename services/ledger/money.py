@@ -3,14 +3,19 @@
 from collections.abc import Sequence
 from typing import Any
 
+import structlog
+
 from libs.contracts.envelope import Envelope
 from libs.db.pool import Tx
 from libs.messaging.apply import Delivery
 from libs.observability.metrics import LEDGER_SUSPENSE_ENTRIES_TOTAL
 from services.ledger import posting, reversal
 from services.ledger.entries import entry_id
-from services.ledger.rules import RULES, SUSPENSE_RULE
+from services.ledger.rules import RULES
+from services.ledger.rules_stripe import SUSPENSE_RULE
 from services.ledger.store import Booking
+
+log = structlog.get_logger()
 
 
 async def book_facts(tx: Tx, deliveries: Sequence[Delivery]) -> None:
@@ -45,6 +50,14 @@ async def book_facts(tx: Tx, deliveries: Sequence[Delivery]) -> None:
     booked = await posting.book(tx, bookings)
     for booking in booked:
         if booking.entry.rule == SUSPENSE_RULE:
-            kind = told[booking.id].data.kind
-            tx.after_commit.append(LEDGER_SUSPENSE_ENTRIES_TOTAL.labels(kind=kind).inc)
+            fact = told[booking.id].data
+            log.error(
+                "money_in_suspense",
+                kind=fact.kind,
+                category=fact.reporting_category,
+                object_id=fact.stripe_balance_transaction_id,
+                net_minor=fact.net_minor,
+                currency=fact.currency,
+            )
+            tx.after_commit.append(LEDGER_SUSPENSE_ENTRIES_TOTAL.labels(kind=fact.kind).inc)
     await reversal.book_waiting(tx, booked)

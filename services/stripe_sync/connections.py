@@ -6,7 +6,8 @@ from typing import Any
 
 from libs.contracts.envelope import Envelope
 from libs.contracts.gateway import StripeEventReceived
-from libs.contracts.stripe_sync import PLATFORM_ACCOUNT, StripeAccountDeauthorized
+from libs.contracts.stripe_accounts import StripeAccountDeauthorized
+from libs.contracts.stripe_sync import PLATFORM_ACCOUNT
 from libs.contracts.tenants import ConnectionRecord
 from libs.db.pool import Database, Row, Tx
 from libs.db.tenant import Scope

@@ -20,7 +20,8 @@ import structlog
 
 from libs.clock import utc_now
 from libs.contracts.envelope import Mode
-from libs.contracts.stripe_sync import PLATFORM_ACCOUNT, StripeCredentialRefused
+from libs.contracts.stripe_accounts import StripeCredentialRefused
+from libs.contracts.stripe_sync import PLATFORM_ACCOUNT
 from libs.contracts.tenants import PLATFORM_TENANT_ID, ConnectionRecord
 from libs.crypto.errors import (
     MasterKeyUnavailableError,

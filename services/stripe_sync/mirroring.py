@@ -25,6 +25,7 @@ from services.stripe_sync.money import MoneyFact, record_money
 from services.stripe_sync.objects import (
     UnreadableObjectError,
     account_fact,
+    as_said_now,
     id_of,
     mirrored,
     named,
@@ -244,7 +245,7 @@ class Mirroring:
         charge = charge_of(raw) if is_intent else raw
         booked = charge.get("balance_transaction") if charge else None
         if isinstance(booked, dict):
-            self.booked.append(Movement(booked, sighting.owner, sighting.now))
+            self.booked.append(Movement(booked | {"source": charge}, sighting.owner, sighting.now))
 
     def _mirror(self, sighting: Sighting, kind: str, object_id: str, raw: Json) -> None:
         if (kind, object_id) in self.rows:
@@ -254,13 +255,12 @@ class Mirroring:
         said = before["fact"] if before else None
         fact = self._fact(sighting, kind, raw, version + 1)
         fact_json = fact.model_dump(mode="json", exclude=UNTOLD_FIELDS) if fact else None
-        changed = fact_json is not None and fact_json != said
+        changed = fact is not None and fact_json != as_said_now(fact, said)
         if isinstance(fact, PaymentFailed):
             changed = (
                 said is None and not _had_failed(before) and (kind, object_id) not in self.rows
             )
         kept = mirrored(kind, raw)
-        deleted = bool(raw.get("deleted"))
         if before is not None and not changed and before["raw"] == kept:
             return
         self.rows[kind, object_id] = ObjectRow(
@@ -270,7 +270,7 @@ class Mirroring:
             kept,
             fact_json if changed else said,
             version + 1 if changed else version,
-            deleted,
+            bool(raw.get("deleted")),
             utc_now(),
         )
         if fact is not None and changed:

@@ -10,7 +10,8 @@ from typing import Any
 from uuid import UUID
 
 from libs.clock import from_unix
-from libs.contracts.stripe_sync import StripeAccountChanged
+from libs.contracts.envelope import Fact
+from libs.contracts.stripe_accounts import StripeAccountChanged
 from libs.ids import parse_uuid
 from libs.observability.personal_fields import without_personal_fields
 
@@ -117,6 +118,17 @@ def mirrored(kind: str, raw: Json) -> dict[str, Any]:
         kept["next_action"] = {"type": kept["next_action"].get("type")}
     plain: dict[str, Any] = without_personal_fields(kept)
     return plain
+
+
+def as_said_now(fact: Fact, said: Json | None) -> dict[str, Any] | None:
+    """What was said of an object, with fields that facts of this type have got since.
+
+    So nothing is said again only because a newer release has more to say.
+    """
+    if said is None:
+        return None
+    fields = type(fact).model_fields.items()
+    return {**{name: each.default for name, each in fields if not each.is_required()}, **said}
 
 
 def account_fact(raw: Json, *, fetched_at: datetime) -> StripeAccountChanged:

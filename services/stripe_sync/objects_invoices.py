@@ -113,6 +113,9 @@ def invoice_fact(
             hosted_invoice_url=raw.get("hosted_invoice_url"),
             finalized_at=time_of(times["finalized_at"]),
             paid_at=time_of(times["paid_at"]),
+            credited_minor=from_stripe(
+                raw.get("pre_payment_credit_notes_amount") or 0, currency
+            ).amount_minor,
         )
     except (KeyError, TypeError, IndexError, ValueError) as error:
         raise UnreadableObjectError(f"invoice: {error!r}") from None

@@ -1,6 +1,8 @@
 """Refunds, disputes, payouts and balance transactions in the product's words: pure functions."""
 
+from collections.abc import Mapping, Sequence
 from datetime import UTC
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -82,9 +84,21 @@ def dispute_fact(
             status=raw["status"],
             evidence_due_at=time_of((raw.get("evidence_details") or {}).get("due_by")),
             created_at=from_unix(raw["created"]),
+            **_withdrawn(raw.get("balance_transactions")),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise UnreadableObjectError(f"dispute: {error!r}") from None
+
+
+def _withdrawn(transactions: Sequence[Json] | None) -> dict[str, Any]:
+    """What a dispute has taken out of the balance, less what came back, in the balance's currency."""
+    if transactions is None:
+        return {}
+    if not transactions:
+        return {"withdrawn_minor": 0}
+    currency = transactions[0]["currency"]
+    moved = sum(from_stripe(each["amount"], currency).amount_minor for each in transactions)
+    return {"withdrawn_minor": -moved, "withdrawn_currency": currency.upper()}
 
 
 def payout_fact(raw: Json, *, account: str, collected_by: BilledBy, version: int) -> PayoutChanged:
@@ -118,6 +132,9 @@ def transaction_fact(
 ) -> BalanceTransactionRecorded:
     """A balance transaction as a fact.
 
+    Args:
+        raw: with `source` expanded, where what is behind it may be of another currency.
+
     Raises:
         UnreadableObjectError: a field is missing.
     """
@@ -135,9 +152,37 @@ def transaction_fact(
             currency=currency.upper(),
             created_at=from_unix(raw["created"]),
             available_at=from_unix(raw["available_on"]),
+            reporting_category=raw.get("reporting_category"),
+            application_fee_minor=_application_fee(raw),
+            **_exchanged(raw),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise UnreadableObjectError(f"balance transaction: {error!r}") from None
+
+
+def _application_fee(raw: Json) -> int:
+    """The platform's part of the fee, or of what comes back of it."""
+    fees = [each for each in raw.get("fee_details") or () if each["type"] == "application_fee"]
+    return sum(from_stripe(each["amount"], raw["currency"]).amount_minor for each in fees)
+
+
+def _exchanged(raw: Json) -> dict[str, Any]:
+    """What moved in the payment's or refund's own currency, where that is not the balance's."""
+    source = raw["source"]
+    if not isinstance(source, Mapping) or source.get("object") not in ("charge", "refund"):
+        return {}
+    currency = source["currency"]
+    if currency == raw["currency"]:
+        return {}
+    captured = source["object"] == "charge" and source["captured"]
+    amount = from_stripe(source["amount_captured" if captured else "amount"], currency)
+    rate = raw.get("exchange_rate")
+    return {
+        "source_amount_minor": amount.amount_minor if raw["amount"] >= 0 else -amount.amount_minor,
+        "source_currency": currency.upper(),
+        # JSON knows no decimals; the shortest text of a float is what Stripe wrote.
+        "exchange_rate": None if rate is None else Decimal(str(rate)),
+    }
 
 
 def source_of(transaction: Json) -> tuple[str, str] | None:

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from libs.contracts.audit import ConfigurationChanged, SecurityEventRaised
-from libs.contracts.stripe_sync import (
+from libs.contracts.stripe_accounts import (
     StripeAccountChanged,
     StripeAccountDeauthorized,
     StripeCredentialRefused,

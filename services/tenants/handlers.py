@@ -9,12 +9,14 @@ from libs.contracts.audit import (
 )
 from libs.contracts.billing import SubscriptionChanged
 from libs.contracts.envelope import Envelope, Fact
-from libs.contracts.stripe_sync import (
+from libs.contracts.stripe_accounts import (
     StripeAccountChanged,
     StripeAccountDeauthorized,
+    StripeCredentialRefused,
+)
+from libs.contracts.stripe_sync import (
     StripeClockAdvanced,
     StripeCommandFailed,
-    StripeCredentialRefused,
     StripeCustomerLinked,
     StripeSubscriptionChanged,
 )

@@ -57,7 +57,6 @@ UNREAD = {
     "LedgerHeadAnchored": "read by `sluice ledger verify`, which holds the books against it",
     "LimitThresholdCrossed": "told for readers to come; billing contacts are to be told by it",
     "LimitExceeded": "told for readers to come; billing contacts are to be told by it",
-    "DisputeChanged": "told for readers to come; the money it moves is a balance transaction",
     "PayoutChanged": "told for readers to come; the money it moves is a balance transaction",
     "RefundChanged": "told for readers to come; the money it moves is a balance transaction",
     "TenantSnapshot": "taken by the directory's consumer of every service (libs/directory)",

@@ -8,8 +8,15 @@ from ledger.facts import START, Tenant
 from libs.contracts.billing import InvoiceLine
 from libs.contracts.stripe_sync import OutsidePaymentRecorded
 from libs.ids import new_id
-from services.ledger import chart, rules
-from services.ledger.entries import Entry, UnbalancedError, credit, debit, entry
+from services.ledger import chart, rules_invoices, rules_payments, rules_stripe
+from services.ledger.entries import (
+    ContradictoryFactError,
+    Entry,
+    UnbalancedError,
+    credit,
+    debit,
+    entry,
+)
 
 ACME = Tenant()
 
@@ -23,7 +30,7 @@ def test_an_invoice_with_credit_tax_and_every_kind_of_line() -> None:
     event = ACME.invoice(
         {"flat": 4900, "usage": 1350, "proration": -200}, credits_minor=1000, tax_minor=960
     )
-    assert told(rules.invoice_finalized(event.data)) == [
+    assert told(rules_invoices.invoice_finalized(event.data)) == [
         ("asset:receivable", "debit", 6010),
         ("liability:customer_credits", "debit", 1000),
         ("liability:tax_payable", "credit", 960),
@@ -39,14 +46,14 @@ def test_lines_of_a_kind_make_one_posting() -> None:
     fact = event.data.model_copy(
         update={"lines": (*event.data.lines, more), "total_minor": 1000, "subtotal_minor": 1000}
     )
-    assert told(rules.invoice_finalized(fact)) == [
+    assert told(rules_invoices.invoice_finalized(fact)) == [
         ("asset:receivable", "debit", 1000),
         ("revenue:usage", "credit", 1000),
     ]
 
 
 def test_an_invoice_that_credits_the_customer() -> None:
-    assert told(rules.invoice_finalized(ACME.invoice({"proration": -300}).data)) == [
+    assert told(rules_invoices.invoice_finalized(ACME.invoice({"proration": -300}).data)) == [
         ("asset:receivable", "credit", 300),
         ("revenue:proration", "debit", 300),
     ]
@@ -54,21 +61,21 @@ def test_an_invoice_that_credits_the_customer() -> None:
 
 @pytest.mark.parametrize("lines", [{}, {"flat": 0}, {"flat": 0, "usage": 0}])
 def test_where_no_money_moves_nothing_is_booked(lines: dict[str, int]) -> None:
-    assert rules.invoice_finalized(ACME.invoice(lines).data) is None
-    assert rules.payment_succeeded(ACME.payment(0).data) is None
-    assert rules.balance_transaction(ACME.transaction("charge", 100, 0).data) is None
+    assert rules_invoices.invoice_finalized(ACME.invoice(lines).data) is None
+    assert rules_payments.payment_succeeded(ACME.payment(0).data) is None
+    assert rules_stripe.balance_transaction(ACME.transaction("charge", 100, 0).data) is None
 
 
 @pytest.mark.parametrize(
     "changes", [{"total_minor": 4899}, {"total_minor": 4901}, {"credits_applied_minor": 5}]
 )
 def test_an_invoice_that_does_not_add_up(changes: dict[str, Any]) -> None:
-    with pytest.raises(rules.ContradictoryFactError):
-        rules.invoice_finalized(ACME.invoice({"flat": 4900}, **changes).data)
+    with pytest.raises(ContradictoryFactError):
+        rules_invoices.invoice_finalized(ACME.invoice({"flat": 4900}, **changes).data)
 
 
 def test_a_payment_without_an_invoice_waits_to_be_applied() -> None:
-    made = rules.payment_succeeded(
+    made = rules_payments.payment_succeeded(
         ACME.payment(700, stripe_invoice_id=None, account="acct_1", collected_by="tenant").data
     )
     assert made is not None
@@ -94,7 +101,7 @@ def test_money_that_never_touched_stripe_is_at_the_bank(invoice: str | None, app
         reference="transfer 4711",
         paid_at=START,
     )
-    made, again = rules.outside_payment(fact), rules.outside_payment(fact)
+    made, again = rules_payments.outside_payment(fact), rules_payments.outside_payment(fact)
     assert made is not None
     assert made == again
     assert made.book == "tenant"
@@ -121,7 +128,7 @@ def test_the_clearing_account_moves_by_the_net(
 ) -> None:
     fact = ACME.transaction(kind, amount_minor, fee_minor).data
     moved: dict[str, int] = {}
-    for account, side, minor in told(rules.balance_transaction(fact)):
+    for account, side, minor in told(rules_stripe.balance_transaction(fact)):
         moved[account] = moved.get(account, 0) + (minor if side == "debit" else -minor)
     assert moved.pop("asset:stripe_clearing:platform") == fact.net_minor
     assert moved.pop(counterpart) == -amount_minor
@@ -129,15 +136,15 @@ def test_the_clearing_account_moves_by_the_net(
 
 
 def test_of_a_charge_the_fee_alone_is_booked() -> None:
-    assert told(rules.balance_transaction(ACME.transaction("charge", 4900, 172).data)) == [
+    assert told(rules_stripe.balance_transaction(ACME.transaction("charge", 4900, 172).data)) == [
         ("asset:stripe_clearing:platform", "credit", 172),
         ("expense:stripe_fees", "debit", 172),
     ]
 
 
 def test_a_net_that_is_none() -> None:
-    with pytest.raises(rules.ContradictoryFactError):
-        rules.balance_transaction(ACME.transaction("refund", -500, net_minor=-499).data)
+    with pytest.raises(ContradictoryFactError):
+        rules_stripe.balance_transaction(ACME.transaction("refund", -500, net_minor=-499).data)
 
 
 def test_an_entry_must_balance_in_each_currency() -> None:
@@ -148,10 +155,10 @@ def test_an_entry_must_balance_in_each_currency() -> None:
 def test_the_hash_is_that_of_what_is_booked() -> None:
     paid = ACME.payment(700).data
     first, again = (
-        rules.payment_succeeded(paid),
-        rules.payment_succeeded(paid.model_copy(update={"payment_id": new_id()})),
+        rules_payments.payment_succeeded(paid),
+        rules_payments.payment_succeeded(paid.model_copy(update={"payment_id": new_id()})),
     )
-    other = rules.payment_succeeded(paid.model_copy(update={"amount_minor": 701}))
+    other = rules_payments.payment_succeeded(paid.model_copy(update={"amount_minor": 701}))
     assert first is not None
     assert again is not None
     assert other is not None

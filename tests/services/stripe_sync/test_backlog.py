@@ -10,11 +10,8 @@ from prometheus_client import REGISTRY
 
 from libs.clock import from_unix
 from libs.contracts.gateway import StripeEventReceived
-from libs.contracts.stripe_sync import (
-    BalanceTransactionRecorded,
-    PaymentSucceeded,
-    StripeAccountDeauthorized,
-)
+from libs.contracts.stripe_accounts import StripeAccountDeauthorized
+from libs.contracts.stripe_sync import BalanceTransactionRecorded, PaymentSucceeded
 from libs.contracts.tenants import PLATFORM_TENANT_ID
 from libs.db.tenant import Scope
 from libs.observability.tracing import configure_tracing, start_span

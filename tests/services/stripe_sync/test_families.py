@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from libs.contracts.envelope import Fact
+from libs.contracts.stripe_accounts import StripeAccountChanged, StripeAccountDeauthorized
 from libs.contracts.stripe_sync import (
     BalanceTransactionRecorded,
     DisputeChanged,
@@ -14,8 +15,6 @@ from libs.contracts.stripe_sync import (
     PaymentSucceeded,
     PayoutChanged,
     RefundChanged,
-    StripeAccountChanged,
-    StripeAccountDeauthorized,
     StripeInvoiceChanged,
     StripeSubscriptionChanged,
 )

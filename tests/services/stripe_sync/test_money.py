@@ -140,7 +140,9 @@ async def test_a_dispute_takes_money_and_brings_it_back_when_it_is_won(
     )
     assert desk.told(DisputeChanged)[-1].status == item["status"]
     assert await desk.booked() == await desk.balance()
-    assert await desk.booked("expense:disputes") == (0 if won else 2000)
+    assert await desk.booked("expense:disputes") == 0
+    assert await desk.booked("expense:disputes_lost") == (0 if won else 2000)
+    assert await desk.booked("expense:dispute_fees") == 1500
     kept = str([row["raw"] for row in await desk.world.rows("stripe_object")])
     assert "Ada Lovelace" not in kept
     await replayed(desk)

@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from libs.clock import utc_now
-from libs.contracts.stripe_sync import StripeAccountDeauthorized
+from libs.contracts.stripe_accounts import StripeAccountDeauthorized
 from libs.ids import public_id
 from services.tenants import connect_states
 from tests.services.tenants.conftest import ORIGIN

@@ -8,7 +8,7 @@ import pytest
 
 from libs.clock import utc_now
 from libs.contracts.audit import KeyUsed, SecurityEventRaised
-from libs.contracts.stripe_sync import (
+from libs.contracts.stripe_accounts import (
     StripeAccountChanged,
     StripeAccountDeauthorized,
     StripeCredentialRefused,
