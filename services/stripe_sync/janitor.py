@@ -7,6 +7,7 @@ given back, and is looked for again until Stripe says whether it has it.
 """
 
 import asyncio
+from collections.abc import Sequence
 from datetime import timedelta
 
 import structlog
@@ -21,6 +22,7 @@ from services.stripe_sync.client import StripeCallError
 from services.stripe_sync.concurrency import all_of
 from services.stripe_sync.crew import Crew
 from services.stripe_sync.identities import Identities, Identity
+from services.stripe_sync.lookups import Listed, list_together
 from services.stripe_sync.outcomes import Outcome
 from services.stripe_sync.requests import (
     NEVER_REACHED,
@@ -79,32 +81,38 @@ class RequestWorker:
             rows = await store_requests.take_due(
                 tx, account, mode, now, now + TAKEN_FOR, BATCH_REQUESTS
             )
+        listed = await self._list(account, mode, rows)
         slots = asyncio.Semaphore(AT_ONCE_MAX)
 
         async def one(row: Row) -> None:
             async with slots:
-                await self._settle_apart(row)
+                await self._settle_apart(row, listed)
 
         await all_of(map(one, rows))
         return len(rows)
 
-    async def _settle_apart(self, row: Row) -> None:
+    async def _list(self, account: str, mode: Mode, rows: Sequence[Row]) -> Listed:
+        """What Stripe has of these, as far as one list tells of several."""
+        identity = await self.identities.of(account, mode)
+        if identity is None:
+            return {}
+        return await list_together(identity.api, [r for r in rows if speaks_for(identity, r)])
+
+    async def _settle_apart(self, row: Row, listed: Listed) -> None:
         """One request, where an odd one must not hold up the others."""
         try:
-            await self._settle(row)
+            await self._settle(row, listed)
         except TRANSIENT_ERRORS:
             raise
         except Exception as error:  # noqa: BLE001 - it is looked at again in its time
             detail = f"{type(error).__name__}: {error}"
             log.error("payment_request_odd", request=str(row["request_id"]), error=detail)  # noqa: TRY400
 
-    async def _settle(self, row: Row) -> None:
+    async def _settle(self, row: Row, listed: Listed) -> None:
         """One request; what cannot be told now is looked at later, later each time."""
         identity = await self.identities.of(row["account"], row["mode"])
         tenant = await self.directory.by_id(row["tenant_id"])
-        callable_ = identity is not None and (
-            identity.is_platform or identity.tenant_id == row["tenant_id"]
-        )
+        callable_ = identity is not None and speaks_for(identity, row)
         if row["state"] == "refused":
             await self._look_again(row, identity if callable_ else None, tenant)
             return
@@ -121,7 +129,7 @@ class RequestWorker:
                     tx, row["request_id"], until, "nobody speaks for the account now"
                 )
             return
-        errand = Errand(self.database, identity.api, row, business_now(tenant, row["mode"]))
+        errand = Errand(self.database, identity.api, row, business_now(tenant, row["mode"]), listed)
         try:
             await errand.run(looks_first=True)
         except (DeclinedError, RefusedError, StripeCallError):
@@ -149,3 +157,8 @@ class RequestWorker:
         log.warning(
             "lost_refund_proved", request=str(row["request_id"]), is_at_stripe=found is not None
         )
+
+
+def speaks_for(identity: Identity, row: Row) -> bool:
+    """Whether this access is that of the tenant whose request it is."""
+    return identity.is_platform or identity.tenant_id == row["tenant_id"]

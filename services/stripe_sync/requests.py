@@ -10,9 +10,8 @@ the object itself, tells what came of it; where neither can be had for a day it 
 import asyncio
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -34,6 +33,7 @@ from services.stripe_sync.client import (
     StripeStoppedError,
     StripeTransientError,
 )
+from services.stripe_sync.lookups import LOOK_BACK, PAGES_MAX, Listed, list_intents, named
 from services.stripe_sync.once import STORED_STATUS, Writer
 from services.stripe_sync.outcomes import Outcome
 from services.stripe_sync.payers import Asker
@@ -53,10 +53,6 @@ NEVER_REACHED = "never_reached_stripe"
 NOT_CONNECTED = "stripe_not_connected"
 RESEND_PAUSE = timedelta(seconds=5)
 """Before the same is sent under a new key: what failed at Stripe may show only a moment later."""
-LOOK_PAGES_MAX = 50
-LOOK_BACK = timedelta(minutes=10)
-"""Stripe's clock and ours may differ."""
-
 _OPERATIONS: Mapping[str, str] = {
     "intent": "payment_intent.create",
     "confirm": "payment_intent.confirm",
@@ -169,12 +165,14 @@ class Errand:
     Attributes:
         row: as it was entered.
         at: the tenant's business time.
+        listed: what was found of it, and of others, in lists made since it was taken up.
     """
 
     database: Database
     api: StripeApi
     row: Row
     at: datetime
+    listed: Listed = field(default_factory=dict)
 
     async def run(self, *, looks_first: bool = False) -> Json | None:
         """Make the call and take what came of it; Stripe's object, None where nothing was sent.
@@ -230,7 +228,7 @@ class Errand:
         for pause in (*PAUSES_SECONDS, None):
             try:
                 found = await self._looked() if looks_first else None
-                return found or await self._post()
+                return found or await self._post(looks_first=not looks_first)
             except StripeTransientError as error:
                 looks_first = True
                 final = isinstance(error, UnseenError) or error.status == STORED_STATUS
@@ -239,8 +237,9 @@ class Errand:
             await asyncio.sleep(pause)
         raise AssertionError("the last try returns or raises")
 
-    async def _post(self) -> Json:
+    async def _post(self, *, looks_first: bool) -> Json:
         row, request = self.row, self.row["request"]
+        self.listed.pop(row["request_id"], None)
         if is_over(row):
             if await self._was_sent():
                 # Stripe may be at it still, if it was sent a moment ago.
@@ -257,7 +256,7 @@ class Errand:
                 request["path"],
                 request["params"],
                 key=f"{row['kind']}:{row['request_id']}",
-                look=self._looked,
+                look=self._looked if looks_first else None,
             )
         except StripeAccessError as error:
             if sent_before:
@@ -293,12 +292,8 @@ class Errand:
             return intent if intent["status"] in _DONE_WHEN[kind] else None
         if kind == "outside":
             return await self._look_at_invoice()
-        since = int((self.row["created_at"] - LOOK_BACK).timestamp())
-        list_all = partial(self.api.list_all, pages_max=LOOK_PAGES_MAX)
         if kind == "intent":
-            query = {"customer": params["customer"], "created": {"gte": since}}
-            found = await list_all("payment_intent.list", "/v1/payment_intents", query)
-            mine = _with(found, "payment_id", self.row["payment_id"])
+            mine = await self._listed_intent()
             if mine is None:
                 return None
             path = f"/v1/payment_intents/{mine['id']}"
@@ -306,6 +301,14 @@ class Errand:
         names = ("payment_intent", "charge")
         query = {name: params[name] for name in names if name in params}
         return await find_refund(self.api, query, self.row["request_id"])
+
+    async def _listed_intent(self) -> Json | None:
+        row = self.row
+        if row["request_id"] in self.listed:
+            return self.listed[row["request_id"]]
+        customer = row["request"]["params"]["customer"]
+        found = await list_intents(self.api, customer, row["created_at"])
+        return named(found, "payment_id", row["payment_id"])
 
     async def _look_at_invoice(self) -> Json | None:
         """The invoice where it is marked as paid outside; a payment at Stripe was somebody else's."""
@@ -343,8 +346,8 @@ async def find_refund(api: StripeApi, query: Json, refund_id: UUID) -> Json | No
     Raises:
         StripeCallError: see its kinds.
     """
-    found = await api.list_all("refund.list", "/v1/refunds", query, pages_max=LOOK_PAGES_MAX)
-    return _with(found, "refund_id", refund_id)
+    found = await api.list_all("refund.list", "/v1/refunds", query, pages_max=PAGES_MAX)
+    return named(found, "refund_id", refund_id)
 
 
 def is_over(row: Row) -> bool:
@@ -360,13 +363,6 @@ DOUBLINGS_MAX = 10
 def _pause(attempts: int) -> timedelta:
     seconds = min(PAUSE_SECONDS_MIN * 2 ** min(attempts, DOUBLINGS_MAX), PAUSE_SECONDS_MAX)
     return timedelta(seconds=seconds)
-
-
-def _with(found: list[Json], name: str, value: UUID) -> Json | None:
-    """The object that names this id of ours in its metadata."""
-    return next(
-        (each for each in found if (each.get("metadata") or {}).get(name) == str(value)), None
-    )
 
 
 def _refusal(code: str, status: int | None) -> Exception:

@@ -9,7 +9,7 @@ import pytest
 from libs.contracts.billing import CustomerErased
 from libs.contracts.stripe_sync import OutsidePaymentRecorded
 from libs.observability.metrics import PAYMENT_REQUESTS_OLDEST_AGE_SECONDS
-from services.stripe_sync import janitor, outcomes, requests, store_requests
+from services.stripe_sync import janitor, lookups, outcomes, requests, store_requests
 from services.stripe_sync.janitor import RequestWorker
 from services.stripe_sync.outcomes import Outcome
 from services.stripe_sync.store_requests import OUTCOME_UNKNOWN
@@ -313,7 +313,7 @@ async def test_an_account_that_lets_nobody_look_for_a_day_ends_it_too(shop: Shop
 async def test_stripe_may_leave_out_metadata_and_the_status_of_a_refund(shop: Shop) -> None:
     wanted = UUID(int=7)
     mine = {"metadata": {"refund_id": str(wanted)}}
-    assert requests._with([{"metadata": None}, {}, mine], "refund_id", wanted) is mine
+    assert lookups.named([{"metadata": None}, {}, mine], "refund_id", wanted) is mine
     payment = (await shop.get("payments"))["items"][0]["id"]
     lose(shop, "/v1/refunds")
     refund = (await shop.post("refunds", {"payment": payment})).json()["id"]
