@@ -217,6 +217,21 @@ class MeteringConfiguration(Configuration):
     )
 
 
+class CapacityConfiguration(Configuration):
+    """What the platform sets aside for the tenant."""
+
+    namespace: ClassVar[str] = "capacity"
+    operator_only: ClassVar[bool] = True
+
+    usage_partitions: int = Field(
+        default=1,
+        ge=1,
+        le=12,
+        description="Over how many partitions the usage of its customers is spread, so that as many "
+        "workers count it (ingest).",
+    )
+
+
 class NotificationsConfiguration(Configuration):
     """What the tenant's billing contacts are told."""
 
@@ -272,6 +287,7 @@ NAMESPACES: Mapping[str, type[Configuration]] = {
         MeteringConfiguration,
         NotificationsConfiguration,
         FeesConfiguration,
+        CapacityConfiguration,
     )
 }
 """Every namespace with a schema."""

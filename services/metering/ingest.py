@@ -36,6 +36,7 @@ class Arrival:
     Attributes:
         clock_offset_seconds: how far the tenant's business clock is ahead.
         meters: those that apply to the tenant's events.
+        spread: over how many partitions the tenant's usage is spread.
     """
 
     tenant_id: UUID
@@ -43,6 +44,7 @@ class Arrival:
     received_at: datetime
     clock_offset_seconds: int
     meters: Sequence[Meter]
+    spread: int = 1
 
     @cached_property
     def business_time(self) -> datetime:
@@ -89,6 +91,12 @@ class Taken:
     event: Measurable
     said: tuple[Any, ...]
     metered: bool
+
+    @property
+    def subject(self) -> str | None:
+        """The customer that it names."""
+        subject: str | None = self.said[1]
+        return subject
 
 
 def read_event(sent: object, arrival: Arrival) -> Taken:

@@ -5,6 +5,7 @@ from datetime import datetime
 from uuid import UUID
 
 from libs.clock import utc_now
+from libs.contracts.topics import PARTITIONS
 from libs.db.pool import Database
 from services.metering import store_closures as store
 from services.metering.usage_log import UsageLog, partition_of
@@ -29,7 +30,18 @@ class Progress:
         self._ends = await usage_log.end_offsets()
         self._asked_at = asked_at
 
-    def as_of(self, tenant_id: UUID, last_received_at: datetime | None) -> datetime | None:
-        """Everything of this tenant that came in before this moment is counted."""
+    def as_of(
+        self, tenant_id: UUID, last_received_at: datetime | None, spread: int = 1
+    ) -> datetime | None:
+        """Everything of this tenant that came in before this moment is counted.
+
+        Args:
+            spread: over how many partitions its usage is spread. The newest counted event says something
+                of its own partition only.
+        """
+        if spread > 1:
+            found = [self._caught_up_at.get(partition) for partition in range(PARTITIONS)]
+            known = [moment for moment in found if moment is not None]
+            return min(known) if len(known) == PARTITIONS else None
         moments = [self._caught_up_at.get(partition_of(tenant_id)), last_received_at]
         return max((moment for moment in moments if moment is not None), default=None)

@@ -36,7 +36,6 @@ class ReportPeriod(BaseModel):
 
     from_: datetime = Field(serialization_alias="from")
     to: datetime
-    time_zone: str = Field(description="By whose clocks a calendar month is one.")
 
 
 class ReportLimit(BaseModel):
@@ -84,6 +83,7 @@ class Report(BaseModel):
 
     tenant: ReportTenant
     period: ReportPeriod
+    time_zone: str = Field(description="By whose clocks a calendar month is one.")
     plan: str | None
     subscription_id: str | None
     subscription_status: str | None
@@ -121,7 +121,8 @@ async def write(
         tenant=ReportTenant(
             id=tenant.id, name=tenant.snapshot.name, type=tenant.snapshot.tenant_type
         ),
-        period=ReportPeriod(from_=start, to=end, time_zone=time_zone),
+        period=ReportPeriod(from_=start, to=end),
+        time_zone=time_zone,
         plan=subscription["plan_key"] if subscription else None,
         subscription_id=public_id("subscription", subscription["id"]) if subscription else None,
         subscription_status=subscription["status"] if subscription else None,

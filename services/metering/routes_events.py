@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 
 from libs.clock import utc_now
 from libs.db.pool import Database
-from libs.directory.local import Tenant
+from libs.directory.local import Directory, Tenant
 from libs.ids import parse_uuid
 from libs.observability.metrics import USAGE_EVENTS_TOTAL
 from libs.web.auth import Access, Gate, Requires
@@ -23,6 +23,7 @@ from libs.web.problems import (
     problem_responses,
 )
 from services.metering import cloudevents, meters
+from services.metering.capacity import spread_of
 from services.metering.ingest import Arrival
 from services.metering.plain_events import Plain
 from services.metering.usage_log import LogUnavailableError, UsageLog
@@ -94,8 +95,8 @@ async def publish_events(
             batch.judge(event, arrival)
     usage_log: UsageLog = request.app.state.usage_log
     try:
-        for tenant_id, values in batch.values.items():
-            await usage_log.publish(tenant_id, values)
+        for (tenant_id, place), values in batch.values.items():
+            await usage_log.publish(tenant_id, values, place)
     except LogUnavailableError:
         raise Unavailable(
             "The events could not be stored durably. Send the same request again; what was stored "
@@ -157,6 +158,8 @@ async def _arrivals(
     ids = sorted({tenant.id for tenant in tenants.values()})
     async with database.transaction() as tx:
         known = await meters.applying(tx, ids, access.mode)
+    directory: Directory = request.app.state.directory
+    spreads = {tenant.id: await spread_of(directory, tenant) for tenant in tenants.values()}
     received_at = utc_now()
     return {
         named: Arrival(
@@ -165,6 +168,7 @@ async def _arrivals(
             received_at,
             tenant.snapshot.clock_offset_seconds if access.mode == "test" else 0,
             meters.of_tenant(known, tenant.id),
+            spreads[tenant.id],
         )
         for named, tenant in tenants.items()
     }

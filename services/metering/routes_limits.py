@@ -12,6 +12,7 @@ from libs.directory.local import business_now
 from libs.ids import parse_uuid
 from libs.web.auth import Access, Requires
 from services.metering import limits, reservations, store_usage
+from services.metering.capacity import spread_of
 from services.metering.limits import Check, Standing
 from services.metering.measuring import Meter, plain
 from services.metering.progress import Progress
@@ -102,7 +103,8 @@ async def _checked(request: Request, access: Access, wanted: Wanted) -> LimitChe
         found = await reservations.check(tx, meter, standing, customers, amount)
         last_received_at = await store_usage.last_received_at(tx)
     progress: Progress = request.app.state.progress
-    as_of = progress.as_of(access.tenant_id, last_received_at)
+    spread = await spread_of(request.app.state.directory, access.tenant)
+    as_of = progress.as_of(access.tenant_id, last_received_at, spread)
     return shape(meter, standing, found, as_of)
 
 

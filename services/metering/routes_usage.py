@@ -17,6 +17,7 @@ from libs.web.auth import Access, Requires
 from libs.web.problems import InvalidRequest
 from libs.web.times import UtcTime
 from services.metering import closing, limits, report, store_queries, store_usage
+from services.metering.capacity import spread_of
 from services.metering.intake import customer_of
 from services.metering.limits import Standing
 from services.metering.measuring import Meter, plain
@@ -167,7 +168,8 @@ async def query_meter(
     if not rows and window is None and not paths:
         rows = [UsageRow(from_=asked.start, to=asked.end, group={}, value="0")]
     progress: Progress = request.app.state.progress
-    as_of = progress.as_of(access.tenant_id, last_received_at)
+    spread = await spread_of(request.app.state.directory, access.tenant)
+    as_of = progress.as_of(access.tenant_id, last_received_at, spread)
     return UsageAnswer(rows=rows, time_zone=zone_name, as_of=as_of)
 
 
@@ -185,6 +187,7 @@ async def report_usage(
     the clocks of the time zone.
     """
     zone_name, zone = await zone_of(request, access, time_zone)
+    spread = await spread_of(request.app.state.directory, access.tenant)
     database: Database = request.app.state.database
     snapshot = access.tenant.snapshot
     async with database.tenant(access.tenant_id, access.mode) as tx:
@@ -200,7 +203,7 @@ async def report_usage(
             asked.start,
             asked.end,
             zone_name,
-            progress.as_of(access.tenant_id, last_received_at),
+            progress.as_of(access.tenant_id, last_received_at, spread),
         )
 
 

@@ -1,6 +1,7 @@
 """`usage.events` as the ingest writes it: durable, or an error that says it is not."""
 
 import asyncio
+import zlib
 from collections.abc import Sequence
 from uuid import UUID
 
@@ -28,9 +29,19 @@ class LogUnavailableError(RuntimeError):
     """Kafka did not confirm in time: what was sent may or may not be there; send it again."""
 
 
-def partition_of(tenant_id: UUID) -> int:
-    """Where a tenant's usage lies: Kafka's own hash of the key, as every Java client computes it."""
-    return int((murmur2(str(tenant_id).encode()) & 0x7FFFFFFF) % PARTITIONS)
+def partition_of(tenant_id: UUID, place: int = 0) -> int:
+    """Where a tenant's usage lies: Kafka's own hash of the key, as every Java client computes it.
+
+    Args:
+        place: of a tenant whose usage is spread, one of its partitions; they follow each other.
+    """
+    first = int((murmur2(str(tenant_id).encode()) & 0x7FFFFFFF) % PARTITIONS)
+    return (first + place) % PARTITIONS
+
+
+def place_of(subject: str | None, spread: int) -> int:
+    """In which of a tenant's partitions the usage of a customer lies: always the same one."""
+    return zlib.crc32((subject or "").encode("utf-8", "surrogatepass")) % spread
 
 
 class UsageLog:
@@ -49,8 +60,11 @@ class UsageLog:
         self._lock = asyncio.Lock()
         self._probe_lock = asyncio.Lock()
 
-    async def publish(self, tenant_id: UUID, values: Sequence[bytes]) -> None:
+    async def publish(self, tenant_id: UUID, values: Sequence[bytes], place: int = 0) -> None:
         """Write events of one tenant in order; when this returns all replicas have them.
+
+        Args:
+            place: which of the tenant's partitions.
 
         Raises:
             LogUnavailableError: not confirmed.
@@ -59,7 +73,7 @@ class UsageLog:
         try:
             async with asyncio.timeout(PUBLISH_SECONDS):
                 producer = await self._connected()
-                await self._send(producer, str(tenant_id).encode(), tenant_id, values)
+                await self._send(producer, tenant_id, values, partition_of(tenant_id, place))
         except (KafkaError, OSError, TimeoutError) as error:
             log.warning("usage_not_published", error=type(error).__name__, events=len(values))
             await self._let_go(producer)
@@ -94,19 +108,21 @@ class UsageLog:
         await _stop(probe)
 
     async def _send(
-        self, producer: AIOKafkaProducer, key: bytes, tenant_id: UUID, values: Sequence[bytes]
+        self, producer: AIOKafkaProducer, tenant_id: UUID, values: Sequence[bytes], partition: int
     ) -> None:
+        key = str(tenant_id).encode()
         headers = (
             [] if self._keys is None else [(SEAL_HEADER, self._keys.seal(tenant_id, utc_now()))]
         )
         if len(values) <= SINGLES_MAX:
             sent = [
-                await producer.send(TOPIC, key=key, value=value, headers=headers)
+                await producer.send(
+                    TOPIC, key=key, value=value, partition=partition, headers=headers
+                )
                 for value in values
             ]
             await asyncio.gather(*sent)
             return
-        partition = partition_of(tenant_id)
         waiting = []
         batch = producer.create_batch()
         for value in values:

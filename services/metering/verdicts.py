@@ -9,6 +9,7 @@ import msgspec
 from services.metering.ingest import Arrival, RejectedError, read_event
 from services.metering.plain_events import Plain, read_plain
 from services.metering.reserved_events import SOURCE
+from services.metering.usage_log import place_of
 
 TEXT_LENGTH_MAX = 256
 
@@ -29,11 +30,15 @@ class Verdict(msgspec.Struct, gc=False):
 
 
 class Batch:
-    """The events of one request."""
+    """The events of one request.
+
+    Attributes:
+        values: what is to be published, by tenant and which of its partitions.
+    """
 
     def __init__(self) -> None:
         self.verdicts: list[Verdict] = []
-        self.values: dict[UUID, list[bytes]] = {}
+        self.values: dict[tuple[UUID, int], list[bytes]] = {}
         self._seen: dict[tuple[UUID, str | None, str | None], tuple[Any, ...]] = {}
 
     @property
@@ -59,7 +64,8 @@ class Batch:
             return
         twin = self._seen.setdefault((arrival.tenant_id, source, event_id), taken.said)
         if twin is taken.said:
-            self.values.setdefault(arrival.tenant_id, []).append(taken.value)
+            place = 0 if arrival.spread == 1 else place_of(taken.subject, arrival.spread)
+            self.values.setdefault((arrival.tenant_id, place), []).append(taken.value)
             code = None if taken.metered else "no_meter"
             self.verdicts.append(Verdict(event_id, source, "accepted", code))
         elif twin == taken.said:

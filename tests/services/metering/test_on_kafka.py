@@ -137,11 +137,13 @@ async def test_batches_lie_where_every_client_looks_for_the_key(kafka: str) -> N
         before = await usage_log.end_offsets()
         await usage_log.publish(tenant, values)
         await usage_log.publish(tenant, values[:1])
+        await usage_log.publish(tenant, values[:1], 3)
+        await usage_log.publish(tenant, values[:9], 3)
         after = await usage_log.end_offsets()
     finally:
         await usage_log.close()
     grown = {place: after[place] - before[place] for place in after if after[place] > before[place]}
-    assert grown == {partition_of(tenant): 1001}
+    assert grown == {partition_of(tenant): 1001, partition_of(tenant, 3): 10}
     producer = AIOKafkaProducer(bootstrap_servers=kafka)
     await producer.start()
     try:

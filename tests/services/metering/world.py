@@ -49,10 +49,12 @@ class MemoryUsageLog:
 
     log: MemoryLog
     down: bool = False
+    published: list[tuple[UUID, int, list[bytes]]] = field(default_factory=list)
 
-    async def publish(self, tenant_id: UUID, values: Sequence[bytes]) -> None:
+    async def publish(self, tenant_id: UUID, values: Sequence[bytes], place: int = 0) -> None:
         if self.down:
             raise LogUnavailableError
+        self.published.append((tenant_id, place, list(values)))
         for value in values:
             self.log.append(TOPIC, str(tenant_id).encode(), value)
 

@@ -179,7 +179,14 @@ REFUSED: dict[str, list[Any]] = {
             )
         ),
     ],
-    "metering": [{"late_event_days": 35}, {"late_event_days": 0}],
+    "metering": [
+        {"late_event_days": 35},
+        {"late_event_days": 0},
+        {"time_zone": "Europe/Atlantis"},
+        {"time_zone": "../../etc/passwd"},
+        {"time_zone": None},
+    ],
+    "capacity": [{"usage_partitions": 0}, {"usage_partitions": 13}],
     "notifications": [{"recipients": ["a@b.example"]}, {"limit_thresholds_percent": [80, 80]}],
     "fees": [{"application_fee_basis_points": 10_001}],
     "custom.any": [
@@ -233,9 +240,10 @@ async def test_good_values_are_taken(world: World) -> None:
             "support_email": "help@acme.example",
             "accent_color": "#00ff00",
         },
-        "metering": {"late_event_days": 7},
+        "metering": {"late_event_days": 7, "time_zone": "America/Argentina/Buenos_Aires"},
         "notifications": {"limit_thresholds_percent": [50], "payments": False},
         "fees": {"application_fee_basis_points": 250},
+        "capacity": {"usage_partitions": 4},
         "custom.any": {"a": [1, "zwei", None, True, 1.5, {"b": "🙂"}], "token_count": "12"},
     }
     for namespace, values in good.items():
