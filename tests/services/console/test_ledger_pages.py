@@ -1,7 +1,6 @@
 """The pages of the ledger: statements, files, periods, and where Stripe and the books differ."""
 
 import httpx
-import pytest
 
 from tests.services.console.conftest import send, text_of
 from tests.services.console.ledger_api import ACCOUNT, ACME, BREAK, RUN, found
@@ -49,13 +48,10 @@ async def test_an_account_shows_what_is_available_and_each_posting(
     text = await text_of(member, f"{STATEMENT}?currency=USD")
     assert "order-77" not in text, "that hold is of another currency"
     await text_of(member, f"{STATEMENT}?currency=JPY", 404)
+    for account in ("asset:none", "%2e%2e", "asset", "a%2f..%2fb", "asset:x%20y"):
+        await text_of(member, f"/ledger/accounts/{account}", 404)
     api.ledger.empty = True
     assert "Nothing was posted on this account yet" in await text_of(member, STATEMENT)
-
-
-@pytest.mark.parametrize("account", ["asset:none", "%2e%2e", "asset", "a%2f..%2fb", "asset:x%20y"])
-async def test_what_is_no_account_is_not_found(member: httpx.AsyncClient, account: str):
-    await text_of(member, f"/ledger/accounts/{account}", 404)
 
 
 async def test_a_book_is_taken_away_as_a_file(member: httpx.AsyncClient, api: PublicApi):
@@ -176,41 +172,24 @@ async def test_a_break_is_decided_with_a_confirmation(operator: httpx.AsyncClien
     assert foreign.status_code == 403
 
 
-@pytest.mark.parametrize(
-    ("changes", "shown", "hidden"),
-    [
+SUSPENSE = {
+    "action": "clear_suspense",
+    "book": "tenant",
+    "postings": [
+        {"account": "liability:suspense", "side": "debit", "amount_minor": 77, "currency": "EUR"}
+    ],
+}
+
+
+async def test_what_can_be_done_depends_on_the_break(operator: httpx.AsyncClient, api: PublicApi):
+    cases: list[tuple[dict[str, object], str, str]] = [
         ({"state": "resolved"}, "both sides to agree", "Let it be"),
         ({"state": "ignored", "reason": "a test"}, "Let be because", "Let it be</summary>"),
         ({"state": "open", "proposal": None}, "No repair is proposed", "Accept the proposal"),
-        (
-            {
-                "kind": "unknown_type",
-                "proposal": {
-                    "action": "clear_suspense",
-                    "book": "tenant",
-                    "postings": [
-                        {
-                            "account": "liability:suspense",
-                            "side": "debit",
-                            "amount_minor": 77,
-                            "currency": "EUR",
-                        }
-                    ],
-                },
-            },
-            "Account where the money belongs",
-            "both sides to agree",
-        ),
-    ],
-)
-async def test_what_can_be_done_depends_on_the_break(
-    operator: httpx.AsyncClient,
-    api: PublicApi,
-    changes: dict[str, object],
-    shown: str,
-    hidden: str,
-):
-    api.ledger.found = found(**changes)
-    text = await text_of(operator, f"{BREAK_PAGE}?tenant=acme")
-    assert shown in words_of(text)
-    assert hidden not in text
+        ({"proposal": SUSPENSE}, "Account where the money belongs", "both sides to agree"),
+    ]
+    for changes, shown, hidden in cases:
+        api.ledger.found = found(**changes)
+        text = await text_of(operator, f"{BREAK_PAGE}?tenant=acme")
+        assert shown in words_of(text)
+        assert hidden not in text
