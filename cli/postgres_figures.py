@@ -11,7 +11,7 @@ CONDITIONS = {
     "outbox": "sent_at is null",
     "parked_record": "true",
     "dead_letter": "true",
-    "reconciliation_break": "true",
+    "reconciliation_break": "state in ('open', 'proposed')",
 }
 
 

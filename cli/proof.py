@@ -35,6 +35,12 @@ EXEMPT_TABLES: Mapping[str, str] = {
     "walk": "says how far a periodic walk through an account's lists has come",
     "walked_object": "says what that walk has seen",
     "transaction_cursor": "says how far the periodic listing at Stripe has looked",
+    "reconciliation_schedule": "says when a Stripe account is compared next, by the clock",
+    "reconciliation": "says how far a periodic comparison with Stripe has come",
+    "reconciliation_item": "holds both sides of such a comparison while it goes",
+    "listed_movement": "says what Stripe listed in such a comparison",
+    "reconciliation_break": "is found by such a comparison",
+    "reconciliation_break_change": "is found by such a comparison",
 }
 """Tables that a replay may touch, each with its reason; every other must be equal to the byte."""
 

@@ -327,7 +327,22 @@ class Story:
             "Stripe clearing = Stripe's balance": ", ".join(
                 f"{amount} {currency}" for currency, amount in cleared.items()
             ),
+            "reconciled with Stripe": f"{await self.reconcile()} movements, 0 breaks",
         }
+
+    async def reconcile(self) -> int:
+        """Have the platform's account compared with the books; how many movements agree."""
+        path = "/api/v1/ledger/reconciliations"
+        asked = await self.operator.post(path, {"account": "platform"}, expect=202)
+
+        async def ended() -> dict[str, Any] | None:
+            run: dict[str, Any] = await self.operator.get(f"{path}/{asked['id']}")
+            return run if run["ended_at"] else None
+
+        run = await eventually("the comparison with Stripe", ended, seconds=60)
+        if run["state"] != "completed" or run["breaks_found"]:
+            raise StoryError(f"the books and Stripe differ: {run}")
+        return int(run["matched"])
 
     async def clearing_minor(self) -> dict[str, int]:
         """The ledger's Stripe clearing accounts of the whole platform, per currency."""

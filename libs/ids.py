@@ -11,6 +11,7 @@ from uuid_utils.compat import uuid7
 PREFIXES = {
     "api_key": "key",
     "audit": "aud",
+    "break": "brk",
     "connection": "con",
     "correction": "cor",
     "credit": "crd",
@@ -31,6 +32,7 @@ PREFIXES = {
     "price": "price",
     "producer": "prd",
     "rebuild": "rbd",
+    "reconciliation": "rec",
     "refund": "ref",
     "reservation": "rsv",
     "resync": "rsy",

@@ -1,4 +1,4 @@
-"""Events of the ledger: what was posted, what staff wants posted, and what books are compared with."""
+"""Events of the ledger: what was posted, what is wanted of others, and what comparing books found."""
 
 from datetime import date
 from typing import Literal
@@ -144,3 +144,81 @@ class StatementRequested(Fact):
     account: str
     listed_from: AwareDatetime
     listed_to: AwareDatetime
+
+
+BreakKind = Literal[
+    "missing_in_ledger",
+    "missing_at_stripe",
+    "amount",
+    "currency",
+    "duplicate",
+    "late_fee",
+    "unknown_type",
+    "timing",
+    "balance",
+]
+"""How Stripe and the books can differ."""
+
+
+class TellTransactionsAgain(Fact):
+    """The ledger misses facts about money that Stripe lists: stripe_sync is to tell them again.
+
+    Attributes:
+        transactions: balance transactions whose `BalanceTransactionRecorded` is missing.
+        charges: charges whose `PaymentSucceeded` is missing.
+        invoices: Stripe's invoices whose payments are missing.
+    """
+
+    request_id: UUID
+    account: str
+    transactions: tuple[str, ...]
+    charges: tuple[str, ...]
+    invoices: tuple[str, ...] = ()
+
+
+class BreakFound(Fact):
+    """Stripe and the books differ, or differ again, and somebody is to look.
+
+    Attributes:
+        reference: Stripe's id of the payment, movement, payout or invoice.
+        stripe_minor, ledger_minor: what each side says; of an invoice the former is billing's word.
+    """
+
+    break_id: UUID
+    account: str
+    kind: BreakKind
+    reference: str
+    currency: str
+    stripe_minor: int
+    ledger_minor: int
+    found_at: AwareDatetime
+
+
+class BreakResolved(Fact):
+    """A difference is no more: a reconciliation did not find it again."""
+
+    break_id: UUID
+    account: str
+    kind: BreakKind
+    reference: str
+    resolved_at: AwareDatetime
+
+
+class ReconciliationCompleted(Fact):
+    """A Stripe account was compared with the books.
+
+    Attributes:
+        matched_count: movements on which both agree.
+        waiting_count: movements too new to call what differs a break.
+        breaks_found: differences, those known before included.
+    """
+
+    reconciliation_id: UUID
+    account: str
+    listed_from: AwareDatetime
+    listed_to: AwareDatetime
+    matched_count: int
+    waiting_count: int
+    breaks_found: int
+    breaks_resolved: int
+    completed_at: AwareDatetime

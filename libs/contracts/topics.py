@@ -190,8 +190,15 @@ TOPICS: tuple[Topic, ...] = (
         name="ledger.events",
         producers=("ledger",),
         consumers=("stripe_sync",),
-        events=(ledger.StatementRequested, ledger.LedgerHeadAnchored),
-        purpose="What the ledger asks and finds: statements are requested, heads of its chains told.",
+        events=(
+            ledger.StatementRequested,
+            ledger.TellTransactionsAgain,
+            ledger.BreakFound,
+            ledger.BreakResolved,
+            ledger.ReconciliationCompleted,
+            ledger.LedgerHeadAnchored,
+        ),
+        purpose="What the ledger asks and finds: statements, breaks, heads of its chains.",
         retention_ms=90 * DAY_MS,
     ),
     Topic(

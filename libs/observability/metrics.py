@@ -208,6 +208,19 @@ LEDGER_ENTRIES_TOGETHER = Histogram(
     "Entries of the posting API that went together in one commit.",
     buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1000),
 )
+LEDGER_OPEN_BREAKS = Gauge(
+    "sluice_ledger_open_breaks",
+    "Differences between Stripe and the books that nobody has dealt with, by kind.",
+    ["kind"],
+)
+LEDGER_BREAK_OLDEST_AGE_SECONDS = Gauge(
+    "sluice_ledger_break_oldest_age_seconds",
+    "How long ago the oldest of them was found; 0: there is none.",
+)
+LEDGER_RECONCILIATION_AGE_SECONDS = Gauge(
+    "sluice_ledger_reconciliation_age_seconds",
+    "How long ago the account was compared with the books that was not for the longest.",
+)
 JOB_RUNS_TOTAL = Counter(
     "sluice_job_runs_total", "Runs of timed jobs by outcome.", ["job", "outcome"]
 )

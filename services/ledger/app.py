@@ -18,9 +18,11 @@ from services.ledger import (
     jobs,
     routes,
     routes_accounts,
+    routes_breaks,
     routes_chart,
     routes_postings,
     routes_recognition,
+    routes_reconciliations,
     routes_reversals,
     routes_statements,
 )
@@ -57,6 +59,10 @@ def build() -> FastAPI:
         runtime.add_job(
             "recognize_revenue", partial(jobs.recognize_revenue, database), every_seconds=1
         )
+        runtime.add_job("reconcile", partial(jobs.reconcile, database, settings), every_seconds=2)
+        runtime.add_job(
+            "look_at_breaks", partial(jobs.look_at_breaks, database, settings), every_seconds=30
+        )
         async with runtime.running():
             yield
 
@@ -69,6 +75,8 @@ def build() -> FastAPI:
             routes_chart.router,
             routes_postings.router,
             routes_recognition.router,
+            routes_reconciliations.router,
+            routes_breaks.router,
             routes_reversals.router,
             routes_statements.router,
         ],

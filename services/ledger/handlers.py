@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from libs.contracts.billing import InvoicePaid
 from libs.contracts.envelope import Envelope, Fact
 from libs.contracts.ledger import OpenAccount, PostEntry, ReverseEntry
 from libs.contracts.stripe_sync import StripeStatement
@@ -10,6 +11,7 @@ from libs.db.pool import Tx
 from libs.messaging.apply import Delivery, Handler, Together
 from services.ledger import (
     commands,
+    matching_invoices,
     money,
     own_accounts,
     posting,
@@ -29,6 +31,12 @@ async def on_money(deliveries: Sequence[Delivery], tx: Tx) -> None:
     """Book what was invoiced, paid, moved and given away, all of it in one call."""
     await money.book_facts(tx, deliveries)
     await recognition.follow(tx, deliveries)
+    await matching_invoices.follow_payments(tx, deliveries)
+
+
+async def on_invoice_paid(deliveries: Sequence[Delivery], tx: Tx) -> None:
+    """Keep what billing says is paid, to compare it with what is booked."""
+    await matching_invoices.follow_invoices(tx, deliveries)
 
 
 async def on_reverse_entry(event: Envelope[ReverseEntry], tx: Tx) -> None:
@@ -55,6 +63,7 @@ HANDLERS: dict[type[Fact], Handler] = {
     TenantCreated: on_tenant_created,
     TenantWentLive: on_tenant_created,
     **dict.fromkeys(RULES, Together(on_money)),
+    InvoicePaid: Together(on_invoice_paid),
     ReverseEntry: on_reverse_entry,
     PostEntry: Together(on_post_entry),
     OpenAccount: on_open_account,

@@ -4,7 +4,8 @@ from datetime import timedelta
 
 from libs.clock import utc_now
 from libs.db.pool import Database
-from services.ledger import anchoring, recognition
+from services.ledger import anchoring, recognition, reconciling
+from services.ledger.reconciling_sides import Terms
 from services.ledger.settings import Settings
 
 RECOGNIZED_TENANTS_MAX = 100
@@ -24,3 +25,22 @@ async def anchor_chains(database: Database, settings: Settings) -> None:
 async def recognize_revenue(database: Database) -> None:
     """Tell which months of what was invoiced in advance are over, by each tenant's clock."""
     await recognition.recognize_due(database, limit=RECOGNIZED_TENANTS_MAX)
+
+
+async def reconcile(database: Database, settings: Settings) -> None:
+    """Begin the runs of Stripe accounts whose turn it is, and bring all runs further."""
+    terms = Terms(
+        every=timedelta(hours=settings.ledger_reconciliation_hours),
+        window=timedelta(days=settings.ledger_reconciliation_days),
+        settles_in=timedelta(minutes=settings.ledger_reconciliation_settle_minutes),
+        repairs=settings.ledger_reconciliation_repairs,
+    )
+    await reconciling.begin_due(database, terms)
+    await reconciling.advance_all(database, terms)
+
+
+async def look_at_breaks(database: Database, settings: Settings) -> None:
+    """Give new Stripe accounts their turn, and show how many breaks are open."""
+    every = timedelta(hours=settings.ledger_reconciliation_hours)
+    await reconciling.enrol(database, every)
+    await reconciling.measure(database)

@@ -23,15 +23,19 @@ router = APIRouter(tags=["ledger"], responses=problem_responses(Forbidden))
 
 RANGE_MAX = timedelta(days=366)
 
+StripeAccount = Annotated[
+    str,
+    StringConstraints(pattern=r"^[A-Za-z0-9_]{1,100}$"),
+    Field(description="`acct_…` of the tenant, or `platform`."),
+]
+
 
 class StatementRequest(BaseModel):
     """Of which account and time; `to` is not part of it."""
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
-    account: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]{1,100}$")] = Field(
-        description="`acct_…` of the tenant, or `platform`."
-    )
+    account: StripeAccount
     listed_from: UtcTime = Field(alias="from", description="By Stripe's time of creation.")
     listed_to: UtcTime = Field(alias="to")
 
@@ -96,7 +100,7 @@ async def request_statement(
 ) -> JSONResponse:
     """Have an account's balance transactions and payouts of a time listed afresh from Stripe."""
     now = utc_now()
-    _check(access, body, now)
+    check_own(access, body.account, body.listed_to, now)
 
     async def work(tx: Tx) -> StatementBody:
         statement_id = await statements.request(
@@ -127,7 +131,7 @@ async def get_statement(
         return await _found(tx, statement_id)
 
 
-def _check(access: Access, body: StatementRequest, now: datetime) -> None:
+def check_own(access: Access, account: str, listed_to: datetime, now: datetime) -> None:
     """Refuse another's account and a time that is not over.
 
     Raises:
@@ -139,9 +143,9 @@ def _check(access: Access, body: StatementRequest, now: datetime) -> None:
     else:
         connection = access.tenant.connection(access.mode)
         own = connection.account_id if connection else None
-    if body.account != own:
+    if account != own:
         raise NotFound("The tenant has no such Stripe account. See `GET /api/v1/connect/health`.")
-    if body.listed_to > now:
+    if listed_to > now:
         raise InvalidFields("`to` must not lie in the future: more would come after the listing.")
 
 

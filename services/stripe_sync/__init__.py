@@ -6,7 +6,7 @@ payment links, commands to Stripe and their outcome, advances of test clocks, th
 accounts as Stripe tells it. How far each of Stripe's lists was read.
 Consumes: `StripeEventReceived`, `WebhookReplayCanceled`, `PlanPublished`, `CustomerCreated`,
 `NameCustomer`, `CustomerErased`, `CompleteInvoice`, `ClockAdvanceRequested`, `StatementRequested`,
-`tenants.directory`, `tenants.secrets`.
+`TellTransactionsAgain`, `tenants.directory`, `tenants.secrets`.
 Produces: `payments.events`; events that never arrived on `stripe.found`; `stripe.statements`; the use
 of tenants' keys on `audit.events`.
 Invariants: a webhook only says that an object changed; state always comes from the latest object,

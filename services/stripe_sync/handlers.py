@@ -11,7 +11,7 @@ from libs.contracts.billing import (
 )
 from libs.contracts.envelope import Envelope, Fact
 from libs.contracts.gateway import StripeEventReceived, WebhookReplayCanceled
-from libs.contracts.ledger import StatementRequested
+from libs.contracts.ledger import StatementRequested, TellTransactionsAgain
 from libs.contracts.tenants import ClockAdvanceRequested
 from libs.db.pool import Tx
 from libs.messaging.apply import Delivery, Handler, Together
@@ -22,6 +22,7 @@ from services.stripe_sync import (
     commands,
     payers,
     plans,
+    retelling,
     statements,
     store_erasure,
 )
@@ -57,6 +58,11 @@ async def on_statement_requested(event: Envelope[StatementRequested], tx: Tx) ->
     await statements.take_request(tx, event)
 
 
+async def on_tell_transactions_again(event: Envelope[TellTransactionsAgain], tx: Tx) -> None:
+    """The ledger misses facts about money."""
+    await retelling.take_request(tx, event)
+
+
 async def on_customer_created(event: Envelope[CustomerCreated], tx: Tx) -> None:
     """A customer can pay."""
     await payers.take_customer(tx, event.data)
@@ -82,4 +88,5 @@ HANDLERS: dict[type[Fact], Handler] = {
     CompleteInvoice: on_complete_invoice,
     ClockAdvanceRequested: on_clock_advance_requested,
     StatementRequested: on_statement_requested,
+    TellTransactionsAgain: on_tell_transactions_again,
 }

@@ -24,8 +24,8 @@ TRANSACTION_COLUMNS = (
 )
 _COLUMNS = ", ".join(TRANSACTION_COLUMNS)
 _INSERT = f"""
-    insert into balance_transaction (tenant_id, mode, account, {_COLUMNS}, raw)
-    select tenant_id, $1, $2, {_COLUMNS}, raw
+    insert into balance_transaction (tenant_id, mode, account, {_COLUMNS}, raw, told)
+    select tenant_id, $1, $2, {_COLUMNS}, raw, told
     from jsonb_populate_recordset(null::balance_transaction, $3::text::jsonb)
 """  # noqa: S608 - constants only
 
@@ -51,7 +51,7 @@ async def insert_transactions(
     """Record balance transactions; their claims have made sure that this happens once.
 
     Args:
-        transactions: (tenant, columns, Stripe's JSON); the tenants are in scope.
+        transactions: (tenant, what is told of it, Stripe's JSON); the tenants are in scope.
     """
     if not transactions:
         return
@@ -60,7 +60,10 @@ async def insert_transactions(
         tx.mode,
         account,
         json.dumps(
-            [columns | {"tenant_id": tenant, "raw": raw} for tenant, columns, raw in transactions],
+            [
+                told | {"tenant_id": tenant, "raw": raw, "told": told}
+                for tenant, told, raw in transactions
+            ],
             default=str,
         ),
     )

@@ -54,6 +54,9 @@ def test_a_service_handles_only_what_it_reads(service: str) -> None:
 
 UNREAD = {
     "TenantStatusChanged": "told for readers to come; the status travels in the snapshot",
+    "BreakFound": "told for readers to come; breaks stand in the ledger and raise an alert",
+    "BreakResolved": "told for readers to come; breaks stand in the ledger",
+    "ReconciliationCompleted": "told for readers to come; runs stand in the ledger",
     "LedgerHeadAnchored": "read by `sluice ledger verify`, which holds the books against it",
     "LimitThresholdCrossed": "told for readers to come; billing contacts are to be told by it",
     "LimitExceeded": "told for readers to come; billing contacts are to be told by it",

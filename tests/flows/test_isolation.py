@@ -146,9 +146,14 @@ async def _of_an_account(story: Story, owner: Api) -> dict[str, str]:
         "to": "2026-01-02T00:00:00Z",
     }
     statement = await owner.post("/api/v1/ledger/statements", wanted, on_its_way="not_found")
+    run = await owner.post("/api/v1/ledger/reconciliations", {"account": account["id"]})
     await owner.post("/api/v1/connect/disconnect", {"release_account": True})
     clearing = f"asset:stripe_clearing:{account['id']}"
-    return found | {"statement": statement["id"], "account": clearing}
+    return found | {
+        "statement": statement["id"],
+        "reconciliation": run["id"],
+        "account": clearing,
+    }
 
 
 @pytest.fixture(scope="module")
@@ -187,6 +192,7 @@ async def theirs(played_story: Story) -> AsyncGenerator[Theirs, None]:
         "namespace": "billing",
         "rotation": public_id("key_rotation", new_id()),
         "entry": public_id("entry", new_id()),
+        "break": public_id("break", new_id()),
         "rebuild": public_id("rebuild", new_id()),
         "producer": public_id("producer", new_id()),
     }
@@ -435,6 +441,14 @@ def naming_acme(theirs: Theirs) -> dict[str, list[tuple[Any, int]]]:
         "check_limits": [({"checks": [{"meter": theirs.paths["meter"]}]}, 404)],
         "publish_plan": [({"tenant_id": acme}, 403)],
         "start_resync": [({"tenant_id": acme}, 403), ({"tenant_id": slug}, 403)],
+        "request_reconciliation": [
+            ({"account": "platform"}, 404),
+            ({"account": theirs.paths["account"].rpartition(":")[2]}, 404),
+            ({"account": "platform", "tenant_id": acme}, 422),
+        ],
+        "accept_break": [({}, 403)],
+        "ignore_break": [({"reason": "x"}, 403)],
+        "assign_break": [({"owner": None}, 403)],
         "request_statement": [
             ({"account": "platform", **past}, 404),
             ({"account": "acct_1", **past, "tenant_id": acme}, 422),

@@ -33,6 +33,7 @@ def publish_tenant(
     scopes: tuple[str, ...] = (),
     *,
     operator: bool = False,
+    version: int = 1,
 ) -> str:
     """Put a tenant with one API key into the directory; the key."""
     key = apikeys.generate("test")
@@ -45,7 +46,7 @@ def publish_tenant(
         operator=operator,
     )
     snapshot = TenantSnapshot(
-        version=1,
+        version=version,
         slug=slug,
         name=slug,
         tenant_type="organization",

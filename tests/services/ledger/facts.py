@@ -6,7 +6,7 @@ from typing import Any
 from uuid import UUID
 
 from cli.ledger_proof import Heads, LedgerProof
-from libs.contracts.billing import CreditGranted, InvoiceFinalized, InvoiceLine
+from libs.contracts.billing import CreditGranted, InvoiceFinalized, InvoiceLine, InvoicePaid
 from libs.contracts.envelope import Envelope, Fact, Mode, wrap
 from libs.contracts.stripe_sync import BalanceTransactionRecorded, PaymentSucceeded
 from libs.contracts.tenants import TenantCreated, TenantWentLive
@@ -84,6 +84,19 @@ class Tenant:
             "stripe_invoice_id": "in_1",
         }
         return self.event(InvoiceFinalized(**(members | changes)))
+
+    def paid(self, invoice: Envelope[Any], paid_minor: int) -> Envelope[Any]:
+        """Billing says that an invoice is paid."""
+        final = invoice.data
+        fact = InvoicePaid(
+            invoice_id=final.invoice_id,
+            number=final.number,
+            customer_id=self.customer_id,
+            currency=final.currency,
+            paid_minor=paid_minor,
+            stripe_invoice_id=final.stripe_invoice_id,
+        )
+        return self.event(fact)
 
     def payment(self, amount_minor: int, **changes: Any) -> Envelope[Any]:
         members: dict[str, Any] = {

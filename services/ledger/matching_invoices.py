@@ -1,0 +1,79 @@
+"""The third side of a reconciliation: what billing says is paid, and the payments that are booked."""
+
+from collections.abc import Sequence
+
+from libs.contracts.billing import InvoicePaid
+from libs.contracts.stripe_sync import OutsidePaymentRecorded, PaymentSucceeded
+from libs.db.pool import Row, Tx
+from libs.ids import public_id
+from libs.messaging.apply import Delivery
+from services.ledger import store_invoices
+from services.ledger.matching import Finding, Proposal
+from services.ledger.rules import RULES
+from services.ledger.store_invoices import InvoicePayment, PaidInvoice
+
+
+async def follow_payments(tx: Tx, deliveries: Sequence[Delivery]) -> None:
+    """Keep which invoices payments pay."""
+    payments = []
+    for delivery in deliveries:
+        fact = delivery.event.data
+        if isinstance(fact, PaymentSucceeded | OutsidePaymentRecorded) and fact.stripe_invoice_id:
+            entry = RULES[type(fact)](fact)
+            if entry is not None:
+                payments.append(
+                    InvoicePayment(
+                        tenant_id=delivery.event.tenant_id,
+                        book=entry.book,
+                        source_key=entry.source_key,
+                        stripe_invoice_id=fact.stripe_invoice_id,
+                        currency=fact.currency,
+                        amount_minor=fact.amount_minor,
+                    )
+                )
+    if payments:
+        await store_invoices.add_payments(tx, payments)
+
+
+async def follow_invoices(tx: Tx, deliveries: Sequence[Delivery]) -> None:
+    """Keep what billing says is paid."""
+    invoices = []
+    for delivery in deliveries:
+        fact: InvoicePaid = delivery.event.data
+        invoices.append(
+            PaidInvoice(
+                tenant_id=delivery.event.tenant_id,
+                invoice_id=fact.invoice_id,
+                stripe_invoice_id=fact.stripe_invoice_id,
+                currency=fact.currency,
+                paid_minor=fact.paid_minor,
+                told_at=delivery.event.occurred_at,
+            )
+        )
+    await store_invoices.add_paid(tx, invoices)
+
+
+def finding(paid: Row) -> Finding:
+    """What is wrong with an invoice that is paid otherwise than it is booked.
+
+    Where nothing is booked, its payments are told again. Paid twice, or in part, it is for people.
+    """
+    said, booked = paid["paid_minor"], paid["booked_minor"]
+    stripe_invoice = paid["stripe_invoice_id"]
+    proposal = Proposal(action="acknowledge")
+    if booked == 0 and stripe_invoice is not None:
+        proposal = Proposal(action="tell_again", invoices=(stripe_invoice,))
+    return Finding(
+        kind="missing_in_ledger"
+        if booked == 0
+        else "duplicate"
+        if said and booked % said == 0
+        else "amount",
+        reference=stripe_invoice or public_id("invoice", paid["invoice_id"]),
+        currency=paid["currency"],
+        stripe_minor=said,
+        ledger_minor=booked,
+        occurred_at=paid["told_at"],
+        entries=tuple(paid["entries"]),
+        proposal=proposal,
+    )
