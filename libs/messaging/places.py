@@ -37,13 +37,12 @@ class Span:
 def spans_of(records: Iterable[Record]) -> dict[TopicPartition, Span]:
     """By partition, the first and the last record of a batch."""
     ends: dict[tuple[str, int], list[Record]] = {}
+    topic, partition, there = "", -1, None
     for record in records:
-        place = (record.topic, record.partition)
-        there = ends.get(place)
-        if there is None:
-            ends[place] = [record, record]
-        else:
-            there[1] = record
+        if there is None or record.partition != partition or record.topic != topic:
+            topic, partition = record.topic, record.partition
+            there = ends.setdefault((topic, partition), [record, record])
+        there[1] = record
     return {TopicPartition(*place): Span(*there) for place, there in ends.items()}
 
 

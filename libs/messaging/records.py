@@ -6,12 +6,12 @@ never another exception.
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, Protocol
 from uuid import UUID
 
+import msgspec
 from pydantic import ValidationError
 
 from libs.clock import from_unix
@@ -45,9 +45,8 @@ class KafkaRecord(Protocol):
     headers: Sequence[tuple[str, bytes]]
 
 
-@dataclass(frozen=True)
-class Record:
-    """One record, bytes untouched.
+class Record(msgspec.Struct, frozen=True, gc=False):
+    """One record, bytes untouched; made in C, since topics of usage have millions.
 
     Attributes:
         prepared: what the topic's reader made of it ahead of its turn; None where none did.
@@ -60,11 +59,11 @@ class Record:
     key: bytes | None
     value: bytes | None
     headers: tuple[tuple[str, bytes | None], ...] = ()
-    prepared: Any = field(default=None, compare=False, repr=False)
+    prepared: Any = None
 
     def prepare(self, read: "Reader") -> None:
-        """Keep what a reader makes of this record, which follows from its bytes alone."""
-        object.__setattr__(self, "prepared", read(self))
+        """Keep what a reader makes of this record before its turn."""
+        msgspec.structs.force_setattr(self, "prepared", read(self))
 
     @property
     def key_text(self) -> str:
@@ -92,7 +91,8 @@ class Record:
 
 
 Reader = Callable[[Record], Any]
-"""Reads a record ahead of its transaction: any bytes, no exception, and never the record itself."""
+"""Reads a record ahead of its transaction: any bytes, no exception, and never the record itself. What
+rests on more than the record's bytes has to be held against what is true in the transaction."""
 
 SECONDS_REMEMBERED = 256
 
@@ -121,7 +121,16 @@ def tenant_of(record: Record) -> UUID:
     Raises:
         UndecodableError: the key is not a lower-case UUID.
     """
-    text = record.key_text
+    return tenant_in(record.key)
+
+
+def tenant_in(key: bytes | None) -> UUID:
+    """The tenant that a key names.
+
+    Raises:
+        UndecodableError: it is not a lower-case UUID.
+    """
+    text = (key or b"").decode("utf-8", "backslashreplace")
     try:
         tenant_id = UUID(text)
     except ValueError:

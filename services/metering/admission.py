@@ -106,7 +106,7 @@ async def _without_right(
             refused[place] = Refused(record, "pass_revoked", held)
             continue
         read = record.prepared or intake.read_ahead(record)
-        if isinstance(read, intake.Read) and read.event.mode != held.mode:
+        if isinstance(read, intake.Prepared) and read.read.event.mode != held.mode:
             refused[place] = Refused(record, "not_its_mode", held)
     return refused
 

@@ -13,7 +13,7 @@ from urllib.parse import unquote
 
 from libs.web.problems import InvalidRequest, TooLarge, UnsupportedMediaType
 from services.metering import exact_json
-from services.metering.plain_events import read_array, read_item
+from services.metering.plain_events import Plain, read_array, read_item
 
 EVENTS_MAX = 1_000
 BODY_BYTES_MAX = 4 * 1024 * 1024
@@ -61,7 +61,7 @@ def read_events(headers: Mapping[str, str], body: bytes) -> list[Any]:
         raise InvalidRequest("The array is empty. Send at least one event.", code="empty_batch")
     if len(events) > EVENTS_MAX:
         raise TooManyEvents
-    return [_read(read_item, item) for item in events]
+    return [item if isinstance(item, Plain) else _read(read_item, item) for item in events]
 
 
 def _inflate(headers: Mapping[str, str], body: bytes) -> bytes:

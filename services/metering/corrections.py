@@ -16,7 +16,7 @@ from libs.db.pool import Tx
 from libs.ids import public_id
 from libs.messaging.outbox import emit
 from libs.messaging.records import Record
-from services.metering import exact_json, intake, reserved_events
+from services.metering import exact_json, reserved_events, usage_record
 from services.metering import store_corrections as store
 from services.metering.event_ids import entered_before, hash_of_id
 from services.metering.ingest import Arrival, RejectedError, read_event
@@ -194,7 +194,7 @@ def _replacement(correction: Correction, arrival: Arrival) -> Replacement | Reje
     except RejectedError as rejected:
         return rejected
     key = str(arrival.tenant_id).encode()
-    found = intake.read(Record(TOPIC, 0, 0, arrival.received_at, key, value))
+    found = usage_record.read(Record(TOPIC, 0, 0, arrival.received_at, key, value))
     name = Name(found.event.source, found.event.id)
     return Replacement(name, value, found.id_hash, found.payload_hash)
 

@@ -1,13 +1,16 @@
 """What makes an event count once: 128 bits of its source and id, unique within tenant and mode."""
 
-import hashlib
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from hashlib import blake2b
 
 from libs.db.pool import Tx
 from services.metering import store_usage as store
 from services.metering.store_usage import EventKey
 
 SourceAndId = tuple[str, str]
+
+SOURCES_REMEMBERED = 4_096
 
 
 def hash_of_id(source: str, event_id: str) -> bytes:
@@ -23,12 +26,12 @@ def hash_of_id(source: str, event_id: str) -> bytes:
     time = _time_in(event_id)
     if time is None:
         return former_hash_of_id(source, event_id)
-    return time + hashlib.blake2b(_text_of(source, event_id), digest_size=10).digest()
+    return time + blake2b(_text_of(source, event_id), digest_size=10).digest()
 
 
 def former_hash_of_id(source: str, event_id: str) -> bytes:
     """What stood for a time-ordered id too before it kept its time, and stands for all others."""
-    return hashlib.blake2b(_text_of(source, event_id), digest_size=16).digest()
+    return blake2b(_text_of(source, event_id), digest_size=16).digest()
 
 
 async def entered_before(
@@ -52,8 +55,14 @@ async def entered_before(
 
 
 def _text_of(source: str, event_id: str) -> bytes:
-    start = source.encode()
-    return len(start).to_bytes(4, "big") + start + event_id.encode()
+    return _start_of(source) + event_id.encode()
+
+
+@lru_cache(maxsize=SOURCES_REMEMBERED)
+def _start_of(source: str) -> bytes:
+    """The source, told apart from whatever id follows."""
+    text = source.encode()
+    return len(text).to_bytes(4, "big") + text
 
 
 def _time_in(event_id: str) -> bytes | None:

@@ -6,16 +6,14 @@ bytes, how it was added to in one, the length of what follows in one, and that.
 """
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from functools import lru_cache
 from typing import Literal
 from uuid import UUID
 
 from libs.contracts.metering import Aggregation
-from services.metering.aggregation import SERIES_REMEMBERED, series_of, user_of
 from services.metering.measuring import Measurement
 
 How = Literal["counted", "added", "ranked", "kept", "leveled"]
@@ -85,43 +83,8 @@ def number(value: Decimal | None) -> bytes:
     return _LENGTHS[len(text)] + text
 
 
-def write(
-    tenant_id: UUID,
-    customer: str,
-    user_id: str,
-    at: datetime,
-    measurements: Sequence[Measurement],
-) -> bytes:
-    """What an event adds to the aggregates, told so that `read` finds it again."""
-    told = _HEAD.pack(int(at.timestamp()) // 60)
-    for meter, groups, value, _ in measurements:
-        start, adds = _start(tenant_id, meter.id, meter.aggregation, customer, user_id, groups)
-        if adds:
-            text = str(value).encode()
-            told += start + bytes((len(text),)) + text
-        else:
-            told += start
-    return told
-
-
-@lru_cache(maxsize=SERIES_REMEMBERED)
-def _start(
-    tenant_id: UUID,
-    meter_id: UUID,
-    aggregation: Aggregation,
-    customer: str,
-    user_id: str,
-    groups: tuple[str, ...],
-) -> tuple[bytes, bool]:
-    """How a part begins, and whether a number follows; without one it is whole."""
-    how = _HOW[aggregation]
-    series = series_of(tenant_id, meter_id, customer, user_of(aggregation, user_id), groups)
-    start = series.id.bytes + _CODES[how]
-    return (start, True) if how in ("added", "ranked") else (start + b"\x00", False)
-
-
 def read(gained: bytes) -> Iterator[Part]:
-    """The parts that `write` told."""
+    """The parts that were told."""
     (minutes,) = _HEAD.unpack_from(gained)
     minute = EPOCH + timedelta(minutes=minutes)
     position = _HEAD.size

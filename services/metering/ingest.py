@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 from uuid import UUID
 
+import msgspec
 from pydantic import ValidationError
 
 from libs.clock import InvalidTimeError, format_time, parse_time
@@ -17,7 +18,7 @@ from services.metering import exact_json
 from services.metering.measuring import Measurable, Meter, measure_all
 from services.metering.usage_event import has_nul
 from services.metering.voiding import VOIDED
-from services.metering.window import time_problem
+from services.metering.window import AGE_MAX, AHEAD_MAX, time_problem
 
 EVENT_BYTES_MAX = 64 * 1024
 EXTENSIONS_MAX = 20
@@ -52,6 +53,11 @@ class Arrival:
         return self.received_at + timedelta(seconds=self.clock_offset_seconds)
 
     @cached_property
+    def taken_times(self) -> tuple[datetime, datetime]:
+        """The first and the last time of use that is taken."""
+        return self.business_time - AGE_MAX, self.business_time + AHEAD_MAX
+
+    @cached_property
     def received_text(self) -> str:
         """The stamp as it is written on the topic."""
         return format_time(self.received_at)
@@ -83,8 +89,7 @@ class RejectedError(ValueError):
         self.code = code
 
 
-@dataclass(frozen=True)
-class Taken:
+class Taken(msgspec.Struct, frozen=True, gc=False):
     """An event that is taken: as it will be published, and what tells it from a twin."""
 
     value: bytes
@@ -130,9 +135,9 @@ def measured_at(time: datetime, event: Measurable, arrival: Arrival) -> bool:
     Raises:
         RejectedError: the time is not taken, or a meter cannot use the event.
     """
-    problem = time_problem(time, arrival.business_time)
-    if problem is not None:
-        raise RejectedError(problem)
+    earliest, latest = arrival.taken_times
+    if not earliest <= time <= latest:
+        raise RejectedError(time_problem(time, arrival.business_time) or "invalid_time")
     if event.type == VOIDED:
         raise RejectedError("reserved_type")
     measured = measure_all(arrival.listening.get(event.type, ()), event)

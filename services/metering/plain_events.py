@@ -4,6 +4,8 @@ They are read and written by typed coders in C, several times as fast as `ingest
 to the same bytes and verdicts. Whatever is not plain is left to that one.
 """
 
+from collections.abc import Sequence
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -20,7 +22,7 @@ from services.metering.ingest import (
     read_time,
     written,
 )
-from services.metering.usage_event import has_nul
+from services.metering.usage_event import has_nul, is_as_written
 
 
 class Plain(msgspec.Struct, forbid_unknown_fields=True, gc=False):
@@ -59,14 +61,19 @@ class _Published(msgspec.Struct, gc=False):
 
 _ARRAY = msgspec.json.Decoder(list[msgspec.Raw])
 _PLAIN = msgspec.json.Decoder(Plain, float_hook=exact_json.read_number)
+_ALL_PLAIN = msgspec.json.Decoder(list[Plain], float_hook=exact_json.read_number)
 
 
-def read_array(text: str) -> list[msgspec.Raw]:
-    """The items of a JSON array, unread.
+def read_array(text: str) -> Sequence[Plain | msgspec.Raw]:
+    """The items of a JSON array: read where all are plain, otherwise unread.
 
     Raises:
         ValueError: it is none.
     """
+    try:
+        return _ALL_PLAIN.decode(text)
+    except (msgspec.DecodeError, RecursionError):
+        pass
     try:
         return _ARRAY.decode(text)
     except (msgspec.DecodeError, RecursionError) as error:
@@ -110,9 +117,16 @@ def read_plain(sent: Plain, arrival: Arrival) -> Taken:
         "1.0",
         UNSET if sent.subject is None else sent.subject,
         arrival.tenant_text,
-        arrival.business_text if time is None else format_time(time),
+        _text_of(sent, time, arrival),
         sent.type,
         UNSET if sent.userid is None else sent.userid,
     )
     said = (sent.type, sent.subject, sent.userid, time, sent.data)
     return Taken(written(published), sent, said, metered)
+
+
+def _text_of(sent: Plain, time: datetime | None, arrival: Arrival) -> str:
+    """The event's time as it is written on the topic."""
+    if time is None or sent.time is None:
+        return arrival.business_text
+    return sent.time if is_as_written(sent.time) else format_time(time)

@@ -18,12 +18,12 @@ from libs.web.problems import InvalidRequest
 from libs.web.times import UtcTime
 from services.metering import closing, limits, report, store_queries, store_usage
 from services.metering.capacity import spread_of
-from services.metering.intake import customer_of
 from services.metering.limits import Standing
 from services.metering.measuring import Meter, plain
 from services.metering.progress import Progress
 from services.metering.routes_meters import found_meter
 from services.metering.store_queries import Question, TooManyWindowsError, Total
+from services.metering.usage_record import customer_of
 from services.metering.windows import Window, ceil_to_minute, month_of
 
 router = APIRouter(tags=["usage"])

@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from datetime import date, datetime
+from typing import Protocol
 from uuid import UUID
 
 from libs.db.pool import Database, Tx
@@ -13,35 +15,74 @@ EventKey = bytes
 """The 16 bytes of the tenant, and the hash of the event's source and id."""
 
 TENANT_BYTES = 16
+KEY_BYTES = 32
+
+
+class Origin(Protocol):
+    """Whose ids, and the day they came in."""
+
+    @property
+    def tenant_id(self) -> UUID:
+        """The tenant."""
+
+    @property
+    def day(self) -> date:
+        """In UTC."""
+
+
+Entry = tuple[Origin, bytes, bytes]
+"""Beside an id: where it comes from, the hash of the payload, and what the event adds."""
 
 
 async def take_new_ids(
-    tx: Tx, entries: Mapping[EventKey, tuple[bytes, date, bytes]]
-) -> tuple[set[EventKey], dict[EventKey, bytes]]:
+    tx: Tx, entries: Mapping[EventKey, Entry]
+) -> tuple[AbstractSet[EventKey], dict[EventKey, bytes]]:
     """Enter event ids with the hashes of their payloads, the days they came in and what they add.
+
+    What has a fixed length goes to Postgres in one piece, and which ids were new comes back only where
+    not all were: nearly always all are.
 
     Returns:
         Those that were not there, and for the rest that are not voided the payload hash there.
     """
     keys = sorted(entries)
-    rows = await tx.fetch(
+    found = [entries[key] for key in keys]
+    origins = list(dict.fromkeys([origin for origin, _, _ in found]))
+    numbers = {origin: number.to_bytes(2, "big") for number, origin in enumerate(origins)}
+    fixed = [
+        numbers[origin] + key[TENANT_BYTES:] + payload_hash
+        for key, (origin, payload_hash, _) in zip(keys, found, strict=True)
+    ]
+    row = await tx.fetchrow(
         """
-        insert into usage_event_id (tenant_id, mode, id_hash, payload_hash, received_day, gained)
-        select t, $1, h, p, d, g
-        from unnest($2::uuid[], $3::bytea[], $4::bytea[], $5::date[], $6::bytea[])
-            as u(t, h, p, d, g)
-        on conflict do nothing returning uuid_send(tenant_id) || id_hash
+        with taken as (
+            insert into usage_event_id (tenant_id, mode, id_hash, payload_hash, received_day, gained)
+            select t[o], $1, substr($4, at + 3, 16), substr($4, at + 19, 8), d[o], g
+            from (
+                select $2::uuid[] as t, $3::date[] as d, g, at,
+                    get_byte($4, at) * 256 + get_byte($4, at + 1) + 1 as o
+                from (
+                    select g, (n - 1)::int * 26 as at
+                    from unnest($5::bytea[]) with ordinality as u(g, n)
+                ) placed
+            ) entered
+            on conflict do nothing returning tenant_id, id_hash
+        )
+        select entered, case when entered < $6 then (
+            select string_agg(uuid_send(tenant_id) || id_hash, '') from taken) end
+        from (select count(*) as entered from taken) counted
         """,
         tx.mode,
-        tenants_in(keys),
-        [key[TENANT_BYTES:] for key in keys],
-        [entries[key][0] for key in keys],
-        [entries[key][1] for key in keys],
-        [entries[key][2] for key in keys],
+        [origin.tenant_id for origin in origins],
+        [origin.day for origin in origins],
+        b"".join(fixed),
+        [gained for _, _, gained in found],
+        len(keys),
     )
-    new = {key for (key,) in rows}
-    if len(new) == len(keys):
-        return new, {}
+    assert row is not None, "a count is always told"
+    if row[0] == len(keys):
+        return entries.keys(), {}
+    new = _split(row[1] or b"")
     known = [key for key in keys if key not in new]
     rows = await tx.fetch(
         """
@@ -54,6 +95,10 @@ async def take_new_ids(
         [key[TENANT_BYTES:] for key in known],
     )
     return new, dict(rows)
+
+
+def _split(keys: bytes) -> set[EventKey]:
+    return {keys[start : start + KEY_BYTES] for start in range(0, len(keys), KEY_BYTES)}
 
 
 async def has_former_ids(tx: Tx) -> bool:
@@ -98,8 +143,7 @@ async def add_gains(tx: Tx, gains: Gains) -> None:
 
 
 async def _add_series(tx: Tx, gains: Gains) -> None:
-    places = sorted(gains.series)
-    found = [gains.series[place] for place in places]
+    found = sorted(gains.series.values(), key=lambda series: (series.tenant_id.int, series.id.int))
     await tx.execute(
         """
         insert into usage_series (tenant_id, mode, id, meter_id, customer, user_id, group_values)
@@ -107,6 +151,8 @@ async def _add_series(tx: Tx, gains: Gains) -> None:
             select e from jsonb_array_elements_text(g::jsonb) with ordinality as x(e, n) order by n)
         from unnest($2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::text[], $7::text[])
             as u(t, i, m, c, p, g)
+        where not exists (
+            select from usage_series s where s.tenant_id = t and s.mode = $1 and s.id = i)
         on conflict (tenant_id, mode, id) do nothing
         """,
         tx.mode,
@@ -120,7 +166,7 @@ async def _add_series(tx: Tx, gains: Gains) -> None:
 
 
 async def _add_minutes(tx: Tx, gains: Gains) -> None:
-    places = sorted(gains.cells)
+    places = sorted(gains.cells, key=lambda place: (place[0].int, place[1].int, place[2]))
     cells = [gains.cells[place] for place in places]
     await tx.execute(
         """

@@ -39,7 +39,7 @@ class Batch:
     def __init__(self) -> None:
         self.verdicts: list[Verdict] = []
         self.values: dict[tuple[UUID, int], list[bytes]] = {}
-        self._seen: dict[tuple[UUID, str | None, str | None], tuple[Any, ...]] = {}
+        self._seen: dict[tuple[str, str | None, str | None], tuple[Any, ...]] = {}
 
     @property
     def counts(self) -> Mapping[Status, int]:
@@ -51,7 +51,11 @@ class Batch:
 
     def judge(self, sent: object, arrival: Arrival) -> None:
         """Take an event in, or say why not."""
-        source, event_id = text_at(sent, "source"), text_at(sent, "id")
+        if isinstance(sent, Plain):
+            source: str | None = sent.source
+            event_id: str | None = sent.id
+        else:
+            source, event_id = text_at(sent, "source"), text_at(sent, "id")
         if source == SOURCE:
             self.verdicts.append(Verdict(event_id, source, "rejected", "reserved_source"))
             return
@@ -62,7 +66,7 @@ class Batch:
         except RejectedError as rejected:
             self.verdicts.append(Verdict(event_id, source, "rejected", rejected.code))
             return
-        twin = self._seen.setdefault((arrival.tenant_id, source, event_id), taken.said)
+        twin = self._seen.setdefault((arrival.tenant_text, source, event_id), taken.said)
         if twin is taken.said:
             place = 0 if arrival.spread == 1 else place_of(taken.subject, arrival.spread)
             self.values.setdefault((arrival.tenant_id, place), []).append(taken.value)

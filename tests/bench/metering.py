@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -158,21 +159,24 @@ def events(customers: Sequence[UUID]) -> Iterator[dict[str, Any]]:
         }
 
 
-def on_the_topic(tenant: UUID, event: dict[str, Any]) -> bytes:
+def on_the_topic(tenant: UUID, event: dict[str, Any], received_at: datetime) -> bytes:
     """An event as the ingest publishes it."""
-    stamps = {"receivedat": format_time(utc_now()), "clockoffset": 0}
+    stamps = {"receivedat": format_time(received_at), "clockoffset": 0}
     named = {"mode": "test", "tenantid": str(tenant), "datacontenttype": "application/json"}
     return json.dumps(event | named | stamps, separators=(",", ":"), sort_keys=True).encode()
 
 
 def backlog(tenants: Sequence[UUID], number: int) -> dict[UUID, list[bytes]]:
-    """So many events of these tenants, as they lie on the topic."""
-    found = {}
+    """So many events of these tenants, as they lie on the topic after requests of 1,000 each."""
+    found: dict[UUID, list[bytes]] = {}
     for tenant in tenants:
         made = events([new_id() for _ in range(CUSTOMERS)])
-        found[tenant] = [
-            on_the_topic(tenant, event) for event in itertools.islice(made, number // len(tenants))
-        ]
+        mine = found[tenant] = []
+        left = number // len(tenants)
+        while len(mine) < left:
+            request = list(itertools.islice(made, min(PUBLISHED_AT_ONCE, left - len(mine))))
+            received_at = utc_now()
+            mine += [on_the_topic(tenant, event, received_at) for event in request]
     return found
 
 
@@ -229,6 +233,17 @@ class Counting:
                 f"where consumer = 'metering' and topic = '{TOPIC}'"
             )
         )
+
+    async def settled(self, kafka: str) -> None:
+        """Wait until all that is on the topic is counted."""
+        usage_log = UsageLog(kafka)
+        try:
+            end = sum((await usage_log.end_offsets()).values())
+        finally:
+            await usage_log.close()
+        async with asyncio.timeout(600):
+            while await self.offset() < end:
+                await asyncio.sleep(POLL_SECONDS)
 
     async def rate_until(self, end: int) -> float:
         """Events counted per second from the first batch to the last."""

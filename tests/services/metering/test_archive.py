@@ -1,7 +1,7 @@
 """The archive: every record to the byte, the same files when written twice, and nothing unnoticed."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from uuid import UUID
 
 import asyncpg
 import duckdb
+import msgspec
 import pytest
 
 from libs.clock import utc_now
@@ -111,7 +112,10 @@ class TwoPartitions:
         self, partition: int, first: int, end: int, *, whole: bool = False
     ) -> list[Record]:
         del whole
-        return [replace(each, partition=partition) for each in self.log.topics[TOPIC][first:end]]
+        return [
+            msgspec.structs.replace(each, partition=partition)
+            for each in self.log.topics[TOPIC][first:end]
+        ]
 
 
 async def test_a_partition_that_fails_holds_up_no_other(

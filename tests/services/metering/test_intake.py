@@ -17,7 +17,7 @@ from libs.ids import new_id
 from libs.messaging.records import Record
 from libs.testing.databases import TestDatabase
 from metering.world import Api, World
-from services.metering import intake, jobs
+from services.metering import intake, jobs, usage_record
 from services.metering.event_ids import former_hash_of_id
 from services.metering.usage_log import TOPIC
 
@@ -99,14 +99,14 @@ async def test_a_record_that_cannot_be_read_at_all_is_isolated(
 ) -> None:
     await api.meter(world.platform)
     events = [world.event() for _ in range(5)]
-    straight = intake.read
+    straight = usage_record.read
 
-    def read(record: Record) -> intake.Read:
+    def read(record: Record) -> usage_record.Read:
         if events[2]["id"].encode() in (record.value or b""):
             raise ValueError("nobody foresaw this")
         return straight(record)
 
-    monkeypatch.setattr(intake, "read", read)
+    monkeypatch.setattr(usage_record, "read", read)
     for event in events:
         world.put(world.acme, event)
     ahead = [intake.read_ahead(record) for record in world.log.topics[TOPIC]]

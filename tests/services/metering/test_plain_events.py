@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from libs.clock import format_time, utc_now
 from libs.ids import new_id
 from libs.messaging.records import Record, UndecodableError
-from services.metering import exact_json, intake, usage_event
+from services.metering import exact_json, usage_event, usage_record
 from services.metering.event_ids import hash_of_id
 from services.metering.ingest import Arrival, RejectedError, Taken, read_event
 from services.metering.measuring import Meter
@@ -110,7 +110,7 @@ def as_read(members: dict[str, str]) -> object:
     value = as_json(members).encode("utf-8", "surrogatepass")
     record = Record(TOPIC, 0, 0, NOW.replace(microsecond=0), str(TENANT).encode(), value)
     try:
-        return intake.read(record)
+        return usage_record.read(record)
     except UndecodableError as error:
         return error.reason
 

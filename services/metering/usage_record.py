@@ -1,0 +1,152 @@
+"""Reading a record of `usage.events`: the event in it, and what tells it from all others.
+
+Everything here follows from the record alone, so it may be done before the record's turn comes.
+"""
+
+import hashlib
+from datetime import date, datetime
+from functools import lru_cache
+from typing import NamedTuple
+from uuid import UUID
+
+import msgspec
+
+from libs.clock import floor_to_minute, parse_time
+from libs.contracts.envelope import MAX_EVENT_BYTES
+from libs.messaging.records import Record, UndecodableError, tenant_in
+from services.metering import exact_json, gained, voiding
+from services.metering.event_ids import hash_of_id
+from services.metering.store_usage import TENANT_BYTES, EventKey
+from services.metering.usage_event import Event, read_event
+from services.metering.window import stamp_of, time_problem
+
+ORIGINS_REMEMBERED = 10_000
+MINUTES_REMEMBERED = 4_096
+
+_CUSTOMER, _CUSTOMER_LENGTH = "cus_", 40
+
+
+class Minute(NamedTuple):
+    """A whole minute.
+
+    Attributes:
+        head: how `gained` begins for events of this minute.
+    """
+
+    at: datetime
+    head: bytes
+
+
+class Origin:
+    """Whose record, and the day it came in; one and the same is shared by thousands of records.
+
+    Attributes:
+        tenant: the bytes of the tenant's id.
+    """
+
+    __slots__ = ("day", "tenant", "tenant_id")
+
+    def __init__(self, tenant_id: UUID, day: date) -> None:
+        self.tenant_id = tenant_id
+        self.tenant = tenant_id.bytes
+        self.day = day
+
+
+class Read(msgspec.Struct, frozen=True, gc=False):
+    """What stands in a record.
+
+    Attributes:
+        key: what makes the event count once; of a void, the event that it names.
+        customer: as aggregates name it.
+        minute: that of the event's time.
+    """
+
+    event: Event
+    origin: Origin
+    key: EventKey
+    payload_hash: bytes
+    customer: str
+    received_at: datetime
+    minute: Minute
+
+    @property
+    def tenant_id(self) -> UUID:
+        """Whose event it is."""
+        return self.origin.tenant_id
+
+    @property
+    def id_hash(self) -> bytes:
+        """The hash of source and id."""
+        return self.key[TENANT_BYTES:]
+
+
+def read(record: Record) -> Read:
+    """The event in a record.
+
+    Raises:
+        UndecodableError: it is none, or of another tenant, or too old or from the future.
+    """
+    origin = _origin_of(record.key, record.at)
+    if record.value is None:
+        raise UndecodableError("no_value", "the record has no value")
+    if len(record.value) > MAX_EVENT_BYTES:
+        raise UndecodableError("too_large", "the record is larger than any event may be")
+    event = read_event(record.value)
+    if event.tenantid is not None and event.tenantid != origin.tenant_id:
+        raise UndecodableError("wrong_tenant", "the event names another tenant than its key")
+    stamp = stamp_of(event.receivedat, event.clockoffset, record.at)
+    time = event.time
+    if not stamp.earliest <= time <= stamp.latest or time < gained.EPOCH:
+        problem = time_problem(time, stamp.business_time)
+        raise UndecodableError(
+            problem or "invalid_time", "the event's time is outside what is taken"
+        )
+    try:
+        id_hash = hash_of_id(*voiding.named_by(event))
+        was_set = event.receivedat is not None and time == stamp.business_time
+        payload_hash = _hash_of_payload(event, None if was_set else event.time_text)
+    except UnicodeEncodeError:
+        raise UndecodableError("invalid_text", "a text holds half a character") from None
+    except (exact_json.InvalidNumberError, RecursionError) as error:
+        raise UndecodableError("invalid_data", str(error)[:200]) from None
+    return Read(
+        event,
+        origin,
+        origin.tenant + id_hash,
+        payload_hash,
+        "" if event.subject is None else customer_of(event.subject),
+        stamp.received_at,
+        _minute_of(event.time_text[:16]),
+    )
+
+
+def customer_of(subject: str | None) -> str:
+    """The customer in aggregates: a public id loses its prefix; empty is the tenant itself."""
+    if subject is None:
+        return ""
+    if len(subject) == _CUSTOMER_LENGTH and subject.startswith(_CUSTOMER):
+        return subject[len(_CUSTOMER) :].lower()
+    return subject
+
+
+def _hash_of_payload(event: Event, time: str | None) -> bytes:
+    """What an event says; the time is None where the ingest has set it because it named none."""
+    said = [event.type, event.subject, event.userid, time, event.data]
+    return hashlib.blake2b(exact_json.dumps(said), digest_size=8).digest()
+
+
+@lru_cache(maxsize=ORIGINS_REMEMBERED)
+def _origin_of(key: bytes | None, at: datetime) -> Origin:
+    """Where a record comes from, remembered.
+
+    Raises:
+        UndecodableError: the key is not a lower-case UUID.
+    """
+    return Origin(tenant_in(key), at.date())
+
+
+@lru_cache(maxsize=MINUTES_REMEMBERED)
+def _minute_of(text: str) -> Minute:
+    """The minute of a time as `format_time` writes it, by all that stands before the seconds."""
+    at = floor_to_minute(parse_time(f"{text}Z"))
+    return Minute(at, gained.head_of(at))

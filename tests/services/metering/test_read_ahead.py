@@ -1,0 +1,150 @@
+"""What meters read ahead of a batch's turn counts only as long as the meters are the same in its turn."""
+
+import json
+from decimal import Decimal
+from functools import partial
+from itertools import count
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from libs.clock import floor_to_minute, format_time, parse_time, utc_now
+from libs.contracts.tenants import PLATFORM_TENANT_ID
+from libs.ids import new_id
+from libs.messaging.records import Record
+from metering.world import Api, Party, World
+from services.metering import gained, intake
+from services.metering.listening import Listening
+from services.metering.measuring import Meter, measure_all
+from services.metering.usage_event import Event, is_as_written
+from services.metering.usage_log import TOPIC
+from services.metering.usage_record import Minute, Origin, Read
+
+OFFSETS = count(1_000)
+
+
+def records_of(party: Party, events: list[dict[str, Any]]) -> list[Record]:
+    """Events as they lie on the topic."""
+    return [
+        Record(
+            TOPIC,
+            0,
+            next(OFFSETS),
+            utc_now(),
+            str(party.id).encode(),
+            json.dumps(event | {"mode": "test"}).encode(),
+        )
+        for event in events
+    ]
+
+
+async def take_ahead(world: World, *batches: list[Record]) -> None:
+    """Read every batch ahead, and only then count them."""
+    for records in batches:
+        for record in records:
+            record.prepare(intake.read_ahead)
+    for records in batches:
+        async with world.database.transaction() as tx:
+            await intake.take(records, tx)
+
+
+async def test_a_meter_that_came_meanwhile_counts_what_was_read_without_it(
+    api: Api, world: World
+) -> None:
+    await api.meter(world.platform)
+    await take_ahead(world, records_of(world.acme, [world.event()]))
+    await api.meter(world.acme, key="own", aggregation="max")
+    (late,) = records_of(world.acme, [world.event()])
+    await take_ahead(world, [late])
+    assert len(late.prepared.reading.parts) == 1
+    assert not late.prepared.reading.single
+    assert await api.value(world.acme) == 2
+    async with world.database.tenant(world.acme.id, "test") as tx:
+        assert await tx.fetchval("select count(*) from usage_value") == 1
+
+
+async def test_what_is_read_ahead_is_counted_as_what_is_not(api: Api, world: World) -> None:
+    for aggregation in ("sum", "min", "unique_count", "avg"):
+        await api.meter(world.platform, key=aggregation, aggregation=aggregation)
+    now = floor_to_minute(utc_now())
+    told = [
+        world.event(
+            id=f"r-{number}",
+            time=format_time(now),
+            subject=f"customer-{number % 3}",
+            data={"calls": f"{number}.{number}"},
+        )
+        for number in range(12)
+    ]
+    again = [told[number] for number in (0, 5, 5, 11)]
+    await take_ahead(world, records_of(world.acme, told[:1]), records_of(world.globex, told[:1]))
+    batches = [told[:7], [*told[7:], *again], again]
+    await take_ahead(world, *(records_of(world.acme, batch) for batch in batches))
+    for batch in batches:
+        async with world.database.transaction() as tx:
+            await intake.take(records_of(world.globex, batch), tx)
+    for meter in ("sum", "min", "unique_count", "avg"):
+        assert await api.value(world.acme, meter) == await api.value(world.globex, meter)
+    assert await api.value(world.acme, "unique_count") == 12
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("2026-01-31T12:00:00Z", "2026-01-31T12:00:00.123456Z", "2026-01-31T12:00:00.000000Z"),
+        *("2026-01-31T12:00:00.5Z", "2026-01-31 12:00:00Z", "2026-W05-6T12:00:00Z"),
+        *("2026-W05-6T12:00:00.123456Z", "20260131T120000Z", "2026-01-31T120000.5Z"),
+        *("2026-01-31T12:00:00+00:00", "2026-01-31T13:00:00+01:00", "2026-01-31T12:00Z"),
+        *("2026-01-31T12:00:00,123456Z", "20260131T120000.123456789Z", "2026-01-31T12Z"),
+    ],
+)
+def test_a_time_is_taken_as_it_is_written_only_where_it_would_be_written_so(text: str) -> None:
+    assert is_as_written(text) == (format_time(parse_time(text)) == text)
+
+
+NUMBERS = st.one_of(
+    st.integers(-5, 10**21),
+    st.decimals(allow_nan=False, allow_infinity=False, places=3, min_value=-9, max_value=9),
+    st.sampled_from(["5", "-0.5", "0.000000000000001", "lots", "", True, None, [], {"a": 1}]),
+)
+NAMES = st.one_of(
+    st.text(max_size=3),
+    st.sampled_from(["eu", "a\x00", "x" * 129, None, False, 7, Decimal("1.50")]),
+)
+METERS = st.builds(
+    partial(Meter, PLATFORM_TENANT_ID, key="m", event_type="api.call"),
+    id=st.uuids(version=4),
+    aggregation=st.sampled_from(["count", "sum", "avg", "max", "percentile"]),
+    value_path=st.sampled_from(["calls", "more.calls"]),
+    group_by=st.sampled_from([(), ("region",), ("region", "plan"), ("more.region",)]),
+    filters=st.sampled_from([{}, {"plan": frozenset({"eu", "", "7"})}]),
+)
+
+
+@given(
+    meters=st.lists(METERS, max_size=3, unique_by=lambda meter: meter.id),
+    data=st.fixed_dictionaries({}, optional={"calls": NUMBERS, "region": NAMES, "plan": NAMES}),
+)
+def test_what_is_read_plainly_is_what_meters_measure(
+    meters: list[Meter], data: dict[str, Any]
+) -> None:
+    at = utc_now()
+    event = Event("1", "s", "api.call", "c", at, "u", "test", None, at, 0, data, format_time(at))
+    minute = Minute(floor_to_minute(at), gained.head_of(floor_to_minute(at)))
+    found = Read(event, Origin(new_id(), at.date()), b"", b"", "c", at, minute)
+    reading = Listening(found.tenant_id, tuple(meters)).read(found)
+    measured = measure_all(meters, event)
+    told = {(line.series.meter_id, line.series.groups, value) for line, value in reading.parts} | {
+        (each.meter.id, each.groups, each.value) for each in reading.single
+    }
+    assert told == {(each.meter.id, each.groups, each.value) for each in measured.measurements}
+    assert reading.refusal == measured.refusal
+    parts = list(gained.read(reading.gained))
+    assert sum(part.how == "added" and part.value for part in parts) == sum(
+        each.value or 0
+        for each in measured.measurements
+        if each.meter.aggregation in ("sum", "avg")
+    )
+    assert len(parts) == len(measured.measurements)
