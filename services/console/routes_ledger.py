@@ -15,6 +15,7 @@ from services.console.routes import OfTenant, PageRoute, SignedIn, page
 from services.console.shapes import Listed
 from services.console.shapes_ledger import (
     AccountBalance,
+    AccountRow,
     Entry,
     Hold,
     StatementLine,
@@ -71,6 +72,7 @@ async def show_ledger(
     balance = await viewer.api.read(
         TrialBalance, f"{API}/trial-balance", book=book, period=period or None
     )
+    accounts = await viewer.api.read(Listed[AccountRow], f"{API}/accounts", book=book)
     entries = await viewer.api.read(
         Listed[Entry],
         f"{API}/entries",
@@ -87,6 +89,11 @@ async def show_ledger(
         book=book,
         books=BOOKS,
         balance=balance,
+        held={
+            (each.account, each.currency): each
+            for each in accounts.items
+            if each.held_minor and not period
+        },
         entries=entries.items,
         account=account,
         source=source,

@@ -56,6 +56,16 @@ class Entry(Answer):
     postings: list[Posting]
 
 
+class AccountRow(Answer):
+    """An account of a book in one currency: what stands on it, and what of it is held."""
+
+    account: str
+    currency: str
+    balance_minor: int
+    held_minor: int = 0
+    available_minor: int | None = None
+
+
 class AccountAmount(Answer):
     """What stands on an account in one currency, and what of it is held."""
 

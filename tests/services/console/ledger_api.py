@@ -197,6 +197,12 @@ class LedgerApi:
             totals = [{"currency": "EUR", "debit_minor": debit, "credit_minor": 18_200}]
             return JSONResponse({"rows": rows, "totals": totals})
 
+        @app.get("/api/v1/ledger/accounts")
+        async def accounts() -> JSONResponse:
+            row = {"account": "revenue:usage", "currency": "EUR", "balance_minor": 11_250}
+            held = {"held_minor": 250, "available_minor": 11_000}
+            return JSONResponse({"items": [] if self.empty else [row | held], "next_cursor": None})
+
         @app.get("/api/v1/ledger/entries")
         async def entries(request: Request) -> JSONResponse:
             self.asked.append(str(request.url.query))

@@ -19,6 +19,7 @@ async def test_a_book_leads_to_accounts_entries_and_files(
     assert f'href="{RECONCILIATION}?tenant=acme"' in text, "the tabs"
     assert 'href="/ledger/accounts/asset:receivable?tenant=acme&amp;book=tenant' in text
     shown = words_of(text)
+    assert "112.50 EUR Cr 2.50 EUR 110.00 EUR" in shown, "held and available"
     for words in ("rule invoice finalized v2, number 17", "takes back ent_0", "belongs to 2026-01"):
         assert words in shown
     assert '<option value="beancount">Beancount</option>' in text
