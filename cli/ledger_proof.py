@@ -212,6 +212,31 @@ select (select count(*) from ledger.posting_block
        where tenant_id = $1 and mode = $2 and book = $3)::bigint
 """
 
+_SPANS = """
+with hour as (
+    select p.account, p.currency, date_trunc('hour', p.effective_at, 'UTC') as starts_at,
+        sum(case p.side when 'debit' then p.amount_minor else -p.amount_minor end) as change,
+        min(p.effective_at) as first, max(p.effective_at) as last
+    from ledger.account_balance b join ledger.posting p on p.tenant_id = $1 and p.mode = $2
+        and p.book = $3 and p.account = b.account and p.currency = b.currency
+        and p.account_seq <= 1024 * (b.last_seq / 1024)
+    where b.tenant_id = $1 and b.mode = $2 and b.book = $3 and b.last_seq >= 1024
+    group by p.account, p.currency, 3
+), span as (
+    select account, currency, 'hour' as span, starts_at, change, first, last from hour
+    union all
+    select account, currency, 'month', date_trunc('month', starts_at, 'UTC'), sum(change),
+        min(first), max(last)
+    from hour group by account, currency, 4
+)
+select count(*) from span s
+full join (select * from ledger.posting_span
+           where tenant_id = $1 and mode = $2 and book = $3) k
+    using (account, currency, span, starts_at)
+where (k.change_minor, k.effective_from, k.effective_to)
+    is distinct from (s.change, s.first, s.last)
+"""
+
 
 class LedgerProof:
     """One look at the books, as an administrator."""
@@ -249,6 +274,9 @@ class LedgerProof:
             await self._hold_against_heads(book, heads.get(book.key, {}), found)
             await self._fold_accounts(book, found, progress)
             found.faults += await self._admin.fetchval(_CHART, *book.key, list(CONTRA_ACCOUNTS))
+            spans = await self._admin.fetchval(_SPANS, *book.key)
+            if spans:
+                found.faults.append(f"{spans} sums over hours or months of postings are wrong")
             surplus = await self._admin.fetchval(_BLOCKS, *book.key)
             if surplus:
                 found.faults.append(

@@ -6,8 +6,8 @@ Nothing here knows Kafka's client; tests feed it records directly.
 import itertools
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import structlog
@@ -29,12 +29,17 @@ Handler = Callable[[Envelope[Any], Tx], Awaitable[None]]
 """One consumed event -> one domain call, inside the transaction of the batch."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Delivery:
-    """An event, and itself as the cause of what comes of it (for `emit`)."""
+    """An event, and itself as the cause of what comes of it (for `emit`).
+
+    Attributes:
+        made: what `Together.ahead` made of the event; None where it was not asked, or failed.
+    """
 
     event: Envelope[Any]
     cause: Cause
+    made: Any = None
 
 
 @dataclass(frozen=True)
@@ -43,9 +48,13 @@ class Together:
 
     All deliveries of a call are of one mode and in the order in which they came; their tenants, which
     may be several, are in scope. What comes after an event of another handler is in another call.
+
+    Attributes:
+        ahead: makes of an event what follows from it alone, while the batch before is at work.
     """
 
     work: Callable[[Sequence[Delivery], Tx], Awaitable[None]]
+    ahead: Callable[[Envelope[Any]], Any] | None = None
 
     async def __call__(self, event: Envelope[Any], tx: Tx) -> None:
         """Handle one event alone."""
@@ -64,6 +73,22 @@ class TransientError(Exception):
 
 
 Arrived = tuple[Record, Envelope[Fact]]
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """What a record says. It rests on the record's bytes alone, and is read ahead of its turn.
+
+    Attributes:
+        event: None for a type that this version does not know.
+        refusal: why the bytes are no event.
+        made: see `Delivery`.
+    """
+
+    event: Envelope[Fact] | None = None
+    refusal: UndecodableError | None = None
+    made: Any = None
+
 
 RETRIED: tuple[type[BaseException], ...] = (*TRANSIENT_ERRORS, TransientError, ParkFullError)
 
@@ -95,6 +120,18 @@ class Applier:
     parks: bool = True
     strikes: int = 0
     handled: int = 0
+
+    def read_ahead(self, record: Record) -> Read:
+        """Read a record before its turn, and let its handler begin what needs no Postgres."""
+        read = _read(record)
+        if read.event is None:
+            return read
+        handle = self.handlers.get(type(read.event.data))
+        if isinstance(handle, Together) and handle.ahead is not None:
+            # Whatever it raises, the work will raise too, where the event is isolated.
+            with suppress(Exception):
+                return replace(read, made=handle.ahead(read.event))
+        return read
 
     async def apply(self, tx: Tx, records: Sequence[Record]) -> None:
         """Apply records in order; what fails for good is isolated by bisection.
@@ -218,7 +255,9 @@ class Applier:
                             event_id=str(event.id),
                         )
                     )
-                    deliveries.append(Delivery(event, Cause(event.id, event.correlation_id, trace)))
+                    cause = Cause(event.id, event.correlation_id, trace)
+                    made = record.prepared.made if isinstance(record.prepared, Read) else None
+                    deliveries.append(Delivery(event, cause, made))
                 await handle.work(deliveries, tx)
             self.handled += len(mine)
             each = (time.perf_counter() - started) / len(mine)
@@ -280,17 +319,23 @@ def _decode_all(
     readable: list[tuple[Record, Envelope[Fact] | None]] = []
     letters = []
     for record in records:
-        try:
-            event = decode(record)
-        except UndecodableError as error:
-            letters.append(DeadLetter(record, error.reason, str(error)))
-            log.warning(
-                "record_undecodable",
-                topic=record.topic,
-                partition=record.partition,
-                offset=record.offset,
-                reason=error.reason,
-            )
+        read = record.prepared if isinstance(record.prepared, Read) else _read(record)
+        if read.refusal is None:
+            readable.append((record, read.event))
             continue
-        readable.append((record, event))
+        letters.append(DeadLetter(record, read.refusal.reason, str(read.refusal)))
+        log.warning(
+            "record_undecodable",
+            topic=record.topic,
+            partition=record.partition,
+            offset=record.offset,
+            reason=read.refusal.reason,
+        )
     return readable, letters
+
+
+def _read(record: Record) -> Read:
+    try:
+        return Read(event=decode(record))
+    except UndecodableError as error:
+        return Read(refusal=error)

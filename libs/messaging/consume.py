@@ -89,7 +89,8 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
         self.places = Places(self.name, self._compacted)
         self._code_version = code_version
         self._max_records = max_records
-        self._readers = readers or {}
+        decoded = [topic for topic in self.topics if topic not in applier.batch_handlers]
+        self._readers = dict.fromkeys(decoded, applier.read_ahead) | dict(readers or {})
         self._at_work: asyncio.Task[None] | None = None
         self._lock = asyncio.Lock()
         self._place_now = asyncio.Event()

@@ -7,11 +7,13 @@ is the order of commits wherever two transactions touched the same thing.
 import asyncio
 import json
 import zlib
+from dataclasses import dataclass
 from datetime import datetime
+from typing import Any, cast
 from uuid import UUID
 
 from libs.clock import utc_now
-from libs.contracts.envelope import MAX_EVENT_BYTES, D, Envelope, wrap
+from libs.contracts.envelope import MAX_EVENT_BYTES, D, Envelope, Fact, wrap
 from libs.contracts.topics import TOPIC_OF
 from libs.db.pool import Cause, Tx
 from libs.db.tenant import Scope
@@ -53,6 +55,14 @@ def shard_of(tenant_id: UUID) -> int:
     return zlib.crc32(tenant_id.bytes) % SHARDS
 
 
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """An event in the words in which it leaves, and the row that it leaves by."""
+
+    event: Envelope[Any]
+    row: tuple[Any, ...]
+
+
 def emit(
     tx: Tx,
     data: D,
@@ -72,6 +82,26 @@ def emit(
     Raises:
         EventTooLargeError: the event is over 512 KiB.
     """
+    letter = compose(tx, data, effective_at=effective_at, tenant_id=tenant_id, cause=cause)
+    send(tx, letter)
+    return cast("Envelope[D]", letter.event)
+
+
+def compose(
+    tx: Tx,
+    data: Fact,
+    *,
+    effective_at: datetime | None = None,
+    tenant_id: UUID | None = None,
+    cause: Cause | None = None,
+) -> Letter:
+    """An event that may be sent in this transaction; see `emit`.
+
+    So the words can be found while Postgres is still asked whether they are true.
+
+    Raises:
+        EventTooLargeError: the event is over 512 KiB.
+    """
     because = cause or tx.cause
     event = wrap(
         told(data),
@@ -85,25 +115,25 @@ def emit(
     payload = event.model_dump_json(exclude={"stream_seq"})
     if len(payload.encode()) > MAX_EVENT_BYTES:
         raise EventTooLargeError(f"{event.type} of {len(payload)} characters is over 512 KiB")
+    row = (
+        event.tenant_id,
+        event.mode,
+        TOPIC_OF[type(data)].name,
+        event.id,
+        event.type,
+        payload,
+        json.dumps(inject() if because.trace is None else because.trace),
+        shard_of(event.tenant_id),
+    )
+    return Letter(event, row)
+
+
+def send(tx: Tx, letter: Letter) -> None:
+    """Send an event that was composed in this transaction, in the scope of now, when it commits."""
     if not tx.emitted:
         tx.before_commit.append(_write)
         tx.after_commit.append(SIGNAL.set)
-    tx.emitted.append(
-        (
-            tx.scope,
-            (
-                event.tenant_id,
-                event.mode,
-                TOPIC_OF[type(data)].name,
-                event.id,
-                event.type,
-                payload,
-                json.dumps(inject() if because.trace is None else because.trace),
-                shard_of(event.tenant_id),
-            ),
-        )
-    )
-    return event
+    tx.emitted.append((tx.scope, letter.row))
 
 
 async def _write(tx: Tx) -> None:
@@ -114,7 +144,9 @@ async def _write(tx: Tx) -> None:
         end = start
         while end < len(tx.emitted) and tx.emitted[end][0].mode == mode:
             end += 1
-        tenants = {tenant for scope, _ in tx.emitted[start:end] for tenant in scope.tenants}
+        # Of one scope there may be a thousand rows, and many tenants in it.
+        scopes = {id(scope): scope for scope, _ in tx.emitted[start:end]}
+        tenants = {tenant for scope in scopes.values() for tenant in scope.tenants}
         if set(tx.scope.tenants) != tenants or tx.scope.mode != mode:
             await tx.enter(Scope(tuple(sorted(tenants)), mode))
         columns = list(zip(*(row for _, row in tx.emitted[start:end]), strict=True))

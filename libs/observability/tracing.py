@@ -15,6 +15,7 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import (
     ALWAYS_OFF,
     DEFAULT_ON,
@@ -38,6 +39,11 @@ class _Provider(TracerProvider):
         self._wanted = _Wanted()
         super().__init__(resource=resource, sampler=self._wanted)
 
+    @property
+    def is_recorded(self) -> bool:
+        """Whether spans go anywhere yet."""
+        return self._wanted.sampler is not ALWAYS_OFF
+
     def add_span_processor(self, span_processor: SpanProcessor) -> None:
         """Let spans go there too."""
         super().add_span_processor(span_processor)
@@ -57,6 +63,7 @@ class _Wanted(Sampler):
 
 
 _propagator = TraceContextTextMapPropagator()
+_IDS = RandomIdGenerator()
 _tracer = trace.get_tracer("sluice")
 
 Headers = Mapping[str, str | bytes] | Iterable[tuple[str, str | bytes]]
@@ -123,6 +130,9 @@ def span_beside(
     Yields:
         The headers that carry it on, as `inject` gives those of the current one.
     """
+    if not _is_recorded():
+        yield _carried(parent) or _begun()
+        return
     shown = {key: _attribute(key, value) for key, value in attributes.items()}
     span = _tracer.start_span(name, context=parent, attributes=shown)
     try:
@@ -132,6 +142,18 @@ def span_beside(
         raise
     finally:
         span.end()
+
+
+def _is_recorded() -> bool:
+    """Whether spans go anywhere; where they do not, a trace is its id alone, which goes on as it came."""
+    provider = trace.get_tracer_provider()
+    return not isinstance(provider, _Provider) or provider.is_recorded
+
+
+def _begun() -> dict[str, str]:
+    """The headers of a trace that begins here and is not recorded."""
+    trace_id, span_id = _IDS.generate_trace_id(), _IDS.generate_span_id()
+    return {"traceparent": f"00-{trace_id:032x}-{span_id:016x}-00"}
 
 
 def inject() -> dict[str, str]:

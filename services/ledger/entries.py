@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from uuid import UUID
 
 from libs.contracts.ledger import Book
@@ -13,6 +14,7 @@ from libs.db.tenant import Mode
 from services.ledger.chart import Account, Side
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 class ContradictoryFactError(ValueError):
@@ -65,7 +67,7 @@ class Entry:
                     f"{self.source_key}: {difference} {currency} more debit than credit"
                 )
 
-    @property
+    @cached_property
     def content_hash(self) -> bytes:
         """SHA-256 of the canonical JSON of what is booked.
 
@@ -75,8 +77,7 @@ class Entry:
             [line.account.code, line.side, line.amount_minor, line.currency] for line in self.lines
         )
         content = {"book": self.book, "postings": lines, "source_key": self.source_key}
-        text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-        return hashlib.sha256(text.encode()).digest()
+        return hashlib.sha256(_CANONICAL.encode(content).encode()).digest()
 
 
 def debit(account: Account, amount_minor: int, currency: str) -> Line:

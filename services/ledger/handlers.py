@@ -62,7 +62,7 @@ async def on_statement(event: Envelope[StripeStatement], tx: Tx) -> None:
 HANDLERS: dict[type[Fact], Handler] = {
     TenantCreated: on_tenant_created,
     TenantWentLive: on_tenant_created,
-    **dict.fromkeys(RULES, Together(on_money)),
+    **dict.fromkeys(RULES, Together(on_money, ahead=money.draft_of)),
     InvoicePaid: Together(on_invoice_paid),
     ReverseEntry: on_reverse_entry,
     PostEntry: Together(on_post_entry),

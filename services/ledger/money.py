@@ -1,7 +1,9 @@
 """Money facts become entries, whatever order they are told in."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 import structlog
 
@@ -10,12 +12,33 @@ from libs.db.pool import Tx
 from libs.messaging.apply import Delivery
 from libs.observability.metrics import LEDGER_SUSPENSE_ENTRIES_TOTAL
 from services.ledger import posting, reversal
-from services.ledger.entries import entry_id
+from services.ledger.entries import Entry, entry_id
 from services.ledger.rules import RULES
 from services.ledger.rules_stripe import SUSPENSE_RULE
 from services.ledger.store import Booking
 
 log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """The entry that a fact leads to, and the id it has whoever books it; None: no money moves."""
+
+    id: UUID | None
+    entry: Entry | None
+
+
+def draft_of(event: Envelope[Any]) -> Draft:
+    """What a money fact leads to. It follows from the event alone, so it is done ahead.
+
+    Raises:
+        ContradictoryFactError: the amounts of the fact do not add up.
+    """
+    entry = RULES[type(event.data)](event.data)
+    if entry is None or event.mode is None:
+        return Draft(None, None)
+    place = (event.tenant_id, event.mode, entry.book, entry.source_key)
+    return Draft(entry_id(*place, event.occurred_at), entry)
 
 
 async def book_facts(tx: Tx, deliveries: Sequence[Delivery]) -> None:
@@ -33,14 +56,12 @@ async def book_facts(tx: Tx, deliveries: Sequence[Delivery]) -> None:
     bookings = []
     for delivery in deliveries:
         event = delivery.event
-        entry = RULES[type(event.data)](event.data)
-        if entry is not None:
+        draft: Draft = delivery.made or draft_of(event)
+        if draft.id is not None and draft.entry is not None:
             booking = Booking(
-                id=entry_id(
-                    event.tenant_id, tx.mode, entry.book, entry.source_key, event.occurred_at
-                ),
+                id=draft.id,
                 tenant_id=event.tenant_id,
-                entry=entry,
+                entry=draft.entry,
                 effective_at=event.effective_at,
                 booked_at=event.occurred_at,
                 cause=delivery.cause,

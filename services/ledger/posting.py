@@ -1,5 +1,6 @@
 """Booking: entries go into the books, once, and are told."""
 
+import asyncio
 from collections.abc import Sequence
 from uuid import UUID
 
@@ -7,13 +8,15 @@ import structlog
 
 from libs.contracts.ledger import JournalEntryPosted, PostedLine
 from libs.db.pool import Tx
-from libs.messaging.outbox import emit
+from libs.messaging.outbox import Letter, compose, send
 from services.ledger import chart, store
 from services.ledger.store import Booking
 
 log = structlog.get_logger()
 
 BOOKS = ("platform", "tenant")
+COMPOSED_AT_ONCE = 100
+"""Events that are put into words between two looks at the connection."""
 
 
 async def open_books(tx: Tx) -> None:
@@ -33,13 +36,17 @@ async def book(tx: Tx, bookings: Sequence[Booking]) -> list[Booking]:
     if not bookings:
         return []
     accounts = {
-        (booking.tenant_id, booking.entry.book, line.account)
+        (booking.tenant_id.int, booking.entry.book, line.account.code): (
+            booking.tenant_id,
+            booking.entry.book,
+            line.account,
+        )
         for booking in bookings
         for line in booking.entry.lines
     }
-    await store.open_accounts(tx, accounts)
+    await store.open_accounts(tx, accounts.values())
     try:
-        new = await store.post_entries(tx, bookings)
+        new, letters = await _post_and_compose(tx, bookings)
     except store.SourceKeyConflictError:
         # Of several, the one that conflicts is looked for by whoever called, and comes back alone.
         if len(bookings) == 1:
@@ -47,14 +54,32 @@ async def book(tx: Tx, bookings: Sequence[Booking]) -> list[Booking]:
         raise
     booked = [booking for booking in bookings if booking.id in new]
     for booking in booked:
-        emit(
-            tx,
-            _told(booking),
-            tenant_id=booking.tenant_id,
-            effective_at=booking.effective_at,
-            cause=booking.cause,
-        )
+        send(tx, letters[booking.id])
     return booked
+
+
+async def _post_and_compose(
+    tx: Tx, bookings: Sequence[Booking]
+) -> tuple[set[UUID], dict[UUID, Letter]]:
+    """Book, and meanwhile, while Postgres is at work, find the words for all that may turn out new."""
+    posting = asyncio.create_task(store.post_entries(tx, bookings))
+    letters = {}
+    try:
+        for number, booking in enumerate(bookings):
+            if number % COMPOSED_AT_ONCE == 0:
+                await asyncio.sleep(0)
+            letters[booking.id] = compose(
+                tx,
+                _told(booking),
+                tenant_id=booking.tenant_id,
+                effective_at=booking.effective_at,
+                cause=booking.cause,
+            )
+    except BaseException:
+        # The connection belongs to the call until it is over.
+        await asyncio.wait({posting})
+        raise
+    return await posting, letters
 
 
 def _each_once(bookings: Sequence[Booking]) -> list[Booking]:

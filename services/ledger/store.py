@@ -1,6 +1,6 @@
 """SQL of the books."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -39,15 +39,19 @@ class Booking:
     reverses: UUID | None = None
 
 
-async def open_accounts(tx: Tx, accounts: Collection[tuple[UUID, str, Account]]) -> None:
+async def open_accounts(tx: Tx, accounts: Iterable[tuple[UUID, str, Account]]) -> None:
     """Enter accounts (tenant, book, account) that the books do not have yet."""
-    ordered = sorted(accounts, key=lambda opened: (opened[0], opened[1], opened[2].code))
+    ordered = sorted(accounts, key=lambda opened: (opened[0].int, opened[1], opened[2].code))
     await tx.execute(
         """
         insert into account (tenant_id, mode, book, code, type, normal_side)
         select i, $1, b, c, t, s
         from unnest($2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[])
-            as u(i, b, c, t, s)
+            with ordinality as u(i, b, c, t, s, n)
+        left join lateral (
+            select true as known from account a where a.tenant_id = i and a.mode = $1
+                and a.book = b and a.code = c limit 1) k on true
+        where known is null order by n
         on conflict do nothing
         """,
         tx.mode,

@@ -51,52 +51,93 @@ async def balances_at(
 ) -> list[Row]:
     """Debits less credits of the postings of a time and before, by currency.
 
-    Blocks that lie before the time as a whole are added up unread, those that it cuts through are
-    read, and so are the postings that make no full block yet.
-
     Args:
         effective: by effective time; otherwise by the time of booking.
     """
     return await tx.fetch(
-        """
-        with block as materialized (
-            select currency, block, change_minor,
-                   case when $7 then effective_from else booked_from end as first_at,
-                   case when $7 then effective_to else booked_to end as last_at
-            from posting_block
-            where tenant_id = $1 and mode = $2 and book = $3 and account = $4
-                and ($5::text is null or currency = $5)
-        )
-        select a.currency, (
-            coalesce((select sum(b.change_minor) from block b
-                      where b.currency = a.currency and b.last_at <= $6), 0)
-            + coalesce((
-                select sum(case p.side when 'debit' then p.amount_minor else -p.amount_minor end)
-                from block b join posting p on p.tenant_id = $1 and p.mode = $2 and p.book = $3
-                    and p.account = $4 and p.currency = a.currency
-                    and p.account_seq between b.block * 1024 + 1 and b.block * 1024 + 1024
-                where b.currency = a.currency and b.first_at <= $6 and b.last_at > $6
-                    and case when $7 then p.effective_at else p.booked_at end <= $6), 0)
-            + coalesce((
-                select sum(case p.side when 'debit' then p.amount_minor else -p.amount_minor end)
-                from posting p where p.tenant_id = $1 and p.mode = $2 and p.book = $3
-                    and p.account = $4 and p.currency = a.currency
-                    and p.account_seq > 1024 * (a.last_seq / 1024)
-                    and case when $7 then p.effective_at else p.booked_at end <= $6), 0)
-            ) as net_minor
-        from account_balance a
-        where a.tenant_id = $1 and a.mode = $2 and a.book = $3 and a.account = $4
-            and ($5::text is null or a.currency = $5)
-        order by a.currency
-        """,
+        _EFFECTIVE_BALANCES if effective else _BOOKED_BALANCES,
         tenant_id,
         mode,
         book,
         account,
         currency,
         at,
-        effective,
     )
+
+
+_BOOKED_BALANCES = """
+with block as materialized (
+    select currency, block, change_minor, booked_from, booked_to from posting_block
+    where tenant_id = $1 and mode = $2 and book = $3 and account = $4
+        and ($5::text is null or currency = $5)
+)
+select a.currency, (
+    coalesce((select sum(b.change_minor) from block b
+              where b.currency = a.currency and b.booked_to <= $6), 0)
+    + coalesce((
+        select sum(case p.side when 'debit' then p.amount_minor else -p.amount_minor end)
+        from block b join posting p on p.tenant_id = $1 and p.mode = $2 and p.book = $3
+            and p.account = $4 and p.currency = a.currency
+            and p.account_seq between b.block * 1024 + 1 and b.block * 1024 + 1024
+        where b.currency = a.currency and b.booked_from <= $6 and b.booked_to > $6
+            and p.booked_at <= $6), 0)
+    + coalesce((
+        select sum(case p.side when 'debit' then p.amount_minor else -p.amount_minor end)
+        from posting p where p.tenant_id = $1 and p.mode = $2 and p.book = $3
+            and p.account = $4 and p.currency = a.currency
+            and p.account_seq > 1024 * (a.last_seq / 1024) and p.booked_at <= $6), 0)
+    ) as net_minor
+from account_balance a
+where a.tenant_id = $1 and a.mode = $2 and a.book = $3 and a.account = $4
+    and ($5::text is null or a.currency = $5)
+order by a.currency
+"""
+"""Blocks that lie before the time as a whole are added up unread, those that it cuts through are read,
+and so are the postings that make no full block yet."""
+
+_EFFECTIVE_BALANCES = """
+select a.currency, (
+    coalesce((select sum(s.change_minor) from posting_span s
+              where s.tenant_id = $1 and s.mode = $2 and s.book = $3 and s.account = $4
+                  and s.currency = a.currency and s.span = 'month'
+                  and s.starts_at < date_trunc('month', $6, 'UTC')), 0)
+    + coalesce((select sum(s.change_minor) from posting_span s
+                where s.tenant_id = $1 and s.mode = $2 and s.book = $3 and s.account = $4
+                    and s.currency = a.currency and s.span = 'hour'
+                    and s.starts_at >= date_trunc('month', $6, 'UTC')
+                    and s.starts_at <= $6 and s.effective_to <= $6), 0)
+    + coalesce((
+        select sum(case p.side when 'debit' then p.amount_minor else -p.amount_minor end)
+        from posting_span s join posting p on p.tenant_id = $1 and p.mode = $2 and p.book = $3
+            and p.account = $4 and p.currency = a.currency
+            and p.account_seq between 1025 and 1024 * (a.last_seq / 1024)
+            and p.effective_at between s.starts_at and $6
+        where s.tenant_id = $1 and s.mode = $2 and s.book = $3 and s.account = $4
+            and s.currency = a.currency and s.span = 'hour'
+            and s.starts_at = date_trunc('hour', $6, 'UTC') and s.effective_to > $6), 0)
+    + coalesce((
+        select sum(case p.side when 'debit' then p.amount_minor else -p.amount_minor end)
+        from posting_span s join posting p on p.tenant_id = $1 and p.mode = $2 and p.book = $3
+            and p.account = $4 and p.currency = a.currency
+            and p.account_seq <= least(1024, 1024 * (a.last_seq / 1024))
+            and p.effective_at between s.starts_at and $6
+        where s.tenant_id = $1 and s.mode = $2 and s.book = $3 and s.account = $4
+            and s.currency = a.currency and s.span = 'hour'
+            and s.starts_at = date_trunc('hour', $6, 'UTC') and s.effective_to > $6), 0)
+    + coalesce((
+        select sum(case p.side when 'debit' then p.amount_minor else -p.amount_minor end)
+        from posting p where p.tenant_id = $1 and p.mode = $2 and p.book = $3
+            and p.account = $4 and p.currency = a.currency
+            and p.account_seq > 1024 * (a.last_seq / 1024) and p.effective_at <= $6), 0)
+    ) as net_minor
+from account_balance a
+where a.tenant_id = $1 and a.mode = $2 and a.book = $3 and a.account = $4
+    and ($5::text is null or a.currency = $5)
+order by a.currency
+"""
+"""Months before the time's, and hours of its month that lie before it as a whole, are added up unread.
+Of the hour that it cuts through postings are read: by their effective time, and the first block, which
+that index leaves out, by number. So are the postings that make no full block yet."""
 
 
 NEWEST = 2**63 - 1

@@ -141,6 +141,10 @@ TAMPERED = {
         "insert into posting_block values ($1, 'test', 'platform', 'asset:nobody', 'EUR', 7, 15, "
         "now(), now(), now(), now())"
     ),
+    "an hour that nobody booked": (
+        "insert into posting_span values ($1, 'test', 'platform', 'asset:bank', 'EUR', 'hour', "
+        "'2026-01-15 10:00Z', 15, '2026-01-15 10:30Z', '2026-01-15 10:30Z')"
+    ),
     "an account is gone": f"delete from account where {ACME} and code = 'asset:bank'",
     "an account's side": (
         f"update account set normal_side = 'credit' where {ACME} and code = 'asset:bank'"
@@ -186,7 +190,7 @@ async def test_a_rewritten_book_differs_from_its_told_head(
     async with database.admin() as admin:
         await admin.execute("set search_path = ledger; set session_replication_role = replica")
         await admin.execute(
-            "truncate posting, journal_entry, account_balance, book_chain, posting_block"
+            "truncate posting, journal_entry, account_balance, book_chain, posting_block cascade"
         )
     async with ledger.tenant(tenant_id, "test", books=BOTH) as tx:
         await book(tx, *(transfer(number + 1, f"k{number}") for number in range(1, 6)))

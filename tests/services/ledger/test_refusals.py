@@ -53,6 +53,8 @@ async def test_the_services_role_cannot_write_past_the_function(
         ("delete from book_chain", ()),
         ("insert into posting_block select * from posting_block", ()),
         ("update posting_block set change_minor = 0", ()),
+        ("update posting_span set change_minor = 0", ()),
+        ("select add_up_blocks('{}', 'test', '{}', '{}', '{}', '{1}')", ()),
         ("update journal_entry set source_key = 'other'", ()),
         ("delete from journal_entry", ()),
         ("update posting set amount_minor = 1", ()),
