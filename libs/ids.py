@@ -12,6 +12,7 @@ PREFIXES = {
     "api_key": "key",
     "audit": "aud",
     "break": "brk",
+    "backfill": "bkf",
     "connection": "con",
     "correction": "cor",
     "credit": "crd",

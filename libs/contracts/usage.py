@@ -29,6 +29,8 @@ class UsageEvent(BaseModel):
         tenantid: only platform keys may set it; otherwise it must match the record's key.
         receivedat: when the ingest took it (UTC); None straight on the topic (broker's time holds).
         clockoffset: seconds that the tenant's business clock was ahead at ingest.
+        backfill: the backfill that it is told by: it may be older than the window, and its id is kept for
+            ever.
         data: what meters read their values and groups from.
     """
 
@@ -45,6 +47,7 @@ class UsageEvent(BaseModel):
     tenantid: UUID | None = None
     receivedat: AwareDatetime | None = None
     clockoffset: int = 0
+    backfill: UUID | None = None
     data: dict[str, Any] = Field(default_factory=dict)
 
     def received_at(self, broker_time: datetime) -> datetime:

@@ -1,6 +1,6 @@
 """Metering: usage events in, exact quantities out; never a price.
 
-Owns: meters, the ids of counted events, aggregates by minute, corrections, closed periods and their
+Owns: meters, the ids of counted events, aggregates by minute, corrections, backfills, closed periods and their
 answers, limits and what was told of them, reservations, conflicts, forecasts, the archive of usage,
 who may put usage straight on the topic.
 Consumes: `usage.events` (CloudEvents), `billing.events` (PlanPublished, SubscriptionChanged,

@@ -108,6 +108,8 @@ async def _without_right(
         read = record.prepared or intake.read_ahead(record)
         if isinstance(read, intake.Prepared) and read.read.event.mode != held.mode:
             refused[place] = Refused(record, "not_its_mode", held)
+        elif isinstance(read, intake.Prepared) and read.read.event.backfill is not None:
+            refused[place] = Refused(record, "backfill", held)
     return refused
 
 

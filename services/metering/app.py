@@ -20,6 +20,7 @@ from services.metering import (
     archiving,
     jobs,
     rebuilding,
+    routes_backfills,
     routes_conflicts,
     routes_corrections,
     routes_events,
@@ -100,6 +101,11 @@ def build() -> FastAPI:
             every_seconds=5,
         )
         runtime.add_job(
+            "work_on_backfills",
+            partial(jobs.work_on_backfills, database, usage_log, settings.archive),
+            every_seconds=1,
+        )
+        runtime.add_job(
             "prune_refusals", partial(jobs.prune_refusals, database), every_seconds=3600
         )
         runtime.add_job(
@@ -146,9 +152,15 @@ def build() -> FastAPI:
             routes_reservations.router,
             routes_rebuilds.router,
             routes_producers.router,
+            routes_backfills.router,
         ],
         lifespan=lifespan,
-        limits=Limits(body_bytes_max_by_prefix={"/api/v1/events": BODY_BYTES_MAX}),
+        limits=Limits(
+            body_bytes_max_by_prefix={
+                "/api/v1/events": BODY_BYTES_MAX,
+                "/api/v1/usage/backfills": BODY_BYTES_MAX,
+            }
+        ),
         description="Meters, usage events, quantities and limits.",
     )
 

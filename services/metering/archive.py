@@ -47,6 +47,10 @@ _ATTRIBUTES = ("id", "source", "type", "subject", "userid", "time")
 _READ_ROWS = """
     select record_offset, epoch_us(received_at), value from read_parquet($1) order by record_offset
 """
+_FIND_ROWS = """
+    select record_offset, epoch_us(received_at), value from read_parquet($1)
+    semi join wanted using (source, id) order by record_offset
+"""
 _WRITE_ROWS = """
     copy (
         select record_offset, make_timestamp(received_at) as received_at,
@@ -146,20 +150,40 @@ def read(folder: Path, file: ArchivedFile) -> list[Record]:
         raise DamagedFileError(f"{path.name} of {file.tenant_id}: {error.strerror}") from None
     if hashlib.sha256(content).digest() != file.sha256:
         raise DamagedFileError(f"{path.name} of {file.tenant_id} is not what was written")
-    key = str(file.tenant_id).encode()
     with _engine() as engine:
         rows = engine.execute(_READ_ROWS, [str(path)]).fetchall()
-    return [
-        Record(
-            TOPIC,
-            file.partition,
-            offset,
-            EPOCH + timedelta(microseconds=received_at),
-            key,
-            value.encode(),
+    return [_record(file, *row) for row in rows]
+
+
+def find(
+    folder: Path, files: Sequence[ArchivedFile], names: Sequence[tuple[str, str]]
+) -> list[Record]:
+    """Archived records with one of these sources and ids.
+
+    Raises:
+        DamagedFileError: a file is missing.
+    """
+    wanted = [[source for source, _ in names], [event_id for _, event_id in names]]
+    found: list[Record] = []
+    with _engine() as engine:
+        engine.execute(
+            "create table wanted as select unnest($1::varchar[]) as source, "
+            "unnest($2::varchar[]) as id",
+            wanted,
         )
-        for offset, received_at, value in rows
-    ]
+        for file in files:
+            path = file.path_in(folder)
+            if not path.is_file():
+                raise DamagedFileError(f"{path.name} of {file.tenant_id}: it is not there")
+            rows = engine.execute(_FIND_ROWS, [str(path)]).fetchall()
+            found += [_record(file, *row) for row in rows]
+    return found
+
+
+def _record(file: ArchivedFile, offset: int, received_at: int, value: str) -> Record:
+    """A row of a file as it came off the topic."""
+    at = EPOCH + timedelta(microseconds=received_at)
+    return Record(TOPIC, file.partition, offset, at, str(file.tenant_id).encode(), value.encode())
 
 
 def _row(record: Record) -> tuple[Place, dict[str, Any]] | None:

@@ -15,10 +15,10 @@ from libs.clock import InvalidTimeError, format_time, parse_time
 from libs.contracts.envelope import Mode
 from libs.contracts.usage import UsageEvent
 from services.metering import exact_json
-from services.metering.measuring import Measurable, Meter, measure_all
+from services.metering.measuring import Measurable, Meter, can_be_backfilled, measure_all
 from services.metering.usage_event import has_nul
 from services.metering.voiding import VOIDED
-from services.metering.window import AGE_MAX, AHEAD_MAX, time_problem
+from services.metering.window import AGE_MAX, AHEAD_MAX, backfill_problem, time_problem
 
 EVENT_BYTES_MAX = 64 * 1024
 EXTENSIONS_MAX = 20
@@ -26,7 +26,7 @@ EXTENSION_LENGTH_MAX = 1_024
 
 _EXTENSION = re.compile("[a-z0-9]{1,20}")
 _ATTRIBUTES = frozenset(UsageEvent.model_fields)
-_STAMPS = frozenset({"receivedat", "clockoffset"})
+_STAMPS = frozenset({"receivedat", "clockoffset", "backfill"})
 _JSON_TYPE = re.compile(r"application/(?:[a-z0-9.-]+\+)?json(?:\s*;.*)?", re.IGNORECASE)
 
 
@@ -38,6 +38,7 @@ class Arrival:
         clock_offset_seconds: how far the tenant's business clock is ahead.
         meters: those that apply to the tenant's events.
         spread: over how many partitions the tenant's usage is spread.
+        backfill: they are taken in by this backfill, not to be counted now.
     """
 
     tenant_id: UUID
@@ -46,6 +47,7 @@ class Arrival:
     clock_offset_seconds: int
     meters: Sequence[Meter]
     spread: int = 1
+    backfill: UUID | None = None
 
     @cached_property
     def business_time(self) -> datetime:
@@ -122,6 +124,7 @@ def read_event(sent: object, arrival: Arrival) -> Taken:
     attributes |= {
         "receivedat": arrival.received_at,
         "clockoffset": arrival.clock_offset_seconds,
+        "backfill": arrival.backfill,
     }
     event = _validate(attributes)
     metered = measured_at(event.time, event, arrival)
@@ -135,14 +138,19 @@ def measured_at(time: datetime, event: Measurable, arrival: Arrival) -> bool:
     Raises:
         RejectedError: the time is not taken, or a meter cannot use the event.
     """
-    earliest, latest = arrival.taken_times
-    if not earliest <= time <= latest:
+    if arrival.backfill is not None:
+        problem = backfill_problem(time, arrival.business_time)
+        if problem is not None:
+            raise RejectedError(problem)
+    elif not arrival.taken_times[0] <= time <= arrival.taken_times[1]:
         raise RejectedError(time_problem(time, arrival.business_time) or "invalid_time")
     if event.type == VOIDED:
         raise RejectedError("reserved_type")
     measured = measure_all(arrival.listening.get(event.type, ()), event)
     if measured.refusal is not None:
         raise RejectedError(measured.refusal)
+    if arrival.backfill is not None and not can_be_backfilled(measured.measurements):
+        raise RejectedError("not_backfillable")
     return bool(measured.measurements)
 
 
@@ -239,6 +247,8 @@ def _publishable(event: UsageEvent, extensions: dict[str, Any]) -> bytes:
         document["userid"] = event.userid
     if event.receivedat is not None:
         document["receivedat"] = format_time(event.receivedat)
+    if event.backfill is not None:
+        document["backfill"] = str(event.backfill)
     return written(document)
 
 

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 
 import structlog
 
@@ -12,6 +13,7 @@ from libs.db.pool import Database
 from libs.directory.local import Directory
 from libs.observability.metrics import JOB_ITEMS_FAILED_TOTAL
 from services.metering import (
+    backfills,
     closing,
     conflicts,
     forecasts,
@@ -34,6 +36,7 @@ RESERVATIONS_MAX = 500
 PUBLISHED_MAX = 50
 CUSTOMERS_LOOKED_AT_MAX = 200
 FORECASTS_MAX = 20
+BACKFILLS_MAX = 5
 
 
 async def close_periods(database: Database, usage_log: UsageLog) -> None:
@@ -105,6 +108,11 @@ async def prune_conflicts(database: Database) -> None:
     """Forget conflicts whose ids are forgotten too."""
     before = ids_kept_since(utc_now().date())
     await conflicts.prune(database, before, limit=PRUNED_IDS_MAX)
+
+
+async def work_on_backfills(database: Database, usage_log: UsageLog, folder: Path) -> None:
+    """Compare, publish and see counted what backfills hold."""
+    await backfills.work(database, usage_log, folder, limit=BACKFILLS_MAX)
 
 
 async def prune_refusals(database: Database) -> None:

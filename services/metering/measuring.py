@@ -171,6 +171,11 @@ def measure(meter: Meter, event: Measurable) -> Measurement | None:
     return Measurement(meter, groups, value=value)
 
 
+def can_be_backfilled(measurements: Sequence[Measurement]) -> bool:
+    """Whether an event may come after the window: a level needs the others of its minute."""
+    return all(each.meter.aggregation != "time_weighted_sum" for each in measurements)
+
+
 def number_of(raw: object) -> Decimal:
     """A number, or decimal text, within 20 digits before the point and 15 after it.
 

@@ -31,7 +31,13 @@ SEAL_AHEAD_MAX = timedelta(minutes=5)
 """How far a record may come in after and before the time that its seal names."""
 
 Refusal = Literal[
-    "no_proof", "bad_proof", "pass_expired", "pass_revoked", "not_its_tenant", "not_its_mode"
+    "no_proof",
+    "bad_proof",
+    "pass_expired",
+    "pass_revoked",
+    "not_its_tenant",
+    "not_its_mode",
+    "backfill",
 ]
 
 _SEAL = struct.Struct(">Q16s")

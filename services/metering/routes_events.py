@@ -55,7 +55,7 @@ class EventsAnswer(BaseModel):
 
 
 _EVENT = {"type": "object", "required": ["id", "source", "type"]}
-_BODY = {
+EVENTS_BODY = {
     "requestBody": {
         "required": True,
         "description": "A CloudEvent, an array of them, or a batch; `data` holds what meters read.",
@@ -77,7 +77,7 @@ _ENCODER = msgspec.json.Encoder()
     "/api/v1/events",
     status_code=202,
     response_model=EventsAnswer,
-    openapi_extra=_BODY,
+    openapi_extra=EVENTS_BODY,
     responses=problem_responses(TooLarge, UnsupportedMediaType, Unavailable),
 )
 async def publish_events(

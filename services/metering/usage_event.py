@@ -54,6 +54,7 @@ class Event(msgspec.Struct, frozen=True, gc=False):
     clockoffset: int
     data: dict[str, Any]
     time_text: str
+    backfill: UUID | None = None
 
     def received_at(self, broker_time: datetime) -> datetime:
         """When the event came in: the ingest's stamp, or the broker's for direct producers."""
@@ -75,6 +76,7 @@ class _Written(msgspec.Struct, gc=False):
     receivedat: str | None = None
     clockoffset: int = 0
     data: dict[str, Any] = {}
+    backfill: str | None = None
 
 
 _DECODER = msgspec.json.Decoder(_Written, float_hook=exact_json.read_number)
@@ -106,6 +108,7 @@ def read_event(value: bytes) -> Event:
             written.clockoffset,
             written.data,
             written.time if is_as_written(written.time) else format_time(time),
+            None if written.backfill is None else _uuid_in(written.backfill),
         )
     except (msgspec.DecodeError, ValueError, RecursionError):
         event = _by_the_contract(text)
@@ -186,4 +189,5 @@ def _by_the_contract(text: str) -> Event:
         event.clockoffset,
         event.data,
         format_time(event.time),
+        event.backfill,
     )

@@ -12,6 +12,8 @@ DEDUP_DAYS = 35
 AGE_MAX = timedelta(days=DEDUP_DAYS - 1)
 """Less than the ids are kept: a resend after that would not be recognised, so it is refused."""
 
+BACKFILL_AGE_MAX = timedelta(days=1_096)
+"""How old usage may be that is told by a backfill."""
 
 STAMP_AGE_MAX = timedelta(hours=1)
 STAMP_AHEAD_MAX = timedelta(minutes=5)
@@ -45,6 +47,15 @@ def stamp_of(receivedat: datetime | None, clockoffset: int, broker_time: datetim
         return Stamp(received_at, business_time, business_time - AGE_MAX, business_time + AHEAD_MAX)
     except OverflowError:
         raise UndecodableError("invalid_time", "a stamp is out of range") from None
+
+
+def backfill_problem(time: datetime, business_time: datetime) -> str | None:
+    """Why a backfill, at this business time, does not take an event of this time: a stable code."""
+    if time < business_time - BACKFILL_AGE_MAX:
+        return "time_too_old"
+    if time >= business_time - AGE_MAX:
+        return "not_old_enough"
+    return None
 
 
 def ids_kept_since(today: date) -> date:

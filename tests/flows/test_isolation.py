@@ -198,6 +198,7 @@ async def theirs(played_story: Story) -> AsyncGenerator[Theirs, None]:
     }
     held = await owner.post("/api/v1/reservations", {"meter": meter["key"], "amount": "1"})
     paths["reservation"] = held["id"]
+    paths["backfill"] = (await owner.post("/api/v1/usage/backfills", {"reason": "x"}))["id"]
     paths |= await _of_an_account(story, owner)
     dry_run = {"type": "invoice.paid", "dry_run": True}
     paths["replay"] = (await owner.post("/api/v1/webhook-events/replay", dry_run))["id"]
@@ -424,6 +425,8 @@ def naming_acme(theirs: Theirs) -> dict[str, list[tuple[Any, int]]]:
             ({"payment": theirs.paths["payment"]}, 404),
         ],
         "send_receipt": [({}, 404)],
+        "create_backfill": [({"reason": "x", "tenant_id": acme}, 422)],
+        "add_backfill_events": [(event, 404)],
         "publish_events": [({**event, "tenantid": acme}, 202)],
         "void_events": [
             ({"reason": "x", "events": [{"id": "1", "source": "x"}], "tenant_id": acme}, 422)

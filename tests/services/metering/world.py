@@ -87,10 +87,16 @@ class World:
         } | attributes
         return {name: value for name, value in event.items() if value is not None}
 
-    def put(self, party: Party, event: dict[str, Any], mode: Mode = "test") -> None:
+    def put(
+        self,
+        party: Party,
+        event: dict[str, Any],
+        mode: Mode = "test",
+        at: datetime | None = None,
+    ) -> None:
         """Put an event straight on the topic, as a product service does."""
         value = json.dumps({"mode": mode} | event).encode()
-        self.log.append(TOPIC, str(party.id).encode(), value)
+        self.log.append(TOPIC, str(party.id).encode(), value, at=at)
 
     def tell(self, party: Party, fact: Fact, at: datetime | None = None) -> None:
         """Another service tells something about a tenant."""
@@ -264,6 +270,7 @@ COMPARED = (
     "dead_letter",
     "usage_producer",
     "usage_refusal",
+    "usage_backfill",
 )
 
 
