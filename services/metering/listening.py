@@ -22,6 +22,7 @@ from services.metering.measuring import (
     Measurement,
     Meter,
     UnmeasurableError,
+    can_be_backfilled,
     measure_all,
     number_of,
     text_of,
@@ -168,7 +169,10 @@ class Listening:
             else:
                 single.append(measurement)
             told += _told(line, measurement.value)
-        return Reading(self, parts, single, told, measured.refusal)
+        refusal = measured.refusal
+        if found.event.backfill is not None and not can_be_backfilled(measured.measurements):
+            refusal = refusal or "not_backfillable"
+        return Reading(self, parts, single, told, refusal)
 
     def measure(self, found: Read) -> Measured:
         """The same, measurement by measurement."""

@@ -20,6 +20,9 @@ from services.metering.store_usage import TENANT_BYTES, EventKey
 from services.metering.usage_event import Event, read_event
 from services.metering.window import stamp_of, time_problem
 
+FOR_EVER = date.max
+"""The day on which an event of a backfill came in, as its id has it: it is never pruned."""
+
 ORIGINS_REMEMBERED = 10_000
 MINUTES_REMEMBERED = 4_096
 
@@ -96,7 +99,10 @@ def read(record: Record) -> Read:
         raise UndecodableError("wrong_tenant", "the event names another tenant than its key")
     stamp = stamp_of(event.receivedat, event.clockoffset, record.at)
     time = event.time
-    if not stamp.earliest <= time <= stamp.latest or time < gained.EPOCH:
+    if event.backfill is not None:
+        origin = Origin(origin.tenant_id, FOR_EVER)
+    too_old = event.backfill is None and time < stamp.earliest
+    if too_old or time > stamp.latest or time < gained.EPOCH:
         problem = time_problem(time, stamp.business_time)
         raise UndecodableError(
             problem or "invalid_time", "the event's time is outside what is taken"
