@@ -172,14 +172,36 @@ def _verdict(
 
 async def take_commands(tx: Tx, deliveries: Sequence[Delivery]) -> None:
     """Book what commands tell of, unless it is booked: in books that are made anew."""
+    told = await _unbooked(tx, [_told_again(each) for each in deliveries])
+    if not told:
+        return
     facts: dict[UUID, PostEntry] = {
         each.event.data.entry_id: each.event.data for each in deliveries
     }
-    booked = await posting.book(tx, [_told_again(each) for each in deliveries])
+    booked = await posting.book(tx, told)
     if booked:
         asked = [(each, facts[each.id].metadata, facts[each.id].actor) for each in booked]
         await store_commands.note_asked(tx, asked)
         await reversal.book_waiting(tx, booked)
+
+
+async def _unbooked(tx: Tx, bookings: Sequence[Booking]) -> list[Booking]:
+    """Those that are not booked with their content, which is all but none: a look is enough mostly."""
+    booked = {
+        (book, *_key_of(row), row["content_hash"])
+        for book in dict.fromkeys(booking.entry.book for booking in bookings)
+        for row in await store_commands.find_booked(
+            tx,
+            book,
+            {(each.tenant_id, each.entry.source_key) for each in bookings},
+        )
+    }
+    return [
+        each
+        for each in bookings
+        if (each.entry.book, each.tenant_id, each.entry.source_key, each.entry.content_hash)
+        not in booked
+    ]
 
 
 def _told_again(delivery: Delivery) -> Booking:
