@@ -104,6 +104,8 @@ SHOWN: tuple[Shown, ...] = (
     _movement("What Stripe charges beside payments", "stripe_fee", -200),
     _movement("What no rule knows", "adjustment", -300, reporting_category="other_adjustment"),
     Shown("A dispute is lost", "DisputeChanged/lost.json"),
+    Shown("A tenant's share of a payout", "PayoutAllocated/of-acme.json"),
+    Shown("The platform's own", "PayoutAllocated/of-the-platform.json"),
     Shown("Credit is granted", "CreditGranted/goodwill.json"),
     Shown("Credit expires unused", "CreditExpired/goodwill.json"),
 )

@@ -14,6 +14,7 @@ from libs.contracts import (
     ledger,
     metering,
     stripe_accounts,
+    stripe_payouts,
     stripe_sync,
     tenants,
 )
@@ -161,6 +162,7 @@ TOPICS: tuple[Topic, ...] = (
             stripe_sync.RefundChanged,
             stripe_sync.DisputeChanged,
             stripe_sync.PayoutChanged,
+            stripe_payouts.PayoutAllocated,
             stripe_sync.BalanceTransactionRecorded,
             stripe_sync.StripeClockAdvanced,
             stripe_sync.StripeCommandFailed,

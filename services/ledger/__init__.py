@@ -11,7 +11,7 @@ Consumes: `tenants.events` (TenantCreated, TenantWentLive), `billing.events` (In
 InvoiceCredited, InvoiceVoided, InvoiceWrittenOff, InvoiceRecovered, InvoicePaid, CreditGranted,
 CreditExpired),
 `payments.events` (PaymentSucceeded, OutsidePaymentRecorded, BalanceTransactionRecorded,
-DisputeChanged), `stripe.statements` (StripeStatement), `ledger.commands` (ReverseEntry, PostEntry,
+DisputeChanged, PayoutAllocated), `stripe.statements` (StripeStatement), `ledger.commands` (ReverseEntry, PostEntry,
 OpenAccount, RecognizeRevenue: its own, so that books made of topics anew hold what was booked on
 request or earned).
 Produces: JournalEntryPosted on `ledger.entries`, ReverseEntry, PostEntry, OpenAccount and

@@ -22,6 +22,7 @@ from libs.contracts.billing import (
 )
 from libs.contracts.envelope import Fact
 from libs.contracts.ledger import RecognizeRevenue
+from libs.contracts.stripe_payouts import PayoutAllocated
 from libs.contracts.stripe_sync import (
     BalanceTransactionRecorded,
     DisputeChanged,
@@ -42,6 +43,7 @@ RULES: Mapping[type[Fact], Callable[[Any], Entry | None]] = {
     OutsidePaymentRecorded: rules_payments.outside_payment,
     BalanceTransactionRecorded: rules_stripe.balance_transaction,
     DisputeChanged: rules_stripe.dispute_changed,
+    PayoutAllocated: rules_stripe.payout_allocated,
     CreditGranted: rules_credits.credit_granted,
     CreditExpired: rules_credits.credit_expired,
 }

@@ -7,6 +7,7 @@ stands at Stripe's balance. The gross of a payment is the payment's own (`paymen
 from collections.abc import Mapping
 from decimal import Decimal
 
+from libs.contracts.stripe_payouts import PayoutAllocated
 from libs.contracts.stripe_sync import BalanceTransactionRecorded, DisputeChanged
 from libs.money import multiply, round_half_even
 from services.ledger import chart
@@ -104,6 +105,25 @@ def dispute_changed(fact: DisputeChanged) -> Entry | None:
         [
             debit(chart.DISPUTES_LOST, fact.withdrawn_minor, fact.withdrawn_currency),
             credit(chart.DISPUTES, fact.withdrawn_minor, fact.withdrawn_currency),
+        ],
+    )
+
+
+def payout_allocated(fact: PayoutAllocated) -> Entry | None:
+    """What of a payout of the platform's account was a tenant's money: it left with that tenant's books.
+
+    Dr bank, Cr clearing by the share; the platform, whose movement the payout is, the other way round
+    by the shares of all others. So over all tenants nothing moves.
+    """
+    moved = fact.share_minor - fact.booked_minor
+    key = f"payout_allocated:{fact.account}:{fact.stripe_payout_id}"
+    return entry(
+        "platform",
+        f"{key}:taken_back" if fact.taken_back else key,
+        "payout_allocated",
+        [
+            debit(chart.BANK, moved, fact.currency),
+            credit(chart.clearing(fact.account), moved, fact.currency),
         ],
     )
 

@@ -3,7 +3,8 @@
 Owns: the mirror of Stripe's objects (the platform's account and those of tenants), payments, refunds,
 disputes, payouts, balance transactions, links of customers, payment requests (intents, refunds) and
 payment links, commands to Stripe and their outcome, advances of test clocks, the health of tenants'
-accounts as Stripe tells it. How far each of Stripe's lists was read.
+accounts as Stripe tells it, whose money the platform's payouts were made of. How far each of Stripe's
+lists was read.
 Consumes: `StripeEventReceived`, `WebhookReplayCanceled`, `PlanPublished`, `CustomerCreated`,
 `NameCustomer`, `CustomerErased`, `CompleteInvoice`, `ClockAdvanceRequested`, `StatementRequested`,
 `TellTransactionsAgain`, `tenants.directory`, `tenants.secrets`.

@@ -17,6 +17,7 @@ from libs.settings import load
 from libs.web.auth import Gate
 from libs.web.serve import create_app, serve
 from services.stripe_sync import (
+    allocating,
     jobs,
     routes_checkout,
     routes_healing,
@@ -74,6 +75,11 @@ def build() -> FastAPI:
             )
             runtime.add_job(
                 "leave_unclaimed", partial(jobs.leave_unclaimed, database), every_seconds=5
+            )
+            runtime.add_job(
+                "allocate_payouts",
+                partial(allocating.allocate_due, database, directory, identities),
+                every_seconds=5,
             )
             watch = ConnectionWatch(database)
             runtime.add_job("watch_connections", watch.run_once, every_seconds=0.5)

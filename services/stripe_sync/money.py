@@ -6,7 +6,7 @@ from libs.contracts.stripe_sync import DisputeChanged, PayoutChanged, RefundChan
 from libs.db.pool import Tx
 from libs.ids import new_id
 from libs.observability.metrics import PAYOUTS_FAILED_TOTAL
-from services.stripe_sync import store_money
+from services.stripe_sync import allocating, store_money
 from services.stripe_sync.client import Json
 from services.stripe_sync.objects import named
 
@@ -23,6 +23,7 @@ async def record_money(tx: Tx, fact: MoneyFact, raw: Json) -> None:
         before = await store_money.write_payout(tx, new_id(), _columns(fact))
         if fact.status == "failed" and before != "failed":
             tx.after_commit.append(PAYOUTS_FAILED_TOTAL.labels(mode=tx.mode).inc)
+        await allocating.note(tx, fact)
 
 
 async def record_refund(tx: Tx, fact: RefundChanged, raw: Json) -> None:

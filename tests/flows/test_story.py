@@ -7,6 +7,7 @@ from a printed seed; `cli.terms` computes the expected invoice in plain arithmet
 import pytest
 
 from cli import proof
+from cli.api import Api, eventually
 from cli.demo import next_number
 from cli.story import Story
 from cli.terms import draw
@@ -57,6 +58,29 @@ async def test_the_credit_is_used_up(story: Story) -> None:
 
 async def test_the_books_balance_and_clearing_equals_stripe(story: Story) -> None:
     await story.check_ledger()
+
+
+async def test_what_is_deferred_is_what_the_waterfall_has_to_come(story: Story) -> None:
+    """The first period is over by the tenant's clock: what it cost is earned, the next is to come."""
+    operator_key = story.environment["SLUICE_OPERATOR_KEY"]
+    staff = Api(story.origin, operator_key, tenant=story.tenant_id)
+    first = story.period[0]
+    months = {"first": f"{first:%Y-%m}", "last": f"{first.year + 4}-{first:%m}"}
+
+    async def agreed() -> dict[str, int] | None:
+        trial = await staff.get("/api/v1/ledger/trial-balance", book="platform")
+        page = await staff.get("/api/v1/ledger/revenue-waterfall", book="platform", **months)
+        stands = {row["account"]: row["credit_minor"] - row["debit_minor"] for row in trial["rows"]}
+        deferred = stands.get("liability:deferred_revenue", 0)
+        earned = stands.get("revenue:flat", 0)
+        to_come = sum(cell["to_come_minor"] for cell in page["items"])
+        recognized = sum(cell["recognized_minor"] for cell in page["items"])
+        agree = (deferred, earned) == (to_come, recognized) and recognized > 0
+        return {"deferred": deferred, "earned": earned} if agree else None
+
+    found = await eventually("the waterfall's agreement with the books", agreed)
+    await staff.close()
+    assert found["deferred"] + found["earned"] == 2 * story.terms.fee_minor
 
 
 async def test_another_tenant_sees_nothing_by_sql_as_any_services_role(story: Story) -> None:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from ledger.facts import START, Tenant
 from ledger.final_invoices import added, moved
+from libs.contracts.stripe_payouts import PayoutAllocated
 from libs.contracts.stripe_sync import DisputeChanged
 from services.ledger import rules_payments, rules_stripe
 
@@ -114,6 +115,32 @@ def test_a_payout_that_fails_and_a_top_up() -> None:
         CLEARING: 70,
         "asset:bank EUR": -70,
     }
+
+
+@pytest.mark.parametrize("taken_back", [False, True])
+def test_the_shares_of_a_payout_move_nothing_over_all_tenants(taken_back: bool) -> None:
+    """Two tenants and the platform, whose book the payout itself stands in."""
+    sign = -1 if taken_back else 1
+    shares = {"platform": 100, "acme": 900, "globex": -50}
+    entries = {
+        name: rules_stripe.payout_allocated(
+            PayoutAllocated(
+                account="platform",
+                stripe_payout_id="po_1",
+                part=number,
+                parts=3,
+                share_minor=sign * share,
+                booked_minor=sign * 950 if name == "platform" else 0,
+                currency="EUR",
+                taken_back=taken_back,
+            )
+        )
+        for number, (name, share) in enumerate(shares.items(), 1)
+    }
+    assert moved(entries["acme"]) == {"asset:bank EUR": sign * 900, CLEARING: -sign * 900}
+    assert moved(entries["globex"]) == {"asset:bank EUR": -sign * 50, CLEARING: sign * 50}
+    assert moved(entries["platform"]) == {"asset:bank EUR": -sign * 850, CLEARING: sign * 850}
+    assert added(*entries.values()) == {}
 
 
 def test_the_platforms_share_of_a_payment_is_no_fee_of_stripes() -> None:
