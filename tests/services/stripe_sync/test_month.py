@@ -14,13 +14,15 @@ from uuid import UUID
 import pytest
 
 from libs.clock import utc_now
+from libs.contracts.stripe_payouts import PayoutAllocated
 from libs.contracts.tenants import PLATFORM_TENANT_ID
 from libs.db.pool import Database
+from libs.directory.local import Directory
 from services.ledger import reconciling, store_breaks, store_reconciliations
 from services.ledger.handlers import HANDLERS as LEDGER_HANDLERS
 from services.ledger.reconciling_sides import Terms
 from services.ledger.store_breaks import Wanted
-from services.stripe_sync import jobs
+from services.stripe_sync import allocating, jobs
 from services.stripe_sync.statements import StatementWorker
 from tests.services.stripe_sync.conftest import World
 from tests.services.stripe_sync.desk import Desk, open_desk
@@ -95,6 +97,10 @@ async def test_a_month_of_activity_agrees_to_the_cent(desk: Desk, world: World) 
     # What no webhook told is found in Stripe's lists.
     await jobs.ask_for_transactions(world.database, world.identities)
     await world.settle()
+    # Whose money the platform's payouts were made of moves nothing over all tenants.
+    await allocating.allocate_due(world.database, Directory(world.database), world.identities)
+    await world.settle()
+    assert bool(world.log.events(PayoutAllocated)) == (desk.own is None)
     owner = PLATFORM_TENANT_ID if desk.own is None else desk.tenant.id
     async with world.test_database.open("ledger") as ledger:
         run, breaks = await compare(world, ledger, desk.account, owner)
