@@ -121,6 +121,8 @@ def _missed(outlook: Outlook, truth: list[float]) -> float:
         ("min", "5", "-2.357", "12.357"),
         ("latest", "10", "2.643", "17.357"),
         ("avg", "63", "60.057", "65.943"),
+        ("percentile", "10", "2.643", "17.357"),
+        ("time_weighted_sum", "115", "103.138", "126.862"),
     ],
 )
 def test_each_aggregation_has_its_way_to_the_end(
@@ -236,6 +238,22 @@ async def test_unique_values_are_forecast_by_those_that_are_new(api: Api, world:
     # About one new a day, though three are seen each day.
     assert 10 <= more <= 25
     assert body["method"] == "average"
+
+
+async def test_a_level_is_forecast_to_go_on(api: Api, world: World) -> None:
+    await api.meter(world.platform, aggregation="time_weighted_sum")
+    now = floor_to_minute(utc_now())
+    await subscribe(world, world.acme, "soft", "2000", (now - 10 * DAY, now + 20 * DAY))
+    await api.send(world.acme, world.event(time=format_time(now - 30 * DAY), data={"calls": 3}))
+    body = (await api.get("/api/v1/usage/forecast", world.acme, meter="api_calls")).json()
+    assert 720 <= Decimal(body["used"]) <= 721
+    # Three units for the thirty days of the period; it comes to its limit by itself.
+    assert abs(Decimal(body["expected"]) - 2160) <= 60
+    assert body["limit_hit_on"] is not None
+    check = {"meter": "api_calls", "amount": "1279"}
+    told = (await api.get("/api/v1/limits/check", world.acme, **check)).json()
+    assert 720 <= Decimal(told["used"]) <= 721
+    assert Decimal(told["remaining"]) == 2000 - Decimal(told["used"])
 
 
 async def test_nothing_used_is_nothing_expected(
