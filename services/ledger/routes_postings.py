@@ -19,6 +19,7 @@ from libs.observability.tracing import inject
 from libs.web.auth import OPERATOR, Access, Gate, Requires
 from libs.web.idempotency import answer_once, idempotency_key
 from libs.web.metadata import Metadata
+from libs.web.plain import PlainRoute
 from libs.web.problems import (
     Conflict,
     FieldProblem,
@@ -48,7 +49,9 @@ from services.ledger.entries import Entry, Line, UnbalancedError
 from services.ledger.routes import EntryAnswer, entry_answer
 
 router = APIRouter(
-    tags=["ledger"], responses=problem_responses(Forbidden, Conflict, InvalidFields, Unavailable)
+    tags=["ledger"],
+    responses=problem_responses(Forbidden, Conflict, InvalidFields, Unavailable),
+    route_class=PlainRoute,
 )
 
 POSTINGS_MAX = 100

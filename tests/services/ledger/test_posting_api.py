@@ -1,6 +1,7 @@
 """Entries over the API: booked at once and once, judged one by one, and told so that they come back."""
 
 import asyncio
+import json
 from typing import Any
 
 import httpx
@@ -246,6 +247,28 @@ async def test_bad_entries_and_postings(api: Api, database: TestDatabase) -> Non
             "select count(*) from ledger.account where tenant_id = $1", api.poster_tenant.id
         )
     assert opened == 0, "a posting opens no account"
+
+
+async def test_requests_that_are_none(api: Api, database: TestDatabase) -> None:
+    async def send(content: bytes, key: str = api.poster, media: str = "application/json") -> str:
+        headers = {"X-API-Key": key, "Content-Type": media}
+        path = "/api/v1/ledger/entries"
+        answer = await api.client.post(path, content=content, headers=headers)
+        assert answer.headers["content-type"] == "application/problem+json"
+        return f"{answer.status_code} {answer.json()['code']}"
+
+    whole = json.dumps(in_book(sale("order-1"))).encode()
+    assert await send(whole, "nonsense") == "401 unauthorized"
+    assert await send(b"{", "nonsense") == "401 unauthorized"
+    assert await send(whole, media="text/plain") == "415 unsupported_media_type"
+    assert await send(b" " * (1024 * 1024 + 1)) == "413 body_too_large"
+    for content in (b"", b"{", whole + b"x", b"\xff", b"[" * 100_000):
+        assert await send(content) == "400 invalid_request", content[:20]
+    for content in (b"null", b"[]", b"{}", b"1", b'{"book": NaN}'):
+        assert await send(content) == "422 invalid_request", content
+    got = await api.client.put("/api/v1/ledger/entries", headers={"X-API-Key": api.poster})
+    assert got.status_code == 405
+    assert await entries_of(database) == []
 
 
 async def test_a_batch_each_by_itself(api: Api, database: TestDatabase) -> None:
