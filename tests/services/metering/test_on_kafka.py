@@ -20,12 +20,14 @@ from libs.contracts.tenants import PLATFORM_TENANT_ID
 from libs.contracts.topics import TOPIC_OF
 from libs.ids import new_id
 from libs.messaging.create_topics import create_topics
-from libs.messaging.records import TYPE_HEADER
+from libs.messaging.records import TYPE_HEADER, Record
 from libs.testing.databases import TestDatabase
 from libs.testing.memory_log import MemoryLog
 from metering.world import PEPPER, Api, MemoryUsageLog, Party, World, publish_tenant
 from services.metering.app import build
+from services.metering.producers import OUR_OWN, ProducerKeys
 from services.metering.usage_log import TOPIC, LogUnavailableError, UsageLog, partition_of
+from services.metering.usage_reader import UsageReader
 
 pytestmark = pytest.mark.kafka
 
@@ -151,6 +153,23 @@ async def test_batches_lie_where_every_client_looks_for_the_key(kafka: str) -> N
     finally:
         await producer.stop()
     assert sent.partition == partition_of(tenant)
+
+
+async def test_what_the_ingest_publishes_is_sealed_on_the_topic(kafka: str) -> None:
+    keys, tenant = ProducerKeys.under(PEPPER), new_id()
+    usage_log, reader = UsageLog(kafka, keys), UsageReader(kafka)
+    partition = partition_of(tenant)
+    try:
+        begin = (await reader.bounds())[partition].end
+        await usage_log.publish(tenant, [b"{}"] * 20)
+        await usage_log.publish(tenant, [b"{}"])
+        records = await reader.read(partition, begin, begin + 21, whole=True)
+    finally:
+        await usage_log.close()
+    assert [keys.check(record) for record in records] == [OUR_OWN] * 21
+    first = records[0]
+    other = Record(TOPIC, 0, 0, first.at, str(new_id()).encode(), b"{}", first.headers)
+    assert keys.check(other).refusal == "bad_proof"
 
 
 async def test_without_kafka_nothing_is_promised() -> None:
