@@ -85,9 +85,10 @@ bench: $(STAMP) ## Measure throughput, latency and footprint
 bench-metering: $(STAMP) ## Measure how fast usage is counted, against what Postgres itself could take
 	@$(WITHOUT_STACK) $(PYTHON) -m pytest -rP tests/bench/test_metering_counting.py
 
-bench-ledger: $(STAMP) ## Measure the ledger: posting against COPY of the same rows, reads, verifying
-	@$(WITHOUT_STACK) SLUICE_BENCH_ROUNDS=5 SLUICE_BENCH_BATCHES=5 SLUICE_BENCH_POSTINGS=1000000 \
+bench-ledger: $(STAMP) ## Measure the ledger: posting against COPY of the same rows, reads, verifying; plant mistakes in it
+	@$(WITHOUT_STACK) SLUICE_BENCH_ROUNDS=5 SLUICE_BENCH_BATCHES=5 SLUICE_BENCH_ACCOUNTS=10000 SLUICE_BENCH_POSTINGS=1000000 \
 	  $(PYTHON) -m pytest -o faulthandler_timeout=0 -rP tests/bench/test_ledger.py tests/bench/test_ledger_api.py
+	@$(WITHOUT_STACK) $(PYTHON) -m pytest tests/services/ledger/test_model.py
 
 test-containers: $(STAMP) ## Run the tests that need a container engine (skipped with a reason without one)
 	@$(WITHOUT_STACK) SLUICE_TEST_CONTAINERS=1 $(PYTHON) -m pytest -m containers

@@ -1,6 +1,6 @@
 """A ledger as plain as can be: lists and sums, nothing shared with the service."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Literal
 
@@ -28,6 +28,10 @@ class ReferenceLedger:
 
     entries: dict[str, ReferenceEntry] = field(default_factory=dict)
 
+    def copy(self) -> "ReferenceLedger":
+        """The same book, to try something on."""
+        return ReferenceLedger({key: replace(entry) for key, entry in self.entries.items()})
+
     def book(self, batch: list[tuple[str, ReferenceEntry]]) -> list[str]:
         """Book all of a batch or nothing; the keys that were new."""
         new: dict[str, ReferenceEntry] = {}
@@ -48,7 +52,7 @@ class ReferenceLedger:
         entry.reversed = True
         other: dict[str, Literal["debit", "credit"]] = {"debit": "credit", "credit": "debit"}
         taken_back = tuple((a, other[side], m, c) for a, side, m, c in entry.postings)
-        self.entries[f"reversal of {key}"] = ReferenceEntry(taken_back, effective_at, booked_at)
+        self.entries[f"reversal:{key}"] = ReferenceEntry(taken_back, effective_at, booked_at)
         return True
 
     def statement(self, account: str, currency: str) -> list[int]:

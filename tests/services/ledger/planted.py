@@ -1,0 +1,140 @@
+"""Mistakes that somebody could make in the ledger, each put in where it would be made.
+
+The machine of `model.py` must notice every one of them.
+"""
+
+import hashlib
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import pytest
+
+from libs.db.pool import Tx
+from services.ledger import reversal, store, store_accounts
+from services.ledger.entries import Entry
+from services.ledger.store import Booking
+
+Plant = Callable[[asyncpg.Connection, pytest.MonkeyPatch], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Planted:
+    """One mistake.
+
+    Attributes:
+        quick: it is in Python alone and shows soon.
+    """
+
+    name: str
+    plant: Plant
+    quick: bool = False
+
+
+def _in_sql(functions: str, right: str, wrong: str) -> Plant:
+    """These words of functions of the database are others."""
+
+    async def plant(admin: asyncpg.Connection, _: pytest.MonkeyPatch) -> None:
+        await admin.execute("set search_path = ledger")
+        for function in functions.split():
+            written = await admin.fetchval(f"select pg_get_functiondef('{function}'::regproc)")
+            assert written.count(right) == 1, f"{function} does not say {right!r} once"
+            await admin.execute(written.replace(right, wrong))
+
+    return plant
+
+
+def _in_python(owner: object, name: str, wrong: object) -> Plant:
+    """A name of a module stands for something else."""
+
+    async def plant(_: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(owner, name, wrong)
+
+    return plant
+
+
+_post_entries = store.post_entries
+
+
+async def _post_and_call_all_new(tx: Tx, bookings: Sequence[Booking]) -> set[UUID]:
+    await _post_entries(tx, bookings)
+    return {booking.id for booking in bookings}
+
+
+def _hash_of_the_key_alone(entry: Any) -> bytes:
+    return hashlib.sha256(entry.source_key.encode()).digest()
+
+
+PLANTED = (
+    Planted(
+        "what held by a time is taken for what was recorded by then",
+        _in_python(store_accounts, "_EFFECTIVE_BALANCES", store_accounts._BOOKED_BALANCES),
+        quick=True,
+    ),
+    Planted(
+        "nobody waits for the lock of a book",
+        _in_sql(
+            "lock_books post_entries",
+            "pg_advisory_xact_lock(hashtextextended(concat_ws('/', 'book', t, in_mode, b), 0))",
+            "t",
+        ),
+    ),
+    Planted(
+        "a balance is replaced, not carried on",
+        _in_sql("post_entries", "known.debit_minor + excluded.debit_minor", "excluded.debit_minor"),
+    ),
+    Planted(
+        "the running balance begins where it should end",
+        _in_sql(
+            "post_entries",
+            "m.balance_minor - sum(l.debit_minor - l.credit_minor) over whole",
+            "m.balance_minor",
+        ),
+    ),
+    Planted(
+        "the postings of a call are numbered by their amount",
+        _in_sql(
+            "post_entries", "l.currency order by l.n", "l.currency order by l.amount_minor, l.n"
+        ),
+    ),
+    Planted(
+        "a key with other content is passed over",
+        _in_sql("post_entries", "told.h <> coalesce(j.content_hash, told.first_hash)", "false"),
+    ),
+    Planted(
+        "a key twice in a call is booked twice",
+        _in_sql("post_entries", "nth = 1 and j.id is null", "j.id is null"),
+    ),
+    Planted(
+        "a posting holds since it was recorded",
+        _in_sql("post_entries", "e.f as effective_at", "e.o as effective_at"),
+    ),
+    Planted(
+        "each call begins the chain anew",
+        _in_sql("post_entries", "coalesce(h.last_hash,", "coalesce(null::bytea,"),
+    ),
+    Planted(
+        "sums over blocks leave credits out",
+        _in_sql("add_up_blocks", "else -p.amount_minor end", "else 0 end"),
+    ),
+    Planted(
+        "hours of a block replace what was added up before",
+        _in_sql(
+            "add_up_blocks", "known.change_minor + excluded.change_minor", "excluded.change_minor"
+        ),
+    ),
+    Planted(
+        "a reversal leaves every side as it was",
+        _in_python(reversal, "OTHER_SIDE", {"debit": "debit", "credit": "credit"}),
+    ),
+    Planted(
+        "what was booked before is told once more",
+        _in_python(store, "post_entries", _post_and_call_all_new),
+    ),
+    Planted(
+        "the content of an entry is its key",
+        _in_python(Entry, "content_hash", property(_hash_of_the_key_alone)),
+    ),
+)
