@@ -20,6 +20,7 @@ PREFIXES = {
     "dispute": "dsp",
     "entry": "ent",
     "event": "evt",
+    "hold": "hld",
     "invitation": "ivt",
     "invoice": "inv",
     "key_rotation": "rot",

@@ -27,6 +27,9 @@ class JournalEntryPosted(Fact):
     Attributes:
         source_key: the money fact it books; unique per tenant, mode and book.
         reverses: the entry that it takes back.
+        belongs_to: the closed month (`2026-03`) of a fact that came late; it is booked at the first
+            moment that was open.
+        true_effective_at: when the late fact held.
     """
 
     entry_id: UUID
@@ -35,6 +38,8 @@ class JournalEntryPosted(Fact):
     booked_at: AwareDatetime
     postings: tuple[PostedLine, ...]
     reverses: UUID | None = None
+    belongs_to: str | None = None
+    true_effective_at: AwareDatetime | None = None
 
 
 class ReverseEntry(Fact):

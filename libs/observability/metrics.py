@@ -203,6 +203,11 @@ LEDGER_SUSPENSE_ENTRIES_TOTAL = Counter(
     "Movements booked to suspense because no rule knows their kind (Stripe's word).",
     ["kind"],
 )
+LEDGER_ACCOUNT_OVERRUNS_TOTAL = Counter(
+    "sluice_ledger_account_overruns_total",
+    "Accounts that facts took beyond their minimum or maximum, or below what is held of them.",
+    ["bound"],
+)
 LEDGER_ENTRIES_TOGETHER = Histogram(
     "sluice_ledger_entries_together",
     "Entries of the posting API that went together in one commit.",

@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Literal
 
 from libs.db.pool import Row
-from services.ledger import store_accounts
+from services.ledger import store_accounts, store_bounds
 from services.ledger.books import Reader
 
 Axis = Literal["effective", "booked"]
@@ -23,6 +23,8 @@ async def balances(
 ) -> tuple[Row, list[Row]]:
     """An account and what stood on it by currency: debits less credits.
 
+    Without a time also what is held of it, and what bounds it.
+
     Args:
         at: postings of this time and before count; None counts all that is booked.
         axis: whether a posting is of the time at which its fact held, or at which it was recorded.
@@ -38,7 +40,7 @@ async def balances(
         if found is None:
             raise NoSuchAccountError
         if at is None:
-            return found, await store_accounts.balances(tx, *place, currency)
+            return found, await store_bounds.standings(tx, *place, currency)
         rows = await store_accounts.balances_at(
             tx, *place, currency, at=at, effective=axis == "effective"
         )

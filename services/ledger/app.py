@@ -18,8 +18,11 @@ from services.ledger import (
     jobs,
     routes,
     routes_accounts,
+    routes_bounds,
     routes_breaks,
     routes_chart,
+    routes_holds,
+    routes_periods,
     routes_postings,
     routes_recognition,
     routes_reconciliations,
@@ -63,6 +66,8 @@ def build() -> FastAPI:
         runtime.add_job(
             "look_at_breaks", partial(jobs.look_at_breaks, database, settings), every_seconds=30
         )
+        runtime.add_job("expire_holds", partial(jobs.expire_holds, database), every_seconds=1)
+        runtime.add_job("tell_overruns", partial(jobs.tell_overruns, database), every_seconds=2)
         async with runtime.running():
             yield
 
@@ -72,7 +77,10 @@ def build() -> FastAPI:
         routers=[
             routes.router,
             routes_accounts.router,
+            routes_bounds.router,
             routes_chart.router,
+            routes_holds.router,
+            routes_periods.router,
             routes_recognition.router,
             routes_reconciliations.router,
             routes_breaks.router,

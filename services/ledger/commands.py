@@ -18,7 +18,7 @@ from libs.db.tenant import Mode
 from libs.ids import public_id
 from libs.messaging.apply import Delivery
 from libs.messaging.outbox import emit
-from services.ledger import chart, posting, reversal, store, store_commands
+from services.ledger import chart, posting, reversal, store, store_bounds, store_commands
 from services.ledger.entries import Entry, Line, entry_id
 from services.ledger.store import Booking
 
@@ -128,6 +128,7 @@ async def post(tx: Tx, book: Book, groups: Sequence[Group]) -> list[Verdict]:
     """
     commands = [command for group in groups for command in group]
     await store_commands.lock_books(tx, book, {command.tenant_id for command in commands})
+    await store_bounds.keep_bounds(tx)
     keys = {command.key for command in commands}
     known = {_key_of(row): row for row in await store_commands.find_booked(tx, book, keys)}
     accounts = await _accounts(tx, book, [each for each in commands if each.key not in known])
@@ -252,9 +253,8 @@ def _judge(
     for command in group:
         booked, first = known.get(command.key), fresh.get(command.key) or new.get(command.key)
         if booked is not None:
-            is_same = command.says(
-                booked["content_hash"], booked["effective_at"], booked["metadata"]
-            )
+            held_at = booked["true_effective_at"] or booked["effective_at"]
+            is_same = command.says(booked["content_hash"], held_at, booked["metadata"])
         elif first is not None:
             is_same = command.says(
                 first.entry.content_hash, first.effective_at, dict(first.metadata)

@@ -5,15 +5,20 @@ from collections.abc import Sequence
 from libs.contracts.billing import InvoicePaid
 from libs.contracts.envelope import Envelope, Fact
 from libs.contracts.ledger import OpenAccount, PostEntry, ReverseEntry
+from libs.contracts.ledger_holds import BoundAccount, CaptureHold, HoldAmount, ReleaseHold
+from libs.contracts.ledger_periods import ClosePeriod, ReopenPeriod
 from libs.contracts.stripe_sync import StripeStatement
 from libs.contracts.tenants import TenantCreated, TenantWentLive
 from libs.db.pool import Tx
 from libs.messaging.apply import Delivery, Handler, Together
 from services.ledger import (
+    bounds,
     commands,
+    holds,
     matching_invoices,
     money,
     own_accounts,
+    periods,
     posting,
     recognition,
     reversal,
@@ -54,6 +59,36 @@ async def on_open_account(event: Envelope[OpenAccount], tx: Tx) -> None:
     await own_accounts.take_command(tx, event)
 
 
+async def on_hold_amount(event: Envelope[HoldAmount], tx: Tx) -> None:
+    """Hold an amount, unless it is held."""
+    await holds.take_hold(tx, event)
+
+
+async def on_capture_hold(event: Envelope[CaptureHold], tx: Tx) -> None:
+    """Book what was captured of a hold, unless that is done."""
+    await holds.take_capture(tx, event)
+
+
+async def on_release_hold(event: Envelope[ReleaseHold], tx: Tx) -> None:
+    """Free what is held, unless that is done."""
+    await holds.take_release(tx, event)
+
+
+async def on_bound_account(event: Envelope[BoundAccount], tx: Tx) -> None:
+    """Bound an account, unless it is bounded so or later."""
+    await bounds.take_command(tx, event)
+
+
+async def on_close_period(event: Envelope[ClosePeriod], tx: Tx) -> None:
+    """Close a month, unless that is done."""
+    await periods.take_close(tx, event)
+
+
+async def on_reopen_period(event: Envelope[ReopenPeriod], tx: Tx) -> None:
+    """Open a month again, unless that is done."""
+    await periods.take_reopening(tx, event)
+
+
 async def on_statement(event: Envelope[StripeStatement], tx: Tx) -> None:
     """Keep a part of what Stripe itself lists of an account."""
     await statements.take_part(tx, event)
@@ -67,5 +102,11 @@ HANDLERS: dict[type[Fact], Handler] = {
     ReverseEntry: on_reverse_entry,
     PostEntry: Together(on_post_entry),
     OpenAccount: on_open_account,
+    HoldAmount: on_hold_amount,
+    CaptureHold: on_capture_hold,
+    ReleaseHold: on_release_hold,
+    BoundAccount: on_bound_account,
+    ClosePeriod: on_close_period,
+    ReopenPeriod: on_reopen_period,
     StripeStatement: on_statement,
 }

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 from libs.clock import utc_now
 from libs.db.pool import Database
-from services.ledger import anchoring, recognition, reconciling
+from services.ledger import anchoring, bounds, holds, recognition, reconciling
 from services.ledger.reconciling_sides import Terms
 from services.ledger.settings import Settings
 
@@ -44,3 +44,13 @@ async def look_at_breaks(database: Database, settings: Settings) -> None:
     every = timedelta(hours=settings.ledger_reconciliation_hours)
     await reconciling.enrol(database, every)
     await reconciling.measure(database)
+
+
+async def expire_holds(database: Database) -> None:
+    """Free what was held until now."""
+    await holds.expire(database, utc_now())
+
+
+async def tell_overruns(database: Database) -> None:
+    """Tell where facts took accounts beyond their bounds."""
+    await bounds.tell_overruns(database, utc_now())

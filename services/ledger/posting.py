@@ -9,7 +9,7 @@ import structlog
 from libs.contracts.ledger import JournalEntryPosted, PostedLine
 from libs.db.pool import Tx
 from libs.messaging.outbox import Letter, compose, send
-from services.ledger import chart, store
+from services.ledger import chart, periods, store
 from services.ledger.store import Booking
 
 log = structlog.get_logger()
@@ -29,8 +29,11 @@ async def open_books(tx: Tx) -> None:
 async def book(tx: Tx, bookings: Sequence[Booking]) -> list[Booking]:
     """Book entries of the tenants in scope together; those that were not booked before.
 
+    Of a closed month they are booked in the open one, with a link.
+
     Raises:
         SourceKeyConflictError: a fact is booked with other content; nothing is booked then.
+        OverrunError: bounds are kept, and an account does not take it; likewise.
     """
     bookings = _each_once(bookings)
     if not bookings:
@@ -45,6 +48,7 @@ async def book(tx: Tx, bookings: Sequence[Booking]) -> list[Booking]:
         for line in booking.entry.lines
     }
     await store.open_accounts(tx, accounts.values())
+    bookings = await periods.into_open(tx, bookings)
     try:
         new, letters = await _post_and_compose(tx, bookings)
     except store.SourceKeyConflictError:
@@ -53,6 +57,7 @@ async def book(tx: Tx, bookings: Sequence[Booking]) -> list[Booking]:
             log.exception("source_key_conflict", cause=str(bookings[0].cause))
         raise
     booked = [booking for booking in bookings if booking.id in new]
+    await periods.link(tx, booked)
     for booking in booked:
         send(tx, letters[booking.id])
     return booked
@@ -100,6 +105,8 @@ def _told(booking: Booking) -> JournalEntryPosted:
         source_key=entry.source_key,
         booked_at=booking.booked_at,
         reverses=booking.reverses,
+        belongs_to=booking.belongs_to,
+        true_effective_at=booking.true_effective_at,
         postings=tuple(
             PostedLine(
                 account=line.account.code,

@@ -17,7 +17,7 @@ from libs.contracts.ledger import Book, ReverseEntry
 from libs.db.pool import Cause, Row, Tx
 from libs.ids import public_id
 from libs.messaging.outbox import emit
-from services.ledger import chart, posting, store, store_reversals
+from services.ledger import chart, posting, store, store_bounds, store_reversals
 from services.ledger.chart import Side
 from services.ledger.entries import Entry, Line, entry_id
 from services.ledger.store import Booking
@@ -93,6 +93,7 @@ async def reverse(
     Raises:
         NoSuchEntryError: there is none in the books in scope.
         AlreadyReversedError: it has a reversal already.
+        OverrunError: an account would pass one of its bounds.
     """
     original = await store.find_entry(tx, original_id)
     if original is None:
@@ -122,6 +123,7 @@ async def reverse(
     cause = Cause(asked.id, asked.correlation_id)
     emit(tx, command, effective_at=effective_at, cause=cause)
     wanted = Wanted(reversal_id, tx.tenant_id, book, source_key, effective_at, now, cause)
+    await store_bounds.keep_bounds(tx)
     if not await posting.book(tx, [wanted.booking(original_id, await _lines(tx, original))]):
         raise AlreadyReversedError(reversal_key(source_key))
     return reversal_id

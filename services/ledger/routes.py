@@ -1,7 +1,7 @@
 """`/api/v1/ledger`: trial balance, accounts and journal entries."""
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -13,12 +13,40 @@ from libs.ids import public_id
 from libs.money import Currency
 from libs.web.auth import OPERATOR, Access, Gate, Requires
 from libs.web.pagination import Page, PageRequest, page_request
-from libs.web.problems import Forbidden, problem_responses
+from libs.web.problems import Conflict, Forbidden, InvalidFields, problem_responses
 from services.ledger import books
 from services.ledger.books import Reader
+from services.ledger.bounds import OverrunError
 from services.ledger.chart import AccountType, Side
+from services.ledger.periods import Period
 
 router = APIRouter(tags=["ledger"], responses=problem_responses(Forbidden))
+
+PERIOD = r"^[12][0-9]{3}-(0[1-9]|1[0-2])$"
+
+
+class AccountWouldOverrun(Conflict):
+    """409: an account would pass one of its bounds, or lose what is held of it."""
+
+    default_code = "account_overrun"
+    default_title = "Account does not take it"
+
+    @classmethod
+    def told(cls, overrun: OverrunError) -> Self:
+        """What the database said of it."""
+        return cls(
+            f"The account `{overrun.account}` has {overrun.available_minor} {overrun.currency} "
+            f"available and its {overrun.bound} is {overrun.limit_minor}: it does not take "
+            f"{overrun.asked_minor}. Ask for less, or change its bounds.",
+            extra={
+                "account": overrun.account,
+                "currency": overrun.currency,
+                "bound": overrun.bound,
+                "limit_minor": overrun.limit_minor,
+                "available_minor": overrun.available_minor,
+                "asked_minor": overrun.asked_minor,
+            },
+        )
 
 
 class TrialBalanceRow(BaseModel):
@@ -56,6 +84,8 @@ class AccountBalance(BaseModel):
     normal_side: Side
     currency: str
     balance_minor: int
+    held_minor: int = Field(description="By open holds.")
+    available_minor: int = Field(description="The balance less holds.")
 
 
 class AccountList(BaseModel):
@@ -89,6 +119,11 @@ class EntryAnswer(BaseModel):
     rule: str
     rule_version: int
     reverses: str | None = Field(description="The entry that this one takes back.")
+    belongs_to: str | None = Field(
+        description="Of a fact that came late: its month, which was closed. It is booked at the "
+        "first moment that was open."
+    )
+    true_effective_at: datetime | None = Field(description="When the late fact held.")
     chain_seq: int = Field(description="Its place in the chain of its book.")
     chain_hash: str = Field(
         description="Hex of SHA-256 over the hash of the entry before it and all of this one."
@@ -119,13 +154,44 @@ async def reading(
     return Reader(request.app.state.database, tenant_id, access.mode, book)
 
 
+async def check_book(request: Request, access: Access, book: Book) -> None:
+    """The caller may write in this book.
+
+    Raises:
+        Forbidden: it is the platform's, and the caller is none of its staff.
+    """
+    if book not in access.books:
+        gate: Gate = request.app.state.gate
+        await gate.refuse(
+            request, access, OPERATOR, "Only the platform's staff writes in the book `platform`."
+        )
+
+
 Reading = Annotated[Reader, Depends(reading)]
 CurrencyQuery = Annotated[Currency | None, Query()]
 
 
 @router.get("/api/v1/ledger/trial-balance")
-async def get_trial_balance(reader: Reading, currency: CurrencyQuery = None) -> TrialBalance:
-    """The trial balance of a book; an operator who names no tenant gets the whole book."""
+async def get_trial_balance(
+    reader: Reading,
+    currency: CurrencyQuery = None,
+    period: Annotated[
+        str | None,
+        Query(
+            max_length=7,
+            pattern=PERIOD,
+            description="As it was at the end of this month in UTC, e.g. `2026-03`, by effective "
+            "time: each account's balance on the side it stands on.",
+        ),
+    ] = None,
+) -> TrialBalance:
+    """The trial balance of a book; an operator who names no tenant gets the whole book.
+
+    Raises:
+        InvalidFields: a month, and no tenant.
+    """
+    if period is not None and reader.tenant_id is None:
+        raise InvalidFields("Name the tenant by `X-Tenant-ID`: months are closed by tenant.")
     rows = [
         TrialBalanceRow(
             account=row["account"],
@@ -134,7 +200,7 @@ async def get_trial_balance(reader: Reading, currency: CurrencyQuery = None) -> 
             debit_minor=int(row["debit_minor"]),
             credit_minor=int(row["credit_minor"]),
         )
-        for row in await books.balances(reader, currency)
+        for row in await books.balances(reader, currency, Period.named(period) if period else None)
     ]
     totals = [
         TrialBalanceTotal(
@@ -178,12 +244,16 @@ async def list_entries(
 
 def _account(row: Row) -> AccountBalance:
     net = int(row["debit_minor"] - row["credit_minor"])
+    balance_minor = net if row["normal_side"] == "debit" else -net
+    held_minor = int(row["held_minor"])
     return AccountBalance(
         account=row["account"],
         type=row["type"],
         normal_side=row["normal_side"],
         currency=row["currency"],
-        balance_minor=net if row["normal_side"] == "debit" else -net,
+        balance_minor=balance_minor,
+        held_minor=held_minor,
+        available_minor=balance_minor - held_minor,
     )
 
 
@@ -201,6 +271,8 @@ def entry_answer(pair: tuple[Row, list[Row]]) -> EntryAnswer:
         rule=row["rule"],
         rule_version=row["rule_version"],
         reverses=public_id("entry", row["reverses"]) if row["reverses"] else None,
+        belongs_to=row["belongs_to"],
+        true_effective_at=row["true_effective_at"],
         chain_seq=row["chain_seq"],
         chain_hash=row["chain_hash"].hex(),
         metadata=row["metadata"] or {},

@@ -35,6 +35,10 @@ class CurrencyBalance(BaseModel):
 
     currency: str
     balance_minor: int
+    held_minor: int | None = Field(description="By open holds; null at a time.")
+    available_minor: int | None = Field(description="The balance less holds; null at a time.")
+    min_minor: int | None = Field(description="What may be available at least; null: anything.")
+    max_minor: int | None = Field(description="What the balance may come to; null: anything.")
 
 
 class BalanceAt(BaseModel):
@@ -91,9 +95,7 @@ async def get_account_balance(
         axis=axis,
         at=at,
         balances=[
-            CurrencyBalance(
-                currency=row["currency"], balance_minor=_on_normal_side(found, row["net_minor"])
-            )
+            _balance(row, _on_normal_side(found, row["net_minor"]), is_now=at is None)
             for row in rows
         ],
     )
@@ -138,6 +140,18 @@ async def get_account_statement(
         )
 
     return Page[StatementPosting].of(rows, page.limit, lambda row: (row["account_seq"],), shape)
+
+
+def _balance(row: Row, balance_minor: int, *, is_now: bool) -> CurrencyBalance:
+    held_minor = row["held_minor"] if is_now else None
+    return CurrencyBalance(
+        currency=row["currency"],
+        balance_minor=balance_minor,
+        held_minor=held_minor,
+        available_minor=None if held_minor is None else balance_minor - held_minor,
+        min_minor=row["min_minor"] if is_now else None,
+        max_minor=row["max_minor"] if is_now else None,
+    )
 
 
 def _on_normal_side(account: Row, net_minor: int) -> int:

@@ -17,8 +17,7 @@ from libs.web.problems import Conflict, Forbidden, NotFound, problem_responses
 from services.ledger import chart, own_accounts, store_commands
 from services.ledger.chart import OWN_NAME, Account, AccountType, Side
 from services.ledger.own_accounts import AccountTakenError, TooManyAccountsError
-from services.ledger.routes import Reading
-from services.ledger.routes_postings import check_book
+from services.ledger.routes import Reading, check_book
 
 router = APIRouter(tags=["ledger"], responses=problem_responses(Forbidden))
 

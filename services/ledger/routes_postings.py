@@ -16,7 +16,7 @@ from libs.messaging.told import masked_fields
 from libs.money import Currency
 from libs.observability.remote import remote_address
 from libs.observability.tracing import inject
-from libs.web.auth import OPERATOR, Access, Gate, Requires
+from libs.web.auth import Access, Requires
 from libs.web.idempotency import answer_once, idempotency_key
 from libs.web.metadata import Metadata
 from libs.web.plain import PlainRoute
@@ -31,6 +31,7 @@ from libs.web.problems import (
 )
 from libs.web.times import UtcTime
 from services.ledger import chart, commands
+from services.ledger.bounds import OverrunError
 from services.ledger.chart import Side, UnknownAccountError
 from services.ledger.coalescing import Coalescer, LineFullError, OverdueError
 from services.ledger.commands import (
@@ -46,7 +47,7 @@ from services.ledger.commands import (
     Verdict,
 )
 from services.ledger.entries import Entry, Line, UnbalancedError
-from services.ledger.routes import EntryAnswer, entry_answer
+from services.ledger.routes import AccountWouldOverrun, EntryAnswer, check_book, entry_answer
 
 router = APIRouter(
     tags=["ledger"],
@@ -247,19 +248,6 @@ class _Batch:
         return EntryVerdict(source_key=self._keys[at], status="refused", refusal=refusal)
 
 
-async def check_book(request: Request, access: Access, book: Book) -> None:
-    """The caller may write in this book.
-
-    Raises:
-        Forbidden: it is the platform's, and the caller is none of its staff.
-    """
-    if book not in access.books:
-        gate: Gate = request.app.state.gate
-        await gate.refuse(
-            request, access, OPERATOR, "Only the platform's staff writes in the book `platform`."
-        )
-
-
 async def _coalesced(request: Request, groups: Sequence[Group]) -> list[Verdict]:
     """The verdicts on groups that are booked along with those of other callers."""
     coalescer: Coalescer = request.app.state.coalescer
@@ -328,6 +316,8 @@ def _entries(verdict: Verdict, group: Group, paths: Sequence[str]) -> list[Poste
         return verdict
     if isinstance(verdict, RefusedError):
         _refuse(verdict, group, paths)
+    if isinstance(verdict, OverrunError):
+        raise AccountWouldOverrun.told(verdict) from None
     if isinstance(verdict, LineFullError):
         raise Unavailable(
             "Too many entries wait to be booked; nothing was done. Send it again shortly.",

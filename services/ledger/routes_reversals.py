@@ -15,8 +15,9 @@ from libs.web.idempotency import answer_once
 from libs.web.problems import Conflict, Forbidden, NotFound, problem_responses
 from libs.web.times import UtcTime
 from services.ledger import reversal, store
+from services.ledger.bounds import OverrunError
 from services.ledger.reversal import AlreadyReversedError, NoSuchEntryError
-from services.ledger.routes import EntryAnswer, entry_answer
+from services.ledger.routes import AccountWouldOverrun, EntryAnswer, entry_answer
 
 router = APIRouter(tags=["ledger"], responses=problem_responses(Forbidden, NotFound))
 
@@ -38,7 +39,7 @@ class ReversalBody(BaseModel):
     "/api/v1/ledger/entries/{entry}/reverse",
     status_code=201,
     response_model=EntryAnswer,
-    responses=problem_responses(Conflict),
+    responses=problem_responses(Conflict, AccountWouldOverrun),
 )
 async def reverse_entry(
     request: Request,
@@ -71,6 +72,8 @@ async def reverse_entry(
                 f"`{done}` shows it.",
                 code="entry_reversed",
             ) from None
+        except OverrunError as overrun:
+            raise AccountWouldOverrun.told(overrun) from None
         booked = await store.find_entry(tx, reversal_id)
         assert booked is not None, "it was booked above"
         postings = await store.postings_of(tx, access.mode, booked["book"], [booked])

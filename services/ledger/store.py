@@ -11,6 +11,7 @@ from libs.db.pool import Cause, Row, Tx
 from libs.db.tenant import Mode
 from services.ledger.chart import Account
 from services.ledger.entries import Entry
+from services.ledger.store_bounds import overrun_of
 
 CONFLICT_SQLSTATE = "SL002"
 
@@ -28,6 +29,8 @@ class Booking:
         booked_at: when the fact was recorded.
         cause: the event that told of the fact, or asked for the entry.
         reverses: the entry whose postings this one takes back.
+        belongs_to, true_effective_at: of an entry that is moved out of a closed month: that month,
+            and when its fact held.
     """
 
     id: UUID
@@ -37,6 +40,8 @@ class Booking:
     booked_at: datetime
     cause: Cause
     reverses: UUID | None = None
+    belongs_to: str | None = None
+    true_effective_at: datetime | None = None
 
 
 async def open_accounts(tx: Tx, accounts: Iterable[tuple[UUID, str, Account]]) -> None:
@@ -68,6 +73,7 @@ async def post_entries(tx: Tx, bookings: Sequence[Booking]) -> set[UUID]:
 
     Raises:
         SourceKeyConflictError: a source key is booked with other content.
+        OverrunError: bounds are kept, and an account does not take it.
     """
     lines = [(booking.id, line) for booking in bookings for line in booking.entry.lines]
     try:
@@ -94,6 +100,9 @@ async def post_entries(tx: Tx, bookings: Sequence[Booking]) -> set[UUID]:
     except asyncpg.PostgresError as error:
         if error.sqlstate == CONFLICT_SQLSTATE:
             raise SourceKeyConflictError(str(error)) from None
+        overrun = overrun_of(error)
+        if overrun is not None:
+            raise overrun from None
         raise
     return {row["id"] for row in rows}
 
@@ -101,7 +110,7 @@ async def post_entries(tx: Tx, bookings: Sequence[Booking]) -> set[UUID]:
 async def sum_balances(
     tx: Tx, mode: Mode, book: str, *, tenant_id: UUID | None, currency: str | None
 ) -> list[Row]:
-    """Debits and credits of a book by account and currency.
+    """Debits and credits of a book by account and currency, and what is held.
 
     Args:
         tenant_id: None adds up the whole book over all tenants that are in sight.
@@ -109,10 +118,13 @@ async def sum_balances(
     return await tx.fetch(
         """
         select b.account, a.type, a.normal_side, b.currency,
-               sum(b.debit_minor) as debit_minor, sum(b.credit_minor) as credit_minor
+               sum(b.debit_minor) as debit_minor, sum(b.credit_minor) as credit_minor,
+               coalesce(sum(g.held_minor), 0) as held_minor
         from account_balance b
         join account a on a.tenant_id = b.tenant_id and a.mode = b.mode and a.book = b.book
             and a.code = b.account
+        left join account_guard g on g.tenant_id = b.tenant_id and g.mode = b.mode
+            and g.book = b.book and g.account = b.account and g.currency = b.currency
         where ($1::uuid is null or b.tenant_id = $1) and b.mode = $2 and b.book = $3
             and ($4::text is null or b.currency = $4)
         group by 1, 2, 3, 4 order by 1, 4
@@ -147,7 +159,12 @@ async def list_entries(
         select tenant_id, book, id, source_key, effective_at, booked_at, causation_id, rule,
                rule_version, reverses, chain_seq, chain_hash,
                (select metadata from asked_entry a where a.tenant_id = e.tenant_id
-                and a.mode = e.mode and a.book = e.book and a.entry_id = e.id) as metadata
+                and a.mode = e.mode and a.book = e.book and a.entry_id = e.id) as metadata,
+               (select belongs_to from late_entry l where l.tenant_id = e.tenant_id
+                and l.mode = e.mode and l.book = e.book and l.entry_id = e.id) as belongs_to,
+               (select true_effective_at from late_entry l where l.tenant_id = e.tenant_id
+                and l.mode = e.mode and l.book = e.book and l.entry_id = e.id)
+                   as true_effective_at
         from journal_entry e
         where ($1::uuid is null or tenant_id = $1) and mode = $2 and book = $3
             and ($4::text is null or exists (
@@ -192,7 +209,12 @@ async def find_entry(tx: Tx, entry_id: UUID) -> Row | None:
         select tenant_id, book, id, source_key, effective_at, booked_at, causation_id, rule,
                rule_version, reverses, chain_seq, chain_hash,
                (select metadata from asked_entry a where a.tenant_id = e.tenant_id
-                and a.mode = e.mode and a.book = e.book and a.entry_id = e.id) as metadata
+                and a.mode = e.mode and a.book = e.book and a.entry_id = e.id) as metadata,
+               (select belongs_to from late_entry l where l.tenant_id = e.tenant_id
+                and l.mode = e.mode and l.book = e.book and l.entry_id = e.id) as belongs_to,
+               (select true_effective_at from late_entry l where l.tenant_id = e.tenant_id
+                and l.mode = e.mode and l.book = e.book and l.entry_id = e.id)
+                   as true_effective_at
         from journal_entry e
         where tenant_id = $1 and mode = $2 and book in ('platform', 'tenant') and id = $3
         """,

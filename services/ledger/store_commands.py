@@ -40,9 +40,11 @@ async def find_booked(tx: Tx, book: Book, keys: Collection[tuple[UUID, str]]) ->
         cross join lateral (
             select e.tenant_id, e.book, e.id, e.source_key, e.content_hash, e.effective_at,
                    e.booked_at, e.causation_id, e.rule, e.rule_version, e.reverses, e.chain_seq,
-                   e.chain_hash, a.metadata
+                   e.chain_hash, a.metadata, l.belongs_to, l.true_effective_at
             from journal_entry e left join asked_entry a on a.tenant_id = e.tenant_id
                 and a.mode = e.mode and a.book = e.book and a.entry_id = e.id
+            left join late_entry l on l.tenant_id = e.tenant_id and l.mode = e.mode
+                and l.book = e.book and l.entry_id = e.id
             where e.tenant_id = u.t and e.mode = $1 and e.book = $2 and e.source_key = u.k
             limit 1) e
         """,

@@ -129,6 +129,7 @@ WAIVERS: Mapping[str, Waiver] = {
 OWNERS_FUNCTIONS: Mapping[str, str] = {
     "gateway.make_archive_months": "only an owner makes partitions; it makes exactly the archive's",
     "gateway.drop_archive_months": "only an owner drops partitions; never that of a running month",
+    "ledger.fold_hold": "the one writer of what a hold has come to; held likewise",
     "ledger.post_entries": "the one way to book; its owner is held by forced row-level security",
 }
 """SECURITY DEFINER functions that run as the tables' owner.

@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from typing import Any
 from urllib.parse import quote
@@ -35,6 +36,8 @@ SCOPES = [
     "members:manage",
     "tenants:read",
 ]
+CREDITS = "liability:customer_credits"
+FAR_AHEAD = (utc_now() + timedelta(days=300)).isoformat()
 OPERATIONS = read_operations()
 SECURED = [each for each in OPERATIONS if each.permission is not None]
 SHARED_NOUNS = frozenset({"plan"})
@@ -156,6 +159,18 @@ async def _of_an_account(story: Story, owner: Api) -> dict[str, str]:
     }
 
 
+async def _hold(owner: Api) -> str:
+    """Something held in acme's own book, on a credit line."""
+    line = {"book": "tenant", "currency": "EUR", "min_minor": -100, "max_minor": None}
+    await owner.call("PUT", f"/api/v1/ledger/accounts/{CREDITS}/bounds", json=line)
+    wish = {"book": "tenant", "key": "isolation", "account": CREDITS, "currency": "EUR"}
+    held = await owner.post(
+        "/api/v1/ledger/holds", {**wish, "amount_minor": 1, "expires_at": FAR_AHEAD}
+    )
+    held_id: str = held["id"]
+    return held_id
+
+
 @pytest.fixture(scope="module")
 async def theirs(played_story: Story) -> AsyncGenerator[Theirs, None]:
     """Acme's objects as acme itself sees them, and the keys of those who should not."""
@@ -195,18 +210,19 @@ async def theirs(played_story: Story) -> AsyncGenerator[Theirs, None]:
         "break": public_id("break", new_id()),
         "rebuild": public_id("rebuild", new_id()),
         "producer": public_id("producer", new_id()),
+        "period": "2026-01",
     }
     held = await owner.post("/api/v1/reservations", {"meter": meter["key"], "amount": "1"})
     paths["reservation"] = held["id"]
     paths["backfill"] = (await owner.post("/api/v1/usage/backfills", {"reason": "x"}))["id"]
+    paths["hold"] = await _hold(owner)
     paths |= await _of_an_account(story, owner)
     dry_run = {"type": "invoice.paid", "dry_run": True}
     paths["replay"] = (await owner.post("/api/v1/webhook-events/replay", dry_run))["id"]
     await eventually("what the replay would change", partial(_compared, owner, paths["replay"]))
     webhook = await owner.get(f"/api/v1/webhook-events/{paths['event']}")
-    objects = {
-        name: value for name, value in paths.items() if name not in ("tenant", "plan", "namespace")
-    }
+    of_everybody = ("tenant", "plan", "namespace", "period")
+    objects = {name: value for name, value in paths.items() if name not in of_everybody}
     stripe = {tenant["stripe_customer_id"], tenant["stripe_subscription_id"]}
     http = httpx.AsyncClient(base_url=story.origin, timeout=20)
     await open_live_mode(operator, slug)
@@ -388,6 +404,8 @@ def naming_acme(theirs: Theirs) -> dict[str, list[tuple[Any, int]]]:
     account = {"book": "tenant", "type": "asset", "name": "x", "purpose": "x"}
     sides = [{**amount, "account": "asset:bank", "side": side} for side in ("debit", "credit")]
     entry = {"source_key": "x", "postings": sides}
+    unbound = {"currency": "EUR", "min_minor": None, "max_minor": None}
+    hold = {"key": "x", "account": CREDITS, **amount, "expires_at": FAR_AHEAD}
     return {
         "create_api_key": [({**key, "tenant": acme}, 403), ({**key, "tenant": slug}, 403)],
         "create_tenant": [(new, 403)],
@@ -473,6 +491,17 @@ def naming_acme(theirs: Theirs) -> dict[str, list[tuple[Any, int]]]:
             ({**account, "tenant_id": acme}, 422),
             ({**account, "book": "platform"}, 403),
         ],
+        "create_hold": [
+            ({**hold, "book": "tenant", "tenant_id": acme}, 422),
+            ({**hold, "book": "platform"}, 403),
+        ],
+        "capture_hold": [({"key": "x", "to": "revenue:usage"}, 404)],
+        "put_account_bounds": [
+            ({**unbound, "book": "tenant"}, 404),
+            ({**unbound, "book": "platform"}, 403),
+        ],
+        "close_period": [({}, 403)],
+        "reopen_period": [({"reason": "x"}, 403)],
         "post_entry": [
             ({**entry, "book": "tenant", "tenant_id": acme}, 422),
             ({**entry, "book": "platform"}, 403),
@@ -525,7 +554,8 @@ async def test_every_operation_with_a_body_is_tried_with_acme_in_it(theirs: Thei
 async def test_acmes_own_key_of_the_other_mode_finds_nothing(
     theirs: Theirs, operation: Operation
 ) -> None:
-    answer = await ask(theirs, operation, theirs.keys["owner, live"])
+    (body, _), *_ = naming_acme(theirs).get(operation.id, [({}, 404)])
+    answer = await ask(theirs, operation, theirs.keys["owner, live"], body=body)
     assert problem_of(answer) == (404, "not_found")
 
 

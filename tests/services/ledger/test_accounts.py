@@ -16,6 +16,13 @@ from services.ledger.books import Reader
 
 HOUR = timedelta(hours=1)
 TEN_SECONDS = timedelta(seconds=10)
+AT_A_TIME = dict.fromkeys(("held_minor", "available_minor", "min_minor", "max_minor"))
+
+
+def free(currency: str, balance_minor: int) -> dict[str, str | int | None]:
+    """A balance of which nothing is held, and that nothing bounds."""
+    available = {"balance_minor": balance_minor, "available_minor": balance_minor}
+    return AT_A_TIME | available | {"currency": currency, "held_minor": 0}
 
 
 async def test_balances_at_any_time_are_the_sum_of_what_was_before(ledger: Database) -> None:
@@ -56,14 +63,14 @@ async def test_a_balance_by_the_api(api: Api) -> None:
         "book": "platform",
         "axis": "effective",
         "at": "2026-01-16T23:00:00Z",
-        "balances": [{"currency": "EUR", "balance_minor": 4900}],
+        "balances": [AT_A_TIME | {"currency": "EUR", "balance_minor": 4900}],
     }
     now = (await api.get(path, api.operator, acme)).json()
-    assert (now["at"], now["balances"]) == (None, [{"currency": "EUR", "balance_minor": 0}])
+    assert (now["at"], now["balances"]) == (None, [free("EUR", 0)])
     booked = await api.get(path, api.operator, acme, at="2026-01-16T23:00:00Z", axis="booked")
-    assert booked.json()["balances"] == [{"currency": "EUR", "balance_minor": 0}]
+    assert booked.json()["balances"] == [AT_A_TIME | {"currency": "EUR", "balance_minor": 0}]
     own = await api.get("accounts/liability:unapplied_payments/balance", api.acme)
-    assert own.json()["balances"] == [{"currency": "EUR", "balance_minor": 1000}]
+    assert own.json()["balances"] == [free("EUR", 1000)]
 
 
 async def test_a_statement_page_by_page(api: Api) -> None:
@@ -103,10 +110,7 @@ async def test_of_several_currencies_one_is_named(api: Api, log: MemoryLog) -> N
     unused = await api.get("accounts/asset:bank/statement", api.operator, acme)
     assert unused.json()["items"] == []
     balance = await api.get("accounts/revenue:flat/balance", api.operator, acme)
-    assert balance.json()["balances"] == [
-        {"currency": "EUR", "balance_minor": 4900},
-        {"currency": "USD", "balance_minor": 7},
-    ]
+    assert balance.json()["balances"] == [free("EUR", 4900), free("USD", 7)]
 
 
 @pytest.mark.parametrize(
