@@ -82,8 +82,9 @@ chaos: $(STAMP) ## Kill programs at random moments of the story, then prove that
 bench: $(STAMP) ## Measure throughput, latency and footprint
 	@$(WITHOUT_STACK) $(PYTHON) -m pytest -o faulthandler_timeout=0 -rP tests/bench
 
-bench-metering: $(STAMP) ## Measure how fast usage is counted, against what Postgres itself could take
-	@$(WITHOUT_STACK) $(PYTHON) -m pytest -rP tests/bench/test_metering_counting.py
+bench-metering: $(STAMP) ## Measure how fast usage is accepted and counted, against Kafka and Postgres themselves
+	@$(WITHOUT_STACK) $(PYTHON) -m pytest -o faulthandler_timeout=0 -rP tests/bench/test_metering_counting.py \
+	  tests/bench/test_metering_http.py
 
 bench-ledger: $(STAMP) ## Measure the ledger: posting against COPY of the same rows, reads, verifying; plant mistakes in it
 	@$(WITHOUT_STACK) SLUICE_BENCH_ROUNDS=5 SLUICE_BENCH_BATCHES=5 SLUICE_BENCH_ACCOUNTS=10000 SLUICE_BENCH_POSTINGS=1000000 \

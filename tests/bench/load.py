@@ -5,7 +5,7 @@ A full client would take the machine from what is measured.
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 HEAD_ENDS = b"\r\n\r\n"
@@ -98,6 +98,24 @@ async def as_fast_as_it_goes(
         while time.perf_counter() - started < seconds:
             since = time.perf_counter()
             measured.note(await line.post(next(requests)), time.perf_counter() - since)
+        line.close()
+
+    await asyncio.gather(*(one() for _ in range(lines)))
+    measured.lasted_seconds = time.perf_counter() - started
+    return measured
+
+
+async def each_once(requests: Iterable[bytes], port: int, *, lines: int) -> Measured:
+    """Each line sends the next request that nobody has sent, until none is left."""
+    measured = Measured()
+    left = iter(requests)
+    started = time.perf_counter()
+
+    async def one() -> None:
+        line = Line("127.0.0.1", port)
+        for request in left:
+            since = time.perf_counter()
+            measured.note(await line.post(request), time.perf_counter() - since)
         line.close()
 
     await asyncio.gather(*(one() for _ in range(lines)))
