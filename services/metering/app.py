@@ -39,6 +39,7 @@ from services.metering.handlers import HANDLERS, READERS, batch_handlers_of
 from services.metering.producers import ProducerKeys
 from services.metering.progress import Progress
 from services.metering.settings import Settings
+from services.metering.shared_looks import SharedLooks
 from services.metering.usage_log import UsageLog
 from services.metering.usage_reader import UsageReader
 
@@ -137,7 +138,7 @@ def build() -> FastAPI:
         finally:
             await usage_log.close()
 
-    return create_app(
+    app = create_app(
         "Metering",
         health=health,
         routers=[
@@ -163,6 +164,8 @@ def build() -> FastAPI:
         ),
         description="Meters, usage events, quantities and limits.",
     )
+    app.state.limit_checks = SharedLooks()
+    return app
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from datetime import datetime
 from decimal import Decimal
+from functools import partial
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -18,6 +19,7 @@ from services.metering.measuring import Meter, plain
 from services.metering.progress import Progress
 from services.metering.routes_meters import found_meter
 from services.metering.routes_usage import Text, customers_of
+from services.metering.shared_looks import SharedLooks
 
 router = APIRouter(tags=["limits"])
 
@@ -93,7 +95,16 @@ async def check_limits(request: Request, body: ChecksRequest, access: Reader) ->
 
 
 async def _checked(request: Request, access: Access, wanted: Wanted) -> LimitCheck:
+    """A check; those who ask the same at the same moment share it."""
     customers = customers_of(access, wanted.customer or "self")
+    checks: SharedLooks[LimitCheck] = request.app.state.limit_checks
+    question = (access.tenant_id, access.mode, *customers, wanted.meter, wanted.amount)
+    return await checks.ask(question, partial(_look, request, access, wanted, customers))
+
+
+async def _look(
+    request: Request, access: Access, wanted: Wanted, customers: list[str]
+) -> LimitCheck:
     meter = await billers_meter(request, access, wanted.meter, customers)
     database: Database = request.app.state.database
     async with database.tenant(access.tenant_id, access.mode) as tx:
