@@ -5,13 +5,13 @@ Nothing here knows Kafka's client; tests feed it records directly.
 
 import itertools
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import structlog
-from opentelemetry.context import Context
 
 from libs.contracts.envelope import Envelope, Fact
 from libs.db.pool import TRANSIENT_ERRORS, Cause, Tx
@@ -250,9 +250,9 @@ class Applier:
                     trace = spans.enter_context(
                         span_beside(
                             f"{self.name} {event.type}",
-                            parent=_trace_of(record),
+                            behind=_headers_of(record),
                             topic=record.topic,
-                            event_id=str(event.id),
+                            event_id=event.id,
                         )
                     )
                     cause = Cause(event.id, event.correlation_id, trace)
@@ -261,9 +261,12 @@ class Applier:
                 await handle.work(deliveries, tx)
             self.handled += len(mine)
             each = (time.perf_counter() - started) / len(mine)
-            for record, event in mine:
-                HANDLER_SECONDS.labels(event_type=event.type).observe(each)
-                RECORDS_CONSUMED_TOTAL.labels(topic=record.topic).inc()
+            for kind, number in Counter(event.type for _, event in mine).items():
+                seconds = HANDLER_SECONDS.labels(event_type=kind)
+                for _ in range(number):
+                    seconds.observe(each)
+            for topic, number in Counter(record.topic for record, _ in mine).items():
+                RECORDS_CONSUMED_TOTAL.labels(topic=topic).inc(number)
 
     async def _handle(self, tx: Tx, record: Record, event: Envelope[Fact]) -> None:
         handle = self.handlers.get(type(event.data))
@@ -274,7 +277,7 @@ class Applier:
         started = time.perf_counter()
         with start_span(
             f"{self.name} {event.type}",
-            parent=_trace_of(record),
+            parent=extract(_headers_of(record)),
             topic=record.topic,
             event_id=str(event.id),
         ):
@@ -307,9 +310,9 @@ class Applier:
             await bury(tx, self.name, [DeadLetter(record, type(error).__name__, detail)])
 
 
-def _trace_of(record: Record) -> Context:
-    """The trace that the record carries on."""
-    return extract({"traceparent": record.header("traceparent") or ""})
+def _headers_of(record: Record) -> dict[str, str]:
+    """The headers of the trace that the record carries on."""
+    return {"traceparent": record.header("traceparent") or ""}
 
 
 def _decode_all(

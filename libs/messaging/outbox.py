@@ -21,6 +21,7 @@ from libs.messaging.told import told
 from libs.observability.tracing import inject
 
 SHARDS = 4
+_json = json.JSONEncoder(check_circular=False).encode
 
 
 class EventTooLargeError(ValueError):
@@ -122,7 +123,7 @@ def compose(
         event.id,
         event.type,
         payload,
-        json.dumps(inject() if because.trace is None else because.trace),
+        _json(inject() if because.trace is None else because.trace),
         shard_of(event.tenant_id),
     )
     return Letter(event, row)

@@ -5,6 +5,7 @@ The context crosses the outbox and Kafka as W3C Trace Context headers (https://w
 where an OTLP endpoint is set; without one they still give logs a trace id.
 """
 
+import re
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -64,6 +65,7 @@ class _Wanted(Sampler):
 
 _propagator = TraceContextTextMapPropagator()
 _IDS = RandomIdGenerator()
+_TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _tracer = trace.get_tracer("sluice")
 
 Headers = Mapping[str, str | bytes] | Iterable[tuple[str, str | bytes]]
@@ -123,16 +125,20 @@ def start_span(
 
 @contextmanager
 def span_beside(
-    name: str, *, parent: Context, **attributes: Any
+    name: str, *, behind: Mapping[str, str], **attributes: Any
 ) -> Generator[Mapping[str, str], None, None]:
     """A span around the block that is not current inside it: for one of many things done at once.
+
+    Args:
+        behind: headers of the trace that it goes on with.
 
     Yields:
         The headers that carry it on, as `inject` gives those of the current one.
     """
     if not _is_recorded():
-        yield _carried(parent) or _begun()
+        yield behind if _TRACEPARENT.fullmatch(behind.get("traceparent", "")) else _begun()
         return
+    parent = extract(behind)
     shown = {key: _attribute(key, value) for key, value in attributes.items()}
     span = _tracer.start_span(name, context=parent, attributes=shown)
     try:

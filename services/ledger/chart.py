@@ -8,6 +8,7 @@ the code alone says an account's type and normal side.
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, cast
 
 AccountType = Literal["asset", "liability", "equity", "revenue", "expense"]
@@ -130,6 +131,7 @@ FIXED: tuple[Account, ...] = (
 _BY_CODE = {account.code: account for account in FIXED}
 _CLEARING = "stripe_clearing:"
 _STRIPE_ACCOUNT = re.compile(r"[A-Za-z0-9_]{1,100}")
+CLEARING_REMEMBERED = 4_096
 
 OWN_NAME = r"[a-z0-9_]{1,40}(?::[a-z0-9_]{1,40}){0,3}"
 """How an account may be called that a book opens for itself: words, up to four deep."""
@@ -137,6 +139,7 @@ OWN_NAME = r"[a-z0-9_]{1,40}(?::[a-z0-9_]{1,40}){0,3}"
 _OWN = re.compile(rf"(asset|liability|equity|revenue|expense):(own|own_contra):({OWN_NAME})")
 
 
+@lru_cache(maxsize=CLEARING_REMEMBERED)
 def clearing(stripe_account: str) -> Account:
     """The clearing account of a Stripe account (`acct_…`, or `platform`).
 

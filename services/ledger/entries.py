@@ -14,7 +14,7 @@ from libs.db.tenant import Mode
 from services.ledger.chart import Account, Side
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+_json = json.JSONEncoder(ensure_ascii=False).encode
 
 
 class ContradictoryFactError(ValueError):
@@ -74,10 +74,14 @@ class Entry:
         Times and event ids are not in it: the same fact told again by another event is the same.
         """
         lines = sorted(
-            [line.account.code, line.side, line.amount_minor, line.currency] for line in self.lines
+            (line.account.code, line.side, line.amount_minor, line.currency) for line in self.lines
         )
-        content = {"book": self.book, "postings": lines, "source_key": self.source_key}
-        return hashlib.sha256(_CANONICAL.encode(content).encode()).digest()
+        postings = ",".join(
+            f'[{_json(code)},"{side}",{amount_minor},{_json(currency)}]'
+            for code, side, amount_minor, currency in lines
+        )
+        text = f'{{"book":"{self.book}","postings":[{postings}],"source_key":{_json(self.source_key)}}}'
+        return hashlib.sha256(text.encode()).digest()
 
 
 def debit(account: Account, amount_minor: int, currency: str) -> Line:

@@ -75,12 +75,14 @@ select a.currency, (
     coalesce((select sum(b.change_minor) from block b
               where b.currency = a.currency and b.booked_to <= $6), 0)
     + coalesce((
-        select sum(case p.side when 'debit' then p.amount_minor else -p.amount_minor end)
-        from block b join posting p on p.tenant_id = $1 and p.mode = $2 and p.book = $3
-            and p.account = $4 and p.currency = a.currency
-            and p.account_seq between b.block * 1024 + 1 and b.block * 1024 + 1024
-        where b.currency = a.currency and b.booked_from <= $6 and b.booked_to > $6
-            and p.booked_at <= $6), 0)
+        select sum(p.change)
+        from block b cross join lateral (
+            select case p.side when 'debit' then p.amount_minor else -p.amount_minor end as change
+            from posting p where p.tenant_id = $1 and p.mode = $2 and p.book = $3
+                and p.account = $4 and p.currency = a.currency
+                and p.account_seq between b.block * 1024 + 1 and b.block * 1024 + 1024
+                and p.booked_at <= $6 offset 0) p
+        where b.currency = a.currency and b.booked_from <= $6 and b.booked_to > $6), 0)
     + coalesce((
         select sum(case p.side when 'debit' then p.amount_minor else -p.amount_minor end)
         from posting p where p.tenant_id = $1 and p.mode = $2 and p.book = $3
@@ -93,7 +95,8 @@ where a.tenant_id = $1 and a.mode = $2 and a.book = $3 and a.account = $4
 order by a.currency
 """
 """Blocks that lie before the time as a whole are added up unread, those that it cuts through are read,
-and so are the postings that make no full block yet."""
+each by its numbers (`offset 0` keeps the planner from reading all), and so are the postings that make no
+full block yet."""
 
 _EFFECTIVE_BALANCES = """
 select a.currency, (
@@ -107,20 +110,19 @@ select a.currency, (
                     and s.starts_at >= date_trunc('month', $6, 'UTC')
                     and s.starts_at <= $6 and s.effective_to <= $6), 0)
     + coalesce((
-        select sum(case p.side when 'debit' then p.amount_minor else -p.amount_minor end)
-        from posting_span s join posting p on p.tenant_id = $1 and p.mode = $2 and p.book = $3
-            and p.account = $4 and p.currency = a.currency
-            and p.account_seq between 1025 and 1024 * (a.last_seq / 1024)
-            and p.effective_at between s.starts_at and $6
-        where s.tenant_id = $1 and s.mode = $2 and s.book = $3 and s.account = $4
-            and s.currency = a.currency and s.span = 'hour'
-            and s.starts_at = date_trunc('hour', $6, 'UTC') and s.effective_to > $6), 0)
-    + coalesce((
-        select sum(case p.side when 'debit' then p.amount_minor else -p.amount_minor end)
-        from posting_span s join posting p on p.tenant_id = $1 and p.mode = $2 and p.book = $3
-            and p.account = $4 and p.currency = a.currency
-            and p.account_seq <= least(1024, 1024 * (a.last_seq / 1024))
-            and p.effective_at between s.starts_at and $6
+        select sum(p.change)
+        from posting_span s cross join lateral (
+            select case p.side when 'debit' then p.amount_minor else -p.amount_minor end as change
+            from posting p where p.tenant_id = $1 and p.mode = $2 and p.book = $3
+                and p.account = $4 and p.currency = a.currency and p.account_seq > 1024
+                and p.effective_at between date_trunc('hour', $6, 'UTC') and $6
+                and p.account_seq + 0 <= 1024 * (a.last_seq / 1024)
+            union all
+            select case p.side when 'debit' then p.amount_minor else -p.amount_minor end
+            from posting p where p.tenant_id = $1 and p.mode = $2 and p.book = $3
+                and p.account = $4 and p.currency = a.currency
+                and p.account_seq <= least(1024, 1024 * (a.last_seq / 1024))
+                and p.effective_at between date_trunc('hour', $6, 'UTC') and $6) p
         where s.tenant_id = $1 and s.mode = $2 and s.book = $3 and s.account = $4
             and s.currency = a.currency and s.span = 'hour'
             and s.starts_at = date_trunc('hour', $6, 'UTC') and s.effective_to > $6), 0)
@@ -136,8 +138,8 @@ where a.tenant_id = $1 and a.mode = $2 and a.book = $3 and a.account = $4
 order by a.currency
 """
 """Months before the time's, and hours of its month that lie before it as a whole, are added up unread.
-Of the hour that it cuts through postings are read: by their effective time, and the first block, which
-that index leaves out, by number. So are the postings that make no full block yet."""
+Of the hour that it cuts through postings are read: by their effective time (`+ 0`: never by number), and
+the first block, which that index leaves out, by number. So are those that make no full block yet."""
 
 
 NEWEST = 2**63 - 1

@@ -21,6 +21,7 @@ from libs.observability.tracing import (
     configure_tracing,
     extract,
     inject,
+    span_beside,
     start_span,
 )
 
@@ -71,6 +72,16 @@ def test_spans_that_go_nowhere_are_ids_until_they_go_somewhere():
     with tracer.start_as_current_span("somewhere"):
         pass
     assert list(finished(memory)) == ["somewhere"]
+
+
+def test_a_trace_that_nobody_records_goes_on_as_it_came(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(trace, "get_tracer_provider", lambda: _Provider(Resource.create({})))
+    came = {"traceparent": f"00-{'a' * 32}-{'b' * 16}-01"}
+    with span_beside("work", behind=came) as headers:
+        assert headers == came
+    for nonsense in ({}, {"traceparent": f"00-{'0' * 32}-{'b' * 16}-01"}, {"traceparent": "é"}):
+        with span_beside("work", behind=nonsense) as headers:
+            assert trace.get_current_span(extract(headers)).get_span_context().is_valid
 
 
 def test_without_a_span_nothing_is_injected():
