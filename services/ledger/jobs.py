@@ -40,10 +40,11 @@ async def reconcile(database: Database, settings: Settings) -> None:
 
 
 async def look_at_breaks(database: Database, settings: Settings) -> None:
-    """Give new Stripe accounts their turn, and show how many breaks are open."""
+    """Give new Stripe accounts their turn, show how many breaks are open, drop what is compared."""
     every = timedelta(hours=settings.ledger_reconciliation_hours)
     await reconciling.enrol(database, every)
     await reconciling.measure(database)
+    await reconciling.drop_compared(database)
 
 
 async def expire_holds(database: Database) -> None:

@@ -28,6 +28,8 @@ OF_PAYMENTS = frozenset({"charge", "payment"})
 BALANCE_REFERENCE = "balance_"
 """Begins the reference of a difference between balances, which no balance transaction stands for."""
 PAYMENT_KEY, REPAIR_KEY = "payment:", "repair:"
+SHARE_KEY = "payout_allocated:"
+"""Of whose money a payout was: over all tenants it moves nothing, unless a share is not booked."""
 
 
 @dataclass(frozen=True)
@@ -197,16 +199,17 @@ def _judge_unlisted(movement: Movement, extent: Extent, held: Sums) -> Verdict:
         return Verdict(waits=True, unlisted=held)
     standing = [each for each in _standing(movement.booked) if each.moved_minor]
     currency = _widest({}, held)
+    shares = all(each.source_key.startswith(SHARE_KEY) for each in standing)
     return Verdict(
         Finding(
-            kind="missing_at_stripe",
+            kind="missing_in_ledger" if shares else "missing_at_stripe",
             reference=movement.reference,
             currency=currency,
             stripe_minor=0,
             ledger_minor=held[currency],
             occurred_at=movement.seen_at or min(each.booked_at for each in standing),
             entries=_entry_ids(standing),
-            proposal=_reversal_of(standing),
+            proposal=None if shares else _reversal_of(standing),
         )
     )
 

@@ -39,6 +39,8 @@ DONE_WITHIN = timedelta(days=1)
 ENROLLED_AT_ONCE = 1_000
 RUNS_AT_ONCE = 20
 STEPS_AT_ONCE = 50
+LINES_KEPT_FOR = timedelta(days=7)
+LINES_DROPPED_AT_ONCE = 20_000
 
 
 def begins(listed_from: datetime) -> datetime:
@@ -143,6 +145,15 @@ async def advance_all(database: Database, terms: Terms) -> None:
         except Exception:
             JOB_ITEMS_FAILED_TOTAL.labels(job="reconcile").inc()
             log.exception("reconciliation_step_failed", reconciliation_id=str(row["id"]))
+
+
+async def drop_compared(database: Database) -> None:
+    """Drop lines of statements that were compared some days ago; some at a time."""
+    now = utc_now()
+    async with database.maintenance() as tx:
+        statement = await store.statement_to_drop(tx, now - LINES_KEPT_FOR)
+        if statement is not None:
+            await store.drop_lines(tx, statement, now, LINES_DROPPED_AT_ONCE)
 
 
 async def measure(database: Database) -> None:

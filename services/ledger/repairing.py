@@ -206,8 +206,8 @@ async def _book(
             is_audited=True,
         )
         (verdict,) = await commands.post(tx, repair.book, [[command]])
-    if isinstance(verdict, commands.UnopenedAccountError):
-        raise AccountNeededError(f"The book has no account `{verdict.account}`.")
+    if isinstance(verdict, commands.AccountError):
+        raise AccountNeededError(f"The book has no account `{verdict.account}` that takes it.")
     if isinstance(verdict, Exception):
         raise verdict
 

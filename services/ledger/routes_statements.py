@@ -79,6 +79,9 @@ class StatementBody(BaseModel):
     error: str | None = Field(description="Why it failed, or what contradicts itself.")
     requested_at: datetime
     listed_at: datetime | None
+    dropped_at: datetime | None = Field(
+        description="When its lines were dropped, a week after they were compared; no totals since."
+    )
     parts: int | None
     line_count: int | None
     payout_count: int | None
@@ -168,6 +171,7 @@ def _body(row: Row, totals: list[Row]) -> StatementBody:
         error=row["error"],
         requested_at=row["requested_at"],
         listed_at=row["listed_at"],
+        dropped_at=row["dropped_at"],
         parts=row["parts"],
         line_count=row["line_count"],
         payout_count=row["payout_count"],

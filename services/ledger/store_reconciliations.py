@@ -276,6 +276,48 @@ async def list_runs(
     )
 
 
+async def statement_to_drop(tx: Tx, requested_before: datetime) -> Row | None:
+    """(tenant, mode, id) of the oldest statement with lines that a run has done with; as maintenance."""
+    return await tx.fetchrow(
+        """
+        select s.tenant_id, s.mode, s.id from statement s
+        where s.dropped_at is null and s.requested_at < $1 and exists (
+            select from reconciliation r where r.tenant_id = s.tenant_id and r.mode = s.mode
+                and r.statement_id = s.id and r.state in ('completed', 'failed'))
+        order by s.requested_at limit 1
+        """,
+        requested_before,
+    )
+
+
+async def drop_lines(tx: Tx, statement: Row, now: datetime, limit: int) -> None:
+    """Drop some lines of a statement, with the last ones all that is left of it; as maintenance."""
+    key = statement["tenant_id"], statement["mode"], statement["id"]
+    dropped = await tx.execute(
+        """
+        delete from statement_line where (tenant_id, mode, statement_id, part, position) in (
+            select tenant_id, mode, statement_id, part, position from statement_line
+            where tenant_id = $1 and mode = $2 and statement_id = $3 limit $4)
+        """,
+        *key,
+        limit,
+    )
+    if dropped == limit:
+        return
+    await tx.execute(
+        "delete from statement_payout where tenant_id = $1 and mode = $2 and statement_id = $3",
+        *key,
+    )
+    await tx.execute(
+        "delete from statement_part where tenant_id = $1 and mode = $2 and statement_id = $3", *key
+    )
+    await tx.execute(
+        "update statement set dropped_at = $4 where tenant_id = $1 and mode = $2 and id = $3",
+        *key,
+        now,
+    )
+
+
 async def oldest_turn(tx: Tx, now: datetime) -> timedelta:
     """For how long the account has waited that was not compared the longest; as maintenance.
 

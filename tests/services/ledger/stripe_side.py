@@ -17,6 +17,7 @@ from libs.contracts.stripe_sync import (
     StripeStatement,
     statement_digest,
 )
+from libs.contracts.tenants import PLATFORM_TENANT_ID
 from libs.db.pool import Database
 from libs.testing.memory_log import MemoryLog
 from services.ledger import reconciling, store_breaks, store_reconciliations
@@ -310,3 +311,14 @@ class StripeSide:
 def settling(minutes: int) -> Terms:
     """Terms under which what is newer than this may still be on its way."""
     return replace(TERMS, settles_in=timedelta(minutes=minutes))
+
+
+def own_account(log: MemoryLog) -> StripeSide:
+    """A tenant's own account."""
+    acme = Tenant()
+    return StripeSide("acct_acme", acme.id, acme, log)
+
+
+def platforms_account(log: MemoryLog) -> StripeSide:
+    """The platform's account, on which tenants pay."""
+    return StripeSide("platform", PLATFORM_TENANT_ID, Tenant(), log)

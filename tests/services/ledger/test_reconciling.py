@@ -4,10 +4,8 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-import pytest
-
 from ledger.facts import Tenant, assert_sound
-from ledger.stripe_side import TERMS, StripeSide, settling
+from ledger.stripe_side import TERMS, StripeSide, own_account, platforms_account, settling
 from libs.clock import utc_now
 from libs.contracts.ledger import (
     BreakFound,
@@ -17,7 +15,6 @@ from libs.contracts.ledger import (
     TellTransactionsAgain,
 )
 from libs.contracts.stripe_sync import StatementPayout
-from libs.contracts.tenants import PLATFORM_TENANT_ID
 from libs.db.pool import Database
 from libs.ids import new_id
 from libs.testing.databases import TestDatabase
@@ -25,17 +22,6 @@ from libs.testing.memory_log import MemoryLog
 from services.ledger import reconciling, repairing, store_reconciliations
 
 STAFF = f"usr_{new_id()}"
-
-
-def own_account(log: MemoryLog) -> StripeSide:
-    """A tenant's own account."""
-    acme = Tenant()
-    return StripeSide("acct_acme", acme.id, acme, log)
-
-
-def platforms_account(log: MemoryLog) -> StripeSide:
-    """The platform's account, on which tenants pay."""
-    return StripeSide("platform", PLATFORM_TENANT_ID, Tenant(), log)
 
 
 async def accept(ledger: Database, side: StripeSide, found: dict[str, Any]) -> None:
@@ -273,24 +259,6 @@ async def test_a_payout_that_arrives_is_no_break_any_more(ledger: Database, log:
     side.payouts = [arrived]
     await side.reconcile(ledger)
     assert await side.found(ledger, "resolved") == {payout: "timing"}
-
-
-@pytest.mark.parametrize("at_once", [1, 3])
-async def test_a_run_in_small_steps_comes_to_the_same(
-    ledger: Database, log: MemoryLog, monkeypatch: pytest.MonkeyPatch, at_once: int
-) -> None:
-    from services.ledger import reconciling_sides  # noqa: PLC0415 - its limits are lowered
-
-    for limit in ("PARTS_AT_ONCE", "ENTRIES_AT_ONCE", "MOVEMENTS_AT_ONCE"):
-        monkeypatch.setattr(reconciling_sides, limit, at_once)
-    side = own_account(log)
-    for number in range(8):
-        side.pay(100 + number, 3)
-    wrong = side.pay(1_000, 30, told_minor=999)
-    late = side.pay(1_000, 30, untold=("transaction",))
-    row = await side.reconcile(ledger)
-    assert (row["line_count"], row["entry_count"], row["matched_count"]) == (10, 19, 8)
-    assert await side.found(ledger) == {wrong: "amount", late: "late_fee"}
 
 
 async def test_what_is_paid_of_invoices_is_compared_with_what_is_booked(

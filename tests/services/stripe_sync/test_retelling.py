@@ -51,6 +51,18 @@ async def test_what_is_recorded_is_told_in_the_same_words_once(world: World) -> 
     assert len(world.log.events(PaymentSucceeded)) == 4
 
 
+async def test_what_was_recorded_before_is_told_by_its_columns(world: World) -> None:
+    await world.plan()
+    await world.subscribe(world.tenants["acme"])
+    ((tenant_id, told),) = said(world, BalanceTransactionRecorded)
+    async with world.test_database.admin() as admin:
+        await admin.execute("update stripe_sync.balance_transaction set told = null")
+    wanted = again(transactions=(told.stripe_balance_transaction_id,))
+    await world.publish(wanted, PLATFORM_TENANT_ID)
+    before = told.model_copy(update={"reporting_category": None})
+    assert said(world, BalanceTransactionRecorded, 1) == [(tenant_id, before)]
+
+
 async def test_nobody_has_another_accounts_facts_told(world: World) -> None:
     await world.plan()
     await world.subscribe(world.tenants["acme"])

@@ -1,0 +1,124 @@
+"""Runs of a reconciliation: step by step, one at a time, to their end whatever happens."""
+
+from datetime import timedelta
+
+import pytest
+
+from ledger.facts import START, book
+from ledger.stripe_side import TERMS, own_account
+from libs.clock import utc_now
+from libs.db.pool import Database
+from libs.ids import new_id
+from libs.testing.memory_log import MemoryLog
+from services.ledger import (
+    chart,
+    reconciling,
+    reconciling_sides,
+    store_matching,
+    store_reconciliations,
+)
+from services.ledger.entries import credit, debit, entry
+from services.ledger.store_matching import Run
+
+
+@pytest.mark.parametrize("at_once", [1, 3])
+async def test_a_run_in_small_steps_comes_to_the_same(
+    ledger: Database, log: MemoryLog, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    for limit in ("PARTS_AT_ONCE", "ENTRIES_AT_ONCE", "MOVEMENTS_AT_ONCE"):
+        monkeypatch.setattr(reconciling_sides, limit, at_once)
+    side = own_account(log)
+    for number in range(8):
+        side.pay(100 + number, 3)
+    wrong = side.pay(1_000, 30, told_minor=999)
+    late = side.pay(1_000, 30, untold=("transaction",))
+    row = await side.reconcile(ledger)
+    assert (row["line_count"], row["entry_count"], row["matched_count"]) == (10, 19, 8)
+    assert await side.found(ledger) == {wrong: "amount", late: "late_fee"}
+
+
+async def test_two_workers_do_not_advance_one_run(ledger: Database, log: MemoryLog) -> None:
+    side = own_account(log)
+    side.pay(1_000, 30)
+    run_id = await side.begin(ledger)
+    async with ledger.tenant(side.owner, "test") as tx:
+        assert await store_reconciliations.lock(tx, run_id) is not None
+        assert not await reconciling.advance(ledger, side.owner, "test", run_id, TERMS, utc_now())
+    assert await reconciling.advance(ledger, side.owner, "test", run_id, TERMS, utc_now())
+
+
+@pytest.mark.parametrize(
+    ("error", "hours"), [("not_connected", 0), ("not_answered", 4), ("took_too_long", 25)]
+)
+async def test_a_run_without_its_statement_fails_and_the_next_one_may_begin(
+    ledger: Database, log: MemoryLog, error: str, hours: int
+) -> None:
+    side = own_account(log)
+    run_id = await side.begin(ledger)
+    async with ledger.tenant(side.owner, "test") as tx:
+        state = "requested" if hours else "failed"
+        await tx.execute("update statement set state = $1, error = $2", state, error)
+    later = utc_now() + timedelta(hours=hours)
+    assert not await reconciling.advance(ledger, side.owner, "test", run_id, TERMS, later)
+    async with ledger.tenant(side.owner, "test") as tx:
+        row = await store_reconciliations.find(tx, run_id)
+    assert row is not None
+    assert (row["state"], row["error"]) == ("failed", error)
+    side.pay(1_000, 30)
+    assert (await side.reconcile(ledger))["matched_count"] == 1
+
+
+async def test_lines_that_were_compared_are_dropped_after_a_week(
+    ledger: Database, log: MemoryLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconciling, "LINES_DROPPED_AT_ONCE", 3)
+    side = own_account(log)
+    for _ in range(4):
+        side.pay(1_000, 30)
+    side.pay_out(500)
+    await side.reconcile(ledger)
+    counts = (
+        "select (select count(*) from statement_line), (select count(*) from statement_payout), "
+        "(select count(*) from statement_part), (select count(*) from listed_movement)"
+    )
+    seen = []
+    for age in ("6 days", "8 days", "8 days", "8 days"):
+        async with ledger.tenant(side.owner, "test") as tx:
+            await tx.execute(f"update statement set requested_at = now() - interval '{age}'")
+        await reconciling.drop_compared(ledger)
+        async with ledger.tenant(side.owner, "test") as tx:
+            seen.append(tuple(await tx.fetchrow(counts) or ()))
+    assert seen == [(5, 1, 1, 5), (2, 1, 1, 5), (0, 0, 0, 5), (0, 0, 0, 5)]
+    assert (await side.reconcile(ledger))["breaks_found"] == 0
+
+
+async def test_what_stood_on_the_account_before_is_the_sum_of_its_postings(
+    ledger: Database, log: MemoryLog
+) -> None:
+    side = own_account(log)
+    run = Run(side.owner, "test", new_id(), "acct_acme", "tenant")
+    clearing = chart.clearing("acct_acme")
+    async with ledger.tenant(side.owner, "test", books=("platform", "tenant")) as tx:
+        for batch in range(5):
+            entries = [
+                entry(
+                    "tenant",
+                    f"trial:{batch}:{number}",
+                    "trial",
+                    [debit(clearing, number + 1, "EUR"), credit(chart.BANK, number + 1, "EUR")],
+                )
+                for number in range(500)
+            ]
+            # The third batch is recorded before the others: blocks do not follow the clock.
+            at = START + timedelta(days=0 if batch == 2 else batch + 1)
+            await book(tx, *(each for each in entries if each), booked_at=at)
+        for days in range(7):
+            before = START + timedelta(days=days, hours=1)
+            expected = await tx.fetchval(
+                "select coalesce(sum(amount_minor), 0) from posting "
+                "where account = $1 and booked_at < $2",
+                clearing.code,
+                before,
+            )
+            found = await store_matching.opening_balances(tx, run, clearing.code, before)
+            assert found.get("EUR", 0) == expected
