@@ -8,8 +8,10 @@ import httpx
 
 from ledger.callers import Api
 from ledger.facts import assert_sound, net_balances, snapshot
+from ledger.test_rebooking import contents, forget_everything, read_anew
 from libs.contracts.audit import ConfigurationChanged, SecurityEventRaised
 from libs.contracts.ledger import JournalEntryPosted, PostEntry
+from libs.db.pool import Database
 from libs.testing.databases import TestDatabase
 from libs.testing.memory_log import MemoryLog
 
@@ -271,73 +273,6 @@ async def test_requests_that_are_none(api: Api, database: TestDatabase) -> None:
     assert await entries_of(database) == []
 
 
-async def test_a_batch_each_by_itself(api: Api, database: TestDatabase) -> None:
-    await api.post("entries", api.poster, in_book(sale("order-0")))
-    unbalanced = sale("order-2")
-    unbalanced["postings"][0]["amount_minor"] = 1
-    unopened = sale("order-3")
-    unopened["postings"][1]["account"] = "revenue:own:nowhere"
-    sent = [sale("order-0"), sale("order-1"), unbalanced, unopened, sale("order-1", 1), sale("z")]
-    body = {"book": "tenant", "atomic": False, "entries": sent}
-    answer = await api.post("entries/batch", api.poster, body)
-    assert answer.status_code == 200, answer.text
-    results = answer.json()["results"]
-    assert [each["source_key"] for each in results] == [each["source_key"] for each in sent]
-    assert [each["status"] for each in results] == [
-        "known",
-        "posted",
-        "refused",
-        "refused",
-        "refused",
-        "posted",
-    ]
-    assert [(e["refusal"]["code"], e["refusal"]["fields"][0]["field"]) for e in results[2:5]] == [
-        ("unbalanced", "body.entries.2.postings"),
-        ("unknown_account", "body.entries.3.postings.1.account"),
-        ("source_key_taken", "body.entries.4.source_key"),
-    ]
-    assert results[1]["entry"]["source_key"] == "api:order-1"
-    assert await entries_of(database) == ["api:order-0", "api:order-1", "api:z"]
-    again = (await api.post("entries/batch", api.poster, body)).json()["results"]
-    assert [each["status"] for each in again] == [
-        each["status"].replace("posted", "known") for each in results
-    ]
-    assert [each["entry"] for each in again] == [each["entry"] for each in results]
-    await assert_sound(database)
-
-
-async def test_a_batch_all_or_none(api: Api, database: TestDatabase) -> None:
-    sent = [sale(f"o{at}") for at in range(5)]
-    body: dict[str, Any] = {"book": "tenant", "atomic": True, "entries": sent}
-    spoiled = body | {"entries": [*sent, sale("o0", 1)]}
-    refused = await api.post("entries/batch", api.poster, spoiled)
-    assert (refused.status_code, refused.json()["code"]) == (409, "source_key_taken")
-    unbalanced = sale("o9")
-    unbalanced["postings"][0]["amount_minor"] = 1
-    spoiled["entries"] = [*sent, unbalanced]
-    refused = await api.post("entries/batch", api.poster, spoiled)
-    assert (refused.status_code, refused.json()["code"]) == (422, "unbalanced")
-    assert refused.json()["fields"][0]["field"] == "body.entries.5.postings"
-    assert await entries_of(database) == []
-    answers = await asyncio.gather(
-        *(api.post("entries/batch", api.poster, body) for _ in range(3)),
-        api.post("entries", api.poster, in_book(sale("o3", 1))),
-    )
-    statuses = [answer.status_code for answer in answers]
-    assert statuses in ([200, 200, 200, 409], [409, 409, 409, 201]), "it came first, or last"
-    booked = range(5) if statuses[3] == 409 else [3]
-    assert await entries_of(database) == [f"api:o{at}" for at in booked]
-    await assert_sound(database)
-
-
-async def test_batches_have_a_size(api: Api) -> None:
-    for count in (0, 501):
-        entries = [sale(f"o{at}") for at in range(count)]
-        body = {"book": "tenant", "atomic": True, "entries": entries}
-        answer = await api.post("entries/batch", api.poster, body)
-        assert (answer.status_code, answer.json()["fields"][0]["field"]) == (422, "body.entries")
-
-
 async def test_the_header_is_looked_at_first(api: Api, database: TestDatabase) -> None:
     async def post(body: dict[str, Any], key: str, path: str = "entries") -> httpx.Response:
         return await api.post(path, api.poster, body, {"Idempotency-Key": key})
@@ -360,6 +295,42 @@ async def test_the_header_is_looked_at_first(api: Api, database: TestDatabase) -
     assert [each["status"] for each in results.json()["results"]] == ["posted", "refused"]
     assert (await post(batch, "d", "entries/batch")).json() == results.json()
     assert await entries_of(database) == ["api:order-1", "api:order-3", "api:order-4"]
+    await assert_sound(database)
+
+
+async def test_what_belongs_to_a_closed_month_is_known_again(
+    api: Api, ledger: Database, log: MemoryLog, database: TestDatabase
+) -> None:
+    early, late = (
+        sale(f"o{day}", day, effective_at=f"2026-01-{day}T00:00:00Z") for day in (10, 20)
+    )
+    first = await api.post("entries", api.poster, in_book(early))
+    hooli = {"X-Tenant-ID": "hooli"}
+    closed = await api.post("periods/2026-01/close", api.operator, {"book": "tenant"}, hooli)
+    assert closed.is_success, closed.text
+    again = await api.post("entries", api.poster, in_book(early))
+    assert (again.status_code, again.json()) == (201, first.json())
+    moved = await api.post("entries", api.poster, in_book(late))
+    assert moved.status_code == 201, moved.text
+    assert (moved.json()["effective_at"], moved.json()["belongs_to"]) == (
+        "2026-02-01T00:00:00Z",
+        "2026-01",
+    )
+    known = await api.post("entries", api.poster, in_book(late))
+    assert (known.json(), known.headers["idempotent-replayed"]) == (moved.json(), "true")
+    other = await api.post("entries", api.poster, in_book(late | {"effective_at": None}))
+    assert other.json() == moved.json()
+    dated = await api.post(
+        "entries", api.poster, in_book(late | {"effective_at": "2026-02-01T00:00:00Z"})
+    )
+    assert dated.json()["code"] == "source_key_taken"
+    # Books that are made anew put both where they were.
+    await log.settle()
+    entries = await contents(database)
+    await forget_everything(database)
+    topics = sorted({name for each in log.consumers(ledger) for name in each.topics})
+    await read_anew(log, ledger, topics)
+    assert await contents(database) == entries
     await assert_sound(database)
 
 
