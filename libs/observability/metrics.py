@@ -198,6 +198,10 @@ PAYOUTS_FAILED_TOTAL = Counter(
     "Payouts that a bank sent back or Stripe could not make.",
     ["mode"],
 )
+LEDGER_REBUILD_DIFFERENCES = Gauge(
+    "sluice_ledger_rebuild_differences",
+    "Rows in which the last rebuild of a tenant's books and the live ones differ, and faults of either.",
+)
 LEDGER_SUSPENSE_ENTRIES_TOTAL = Counter(
     "sluice_ledger_suspense_entries_total",
     "Movements booked to suspense because no rule knows their kind (Stripe's word).",

@@ -364,7 +364,7 @@ class Requires:
 
 
 def in_mode(access: Access, mode: Mode) -> Access:
-    """The same access in another mode, for the one body that names a mode (new API keys)."""
+    """The same access in another mode, for what names a mode itself (new API keys, rebuilds)."""
     return replace(access, mode=mode)
 
 

@@ -7,7 +7,7 @@ accounts that books opened for themselves, what was said of entries that were as
 bounds of accounts, months that are closed and what came late.
 Statements of Stripe accounts, as Stripe lists them; comparisons of these with the books, breaks and
 what is decided about them. What was invoiced in advance, by line, and what of it is recognized, by
-month.
+month. Runs that build books anew beside the live ones.
 Consumes: `tenants.events` (TenantCreated, TenantWentLive), `billing.events` (InvoiceFinalized,
 InvoiceCredited, InvoiceVoided, InvoiceWrittenOff, InvoiceRecovered, InvoicePaid, CreditGranted,
 CreditExpired),

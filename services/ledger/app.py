@@ -16,14 +16,17 @@ from libs.web.auth import Gate
 from libs.web.serve import create_app, serve
 from services.ledger import (
     jobs,
+    rebuilding,
     routes,
     routes_accounts,
     routes_bounds,
     routes_breaks,
     routes_chart,
+    routes_exports,
     routes_holds,
     routes_periods,
     routes_postings,
+    routes_rebuilds,
     routes_recognition,
     routes_reconciliations,
     routes_reversals,
@@ -32,6 +35,7 @@ from services.ledger import (
 from services.ledger.coalescing import Coalescer
 from services.ledger.handlers import HANDLERS
 from services.ledger.settings import Settings
+from services.ledger.topic_reader import TopicReader
 
 POSTED_RECORDS_MAX = 1_000
 """Events of a batch: fewer cost more for each, more make nobody faster and everybody wait."""
@@ -68,6 +72,17 @@ def build() -> FastAPI:
         )
         runtime.add_job("expire_holds", partial(jobs.expire_holds, database), every_seconds=1)
         runtime.add_job("tell_overruns", partial(jobs.tell_overruns, database), every_seconds=2)
+        runtime.add_job(
+            "rebuild_next",
+            partial(
+                rebuilding.rebuild_next,
+                database,
+                TopicReader(settings.kafka),
+                HANDLERS,
+                settings.postgres_dsn,
+            ),
+            every_seconds=1,
+        )
         async with runtime.running():
             yield
 
@@ -84,6 +99,8 @@ def build() -> FastAPI:
             routes_recognition.router,
             routes_reconciliations.router,
             routes_breaks.router,
+            routes_exports.router,
+            routes_rebuilds.router,
             routes_reversals.router,
             routes_statements.router,
         ],

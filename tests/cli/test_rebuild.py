@@ -1,4 +1,4 @@
-"""`sluice rebuild metering` against metering's answers over a real socket."""
+"""`sluice rebuild` against the services' answers over a real socket."""
 
 import json
 import threading
@@ -39,6 +39,24 @@ ENDS: dict[str | None, dict[str, Any]] = {
 }
 
 
+COMPARED = {"journal_entry": SAME | NO_ROWS, "account_balance": SAME | NO_ROWS}
+FOUND: dict[str, Any] = {
+    "compared": COMPARED,
+    "faults": [],
+    "other_versions": 2,
+    "other_contents": 1,
+    "set_aside": 0,
+}
+BOOKS: dict[str | None, dict[str, Any]] = {
+    "acme": {"state": "equal", "found": FOUND},
+    "globex": {
+        "state": "different",
+        "found": FOUND | {"faults": ["tenant entry 7: it does not fit the chain"], "set_aside": 3},
+    },
+    "gone": {"state": "failed", "error": "billing.events[3] begins at 9: what was before is gone"},
+}
+
+
 class Answers(BaseHTTPRequestHandler):
     """Answers as the API does: one poll until the run is done."""
 
@@ -53,8 +71,9 @@ class Answers(BaseHTTPRequestHandler):
         self._answer(202, RUN)
 
     def do_GET(self) -> None:
-        assert self.path == f"/api/v1/usage/rebuilds/{ID}"
-        self._answer(200, RUN | {"records_read": 7} | ENDS[self.headers.get("x-tenant-id")])
+        ends = BOOKS if self.path == f"/api/v1/ledger/rebuilds/{ID}?mode=live" else ENDS
+        assert ends is BOOKS or self.path == f"/api/v1/usage/rebuilds/{ID}"
+        self._answer(200, RUN | {"records_read": 7} | ends[self.headers.get("x-tenant-id")])
 
     def _answer(self, status: int, body: Any) -> None:
         content = json.dumps(body).encode()
@@ -94,3 +113,23 @@ def test_the_end_is_told_and_is_the_exit_code(sluice: Sluice, api: ThreadingHTTP
     assert json.loads(failed.stdout)["error"] == "a file of the archive is missing"
     failed = sluice("rebuild", "metering", "--tenant", "gone", **at)
     assert (failed.returncode, "is missing" in failed.stderr) == (1, True)
+
+
+def test_books_are_rebuilt_in_the_mode_that_is_named(
+    sluice: Sluice, api: ThreadingHTTPServer
+) -> None:
+    origin = f"http://127.0.0.1:{api.server_address[1]}"
+    at = {"SLUICE_ORIGIN": origin, "SLUICE_OPERATOR_KEY": "slk_test_x"}
+    equal = sluice("rebuild", "ledger", "--tenant", "acme", "--mode", "live", **at)
+    assert equal.returncode == 0, equal.stderr
+    assert "7 records read anew" in equal.stdout
+    assert "2 entries were made by another version" in equal.stdout
+    assert "Equal." in equal.stdout
+    asked = api.RequestHandlerClass.asked  # type: ignore[attr-defined]
+    assert asked == [("/api/v1/ledger/rebuilds?mode=live", "acme", {})]
+    different = sluice("rebuild", "ledger", "--tenant", "globex", "--mode", "live", **at)
+    assert different.returncode == 1
+    assert "tenant entry 7: it does not fit the chain" in different.stdout
+    assert "3 events cannot be booked" in different.stdout
+    failed = sluice("rebuild", "ledger", "--tenant", "gone", "--mode", "live", **at)
+    assert (failed.returncode, "begins at 9" in failed.stderr) == (1, True)

@@ -452,6 +452,7 @@ def naming_acme(theirs: Theirs) -> dict[str, list[tuple[Any, int]]]:
         "amend_events": [({"reason": "x", "events": [], "tenantid": acme}, 422)],
         "create_producer": [({"name": "x", "tenant_id": acme}, 403)],
         "start_rebuild": [({"source": "archive", "tenant_id": acme}, 403)],
+        "start_ledger_rebuild": [({"tenant_id": acme}, 403)],
         "create_meter": [({"tenant_id": acme}, 422)],
         "record_payment": [
             ({"tenant_id": acme, "amount": amount, "reference": "x"}, 403),
