@@ -8,10 +8,11 @@ import pytest
 
 from ledger.callers import Api, publish_tenant
 from ledger.facts import Tenant
-from ledger.stripe_side import TERMS, StripeSide
+from ledger.stripe_side import TERMS, StripeSide, platforms_account
 from ledger.test_statements import connected
 from libs.contracts.audit import ConfigurationChanged
 from libs.contracts.ledger import StatementRequested
+from libs.contracts.stripe_payouts import PayoutAllocated
 from libs.contracts.tenants import PLATFORM_TENANT_ID
 from libs.db.pool import Database
 from libs.ids import new_id, public_id
@@ -170,6 +171,34 @@ async def test_what_staff_decides_is_kept_once_and_audited(
     assert (answer.status_code, answer.json()["code"]) == (409, "break_resolved")
     shown = await api.get(f"breaks/{resolved[0]['id']}", api.operator, named(side))
     assert shown.json()["history"][-1]["change"] == "resolved"
+
+
+async def test_where_nothing_is_proposed_nothing_is_accepted(
+    api: Api, ledger: Database, log: MemoryLog
+) -> None:
+    # Given a payout, of which one tenant's share is booked and the platform's is not,
+    platform = platforms_account(log)
+    share = PayoutAllocated(
+        account="platform",
+        stripe_payout_id="po_1",
+        share_minor=500,
+        currency="EUR",
+        part=1,
+        parts=2,
+        booked_minor=0,
+    )
+    log.publish(platform.payer.event(share))
+    await platform.reconcile(ledger)
+    found = (await api.get("breaks", api.operator, kind="missing_in_ledger")).json()["items"]
+    ((state, reference, break_id),) = [
+        (each["state"], each["reference"], each["id"]) for each in found
+    ]
+    assert (state, reference) == ("open", "po_1")
+    # then there is nothing to accept, and it can be let be.
+    answer = await api.post(f"breaks/{break_id}/accept", api.operator, {})
+    assert (answer.status_code, answer.json()["code"]) == (409, "nothing_proposed")
+    answer = await api.post(f"breaks/{break_id}/ignore", api.operator, {"reason": "known"})
+    assert answer.json()["state"] == "ignored"
 
 
 async def test_only_staff_decides(api: Api, side: StripeSide) -> None:
