@@ -2,8 +2,8 @@
 
 Everything is computed anew by the statements of this module, not by what the ledger's own schema
 brings along: hashes of entries and of the chain, sums of entries, numbers and running balances of
-accounts, stored balances and blocks, types and sides of accounts. Heads that the ledger once told stand on `ledger.events`, where
-it cannot change them.
+accounts, stored balances, blocks and spans, types and sides of accounts. Heads that the ledger once
+told stand on `ledger.events`, where it cannot change them.
 """
 
 from collections import defaultdict
