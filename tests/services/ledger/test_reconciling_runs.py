@@ -21,12 +21,11 @@ from services.ledger.entries import credit, debit, entry
 from services.ledger.store_matching import Run
 
 
-@pytest.mark.parametrize("at_once", [1, 3])
 async def test_a_run_in_small_steps_comes_to_the_same(
-    ledger: Database, log: MemoryLog, monkeypatch: pytest.MonkeyPatch, at_once: int
+    ledger: Database, log: MemoryLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for limit in ("PARTS_AT_ONCE", "ENTRIES_AT_ONCE", "MOVEMENTS_AT_ONCE"):
-        monkeypatch.setattr(reconciling_sides, limit, at_once)
+        monkeypatch.setattr(reconciling_sides, limit, 1)
     side = own_account(log)
     for number in range(8):
         side.pay(100 + number, 3)
@@ -47,23 +46,21 @@ async def test_two_workers_do_not_advance_one_run(ledger: Database, log: MemoryL
     assert await reconciling.advance(ledger, side.owner, "test", run_id, TERMS, utc_now())
 
 
-@pytest.mark.parametrize(
-    ("error", "hours"), [("not_connected", 0), ("not_answered", 4), ("took_too_long", 25)]
-)
 async def test_a_run_without_its_statement_fails_and_the_next_one_may_begin(
-    ledger: Database, log: MemoryLog, error: str, hours: int
+    ledger: Database, log: MemoryLog
 ) -> None:
     side = own_account(log)
-    run_id = await side.begin(ledger)
-    async with ledger.tenant(side.owner, "test") as tx:
-        state = "requested" if hours else "failed"
-        await tx.execute("update statement set state = $1, error = $2", state, error)
-    later = utc_now() + timedelta(hours=hours)
-    assert not await reconciling.advance(ledger, side.owner, "test", run_id, TERMS, later)
-    async with ledger.tenant(side.owner, "test") as tx:
-        row = await store_reconciliations.find(tx, run_id)
-    assert row is not None
-    assert (row["state"], row["error"]) == ("failed", error)
+    for error, hours in (("not_connected", 0), ("not_answered", 4), ("took_too_long", 25)):
+        run_id = await side.begin(ledger)
+        async with ledger.tenant(side.owner, "test") as tx:
+            state = "requested" if hours else "failed"
+            await tx.execute("update statement set state = $1, error = $2", state, error)
+        later = utc_now() + timedelta(hours=hours)
+        assert not await reconciling.advance(ledger, side.owner, "test", run_id, TERMS, later)
+        async with ledger.tenant(side.owner, "test") as tx:
+            row = await store_reconciliations.find(tx, run_id)
+        assert row is not None
+        assert (row["state"], row["error"]) == ("failed", error)
     side.pay(1_000, 30)
     assert (await side.reconcile(ledger))["matched_count"] == 1
 
