@@ -566,6 +566,7 @@ async def test_acmes_own_key_of_the_other_mode_finds_nothing(
         each
         for each in SECURED
         if each.method == "GET" and each.path_names and each.permission != OPERATOR
+        if set(each.path_names) != {"break"}  # one is an hour old, or none: test_reconciliation_api
     ],
     ids=str,
 )
