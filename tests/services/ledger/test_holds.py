@@ -239,7 +239,7 @@ async def test_what_expires_is_free_again(
 async def test_one_outcome_where_several_end_it_at_once(
     api: Api, ledger: Database, database: TestDatabase
 ) -> None:
-    for number in range(8):
+    for number in range(4):
         held = (await hold(api, key=f"order-{number}", amount_minor=500)).json()["id"]
         outcomes = [
             capture(api, held),
