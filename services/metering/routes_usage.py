@@ -22,7 +22,8 @@ from services.metering.limits import Standing
 from services.metering.measuring import Meter, plain
 from services.metering.progress import Progress
 from services.metering.routes_meters import found_meter
-from services.metering.store_queries import Question, TooManyWindowsError, Total
+from services.metering.store_levels import TooManyWindowsError
+from services.metering.store_queries import Question, Total
 from services.metering.usage_record import customer_of
 from services.metering.windows import Window, ceil_to_minute, month_of
 

@@ -19,6 +19,10 @@ from services.metering.measuring import EXACT
 MINUTE_SECONDS = 60
 
 
+class TooManyWindowsError(ValueError):
+    """The answer would have more rows than the limit: each window has one."""
+
+
 @dataclass(frozen=True)
 class Area:
     """What the levels of one part come to in one window, in units times seconds."""
@@ -79,14 +83,23 @@ async def measure(tx: Tx, places: Sequence[tuple[UUID, UUID, datetime]]) -> None
 
 
 async def add_up(
-    tx: Tx, lines: Lines, start: datetime, end: datetime, edges: Sequence[datetime]
+    tx: Tx,
+    lines: Lines,
+    start: datetime,
+    end: datetime,
+    edges: Sequence[datetime],
+    *,
+    limit: int,
 ) -> list[Area]:
     """What levels come to in each window between the edges, clipped to the interval.
 
     Only where there was a level, or one was told; by window, then part.
+
+    Raises:
+        TooManyWindowsError: they are more than the limit, and no more than one beyond it was made.
     """
     found: dict[tuple[str, ...], _Line] = defaultdict(_Line)
-    for row in await _changes(tx, lines, start, end, edges):
+    for row in await _changes(tx, lines, start, end, edges, limit):
         line = found[tuple(row["parts"])]
         if row["place"] == 0:
             line.level = row["step"]
@@ -94,7 +107,10 @@ async def add_up(
             line.steps[row["place"]] = row
     cuts = [start, *edges[1:-1], end]
     seconds = [int((cut - start).total_seconds()) for cut in cuts]
-    areas = [area for parts, line in found.items() for area in _integrate(parts, line, seconds)]
+    made = (area for parts, line in found.items() for area in _integrate(parts, line, seconds))
+    areas = list(itertools.islice(made, limit + 1))
+    if len(areas) > limit:
+        raise TooManyWindowsError
     return sorted(areas, key=lambda area: (area.window, area.parts))
 
 
@@ -104,23 +120,37 @@ def _integrate(parts: tuple[str, ...], line: _Line, seconds: Sequence[int]) -> I
     Args:
         seconds: where the windows begin and the last one ends, from the start of the interval.
     """
-    level = line.level
-    for window, (begin, end) in enumerate(itertools.pairwise(seconds)):
+    level, begins = line.level, 0
+    for place in [*sorted(line.steps), len(seconds)]:
+        # Without a level there is nothing before the next change, however many windows that is.
+        for window in range(begins, place - 1 if level else begins):
+            length = seconds[window + 1] - seconds[window]
+            yield Area(window, parts, EXACT.multiply(level, length), 0)
+        begins = place
+        row = line.steps.get(place)
+        if row is None:
+            continue
+        begin, end = seconds[place - 1], seconds[place]
         area = EXACT.multiply(level, end - begin)
-        row = line.steps.get(window + 1)
-        if row is not None:
-            # A change by `step` at the second `moment` adds step * (end - moment).
-            changed = EXACT.subtract(EXACT.multiply(row["step"], end), row["step_moments"])
-            area = EXACT.add(area, EXACT.add(row["deviation"], changed))
-            level = EXACT.add(level, row["step"])
-        if area or row is not None:
-            yield Area(window, parts, area, 0 if row is None else row["event_count"])
+        # A change by `step` at the second `moment` adds step * (end - moment).
+        changed = EXACT.subtract(EXACT.multiply(row["step"], end), row["step_moments"])
+        area = EXACT.add(area, EXACT.add(row["deviation"], changed))
+        level = EXACT.add(level, row["step"])
+        yield Area(place - 1, parts, area, row["event_count"])
 
 
 async def _changes(
-    tx: Tx, lines: Lines, start: datetime, end: datetime, edges: Sequence[datetime]
+    tx: Tx,
+    lines: Lines,
+    start: datetime,
+    end: datetime,
+    edges: Sequence[datetime],
+    limit: int,
 ) -> list[Row]:
     """By part and window (0: before the interval), how far levels moved.
+
+    An area follows from each row, and from two rows at most: more than twice the limit of them are
+    not read, for these come to too many areas already.
 
     A minute counts as if its series kept the former level to its end and moved then; `deviation` is
     by how much the minute itself differs from that.
@@ -148,13 +178,14 @@ async def _changes(
         )
         select 0 as place, parts, 0::bigint as event_count, sum(level) as step,
             0::numeric as step_moments, 0::numeric as deviation
-        from entering group by parts
+        from entering group by parts having sum(level) <> 0
         union all
         select width_bucket(minute, $7::timestamptz[]), parts, sum(event_count)::bigint,
             sum(latest - before),
             sum((latest - before) * (extract(epoch from minute - $5) + {MINUTE_SECONDS})),
             sum(before * (extract(epoch from first_at - minute) - {MINUTE_SECONDS}) + total)
         from told group by 1, 2
+        limit $8
         """,  # noqa: S608 - of our own words only
         tx.tenant_id,
         tx.mode,
@@ -163,4 +194,5 @@ async def _changes(
         start,
         end,
         list(edges),
+        2 * limit + 1,
     )

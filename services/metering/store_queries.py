@@ -11,6 +11,7 @@ from uuid import UUID
 from libs.db.pool import Row, Tx
 from services.metering import store_levels
 from services.metering.measuring import SECONDS_IN, Meter, average, divided
+from services.metering.store_levels import TooManyWindowsError
 from services.metering.windows import MINUTE, Window, ceil_to_minute, edges_of
 
 USER: Literal["user"] = "user"
@@ -48,10 +49,6 @@ class Total:
     parts: tuple[str, ...]
     value: Decimal
     event_count: int
-
-
-class TooManyWindowsError(ValueError):
-    """The answer would have more rows than the limit: each window has one."""
 
 
 async def add_up(tx: Tx, meter: Meter, question: Question, *, limit: int) -> list[Total]:
@@ -216,7 +213,7 @@ async def _add_up_levels(tx: Tx, meter: Meter, question: Question, limit: int) -
         raise TooManyWindowsError
     customers = None if question.customers is None else list(question.customers)
     lines = store_levels.Lines(meter.id, _parts_in(question), customers)
-    areas = await store_levels.add_up(tx, lines, question.start, end, edges)
+    areas = await store_levels.add_up(tx, lines, question.start, end, edges, limit=limit)
     windows = list(pairwise(edges))
     seconds = SECONDS_IN[meter.time_unit]
     return [
@@ -226,7 +223,7 @@ async def _add_up_levels(tx: Tx, meter: Meter, question: Question, limit: int) -
             divided(area.value, seconds),
             area.event_count,
         )
-        for area in areas[:limit]
+        for area in areas
     ]
 
 

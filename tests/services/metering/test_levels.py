@@ -22,7 +22,15 @@ from libs.testing.databases import TestDatabase
 from metering.test_corrections import correct, named
 from metering.test_limits import subscribe
 from metering.world import Api, World, checksums
-from services.metering import forecasts, intake, jobs, meters, store_queries
+from services.metering import (
+    forecasts,
+    intake,
+    jobs,
+    meters,
+    routes_usage,
+    store_levels,
+    store_queries,
+)
 from services.metering.measuring import Meter, divided
 from services.metering.store_queries import Question
 from services.metering.usage_log import TOPIC
@@ -100,11 +108,49 @@ async def test_too_many_windows_are_refused(api: Api, world: World) -> None:
     for window, status in (("minute", 400), ("hour", 200)):
         answer = await api.get("/api/v1/meters/storage/query", world.acme, window=window, **span)
         assert answer.status_code == status, answer.text
-    with pytest.raises(store_queries.TooManyWindowsError):
+    with pytest.raises(store_levels.TooManyWindowsError):
         async with world.database.transaction(Scope((world.platform.id,), "test")) as tx:
             meter = (await meters.applying(tx, [], "test"))[world.platform.id][0]
             hours = Question(utc_now() - DAY, utc_now(), "hour")
             await store_queries.add_up(tx, meter, hours, limit=5)
+
+
+async def test_no_more_is_reckoned_than_is_answered(
+    api: Api, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Groups times windows would be a million: the loop that everybody's usage needs must not make them."""
+    await storage(api, world, group_by=["disk"])
+    end = floor_to_minute(utc_now())
+    start = end - 4_990 * MINUTE
+    told = [
+        resized(world, start - HOUR if number % 2 else start + HOUR, 1, data={"disk": f"d{number}"})
+        for number in range(200)
+    ]
+    await api.send(world.acme, *told)
+    made: list[Any] = []
+    area = store_levels.Area
+    monkeypatch.setattr(store_levels, "Area", lambda *parts: made.append(parts) or area(*parts))
+    span = {"from": format_time(start), "to": format_time(end), "window": "minute"}
+    answer = await api.get(
+        "/api/v1/meters/storage/query", world.acme, **span | {"group_by": "disk"}
+    )
+    assert (answer.status_code, answer.json()["code"]) == (400, "too_many_rows")
+    assert len(made) <= routes_usage.ROWS_MAX + 2
+    assert len(await api.rows(world.acme, "storage", **span)) == 4_990
+    made.clear()
+    async with world.database.transaction(Scope((world.platform.id, world.acme.id), "test")) as tx:
+        meter = (await meters.applying(tx, [], "test"))[world.platform.id][0]
+        await tx.enter(Scope((world.acme.id,), "test"))
+        question = Question(start, end, breakdown=(0,))
+        assert len(await store_queries.add_up(tx, meter, question, limit=200)) == 200
+        made.clear()
+        with pytest.raises(store_levels.TooManyWindowsError):
+            await store_queries.add_up(tx, meter, question, limit=199)
+        assert len(made) == 200
+        made.clear()
+        with pytest.raises(store_levels.TooManyWindowsError):
+            await store_queries.add_up(tx, meter, question, limit=7)
+        assert len(made) == 8, "more parts are not even read"
 
 
 async def test_late_levels_and_voids_change_every_period_that_they_hold_in(
