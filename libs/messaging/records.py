@@ -45,8 +45,10 @@ class KafkaRecord(Protocol):
     headers: Sequence[tuple[str, bytes]]
 
 
-class Record(msgspec.Struct, frozen=True, gc=False):
+class Record(msgspec.Struct, frozen=True):
     """One record, bytes untouched; made in C, since topics of usage have millions.
+
+    The collector has to see it: what was prepared may be an error, whose traceback leads back here.
 
     Attributes:
         prepared: what the topic's reader made of it ahead of its turn; None where none did.

@@ -1,6 +1,8 @@
 """What meters read ahead of a batch's turn counts only as long as the meters are the same in its turn."""
 
+import gc
 import json
+import weakref
 from decimal import Decimal
 from functools import partial
 from itertools import count
@@ -13,7 +15,8 @@ from hypothesis import strategies as st
 from libs.clock import floor_to_minute, format_time, parse_time, utc_now
 from libs.contracts.tenants import PLATFORM_TENANT_ID
 from libs.ids import new_id
-from libs.messaging.records import Record
+from libs.messaging.apply import Applier
+from libs.messaging.records import EVENT_MODELS, TYPE_HEADER, Record, UndecodableError
 from metering.world import Api, Party, World
 from services.metering import gained, intake
 from services.metering.listening import Listening
@@ -88,6 +91,31 @@ async def test_what_is_read_ahead_is_counted_as_what_is_not(api: Api, world: Wor
     for meter in ("sum", "min", "unique_count", "avg"):
         assert await api.value(world.acme, meter) == await api.value(world.globex, meter)
     assert await api.value(world.acme, "unique_count") == 12
+
+
+def test_records_that_nobody_can_read_leave_nothing_behind() -> None:
+    """Each refusal's traceback leads back to its record: only the collector can end that."""
+    applier = Applier("metering", {})
+    refusals = []
+    for read in (intake.read_ahead, applier.read_ahead):
+        for number in range(100):
+            key = b"nobody" if number % 2 else str(new_id()).encode()
+            record = Record(
+                TOPIC,
+                0,
+                number,
+                utc_now(),
+                key,
+                b"{",
+                ((TYPE_HEADER, next(iter(EVENT_MODELS)).encode()),),
+            )
+            record.prepare(read)
+            refusal = getattr(record.prepared, "refusal", record.prepared)
+            assert isinstance(refusal, UndecodableError)
+            refusals.append(weakref.ref(refusal))
+    del record, refusal
+    gc.collect()
+    assert [each for each in refusals if each() is not None] == []
 
 
 @pytest.mark.parametrize(
