@@ -18,11 +18,13 @@ from libs.db.tenant import NOBODY
 from libs.messaging.dead_letter import DeadLetter, bury
 from libs.messaging.outbox import emit
 from libs.messaging.records import Record
-from services.metering import intake, store_producers
+from services.metering import intake, reserved_events, store_producers, voiding
 from services.metering.producers import Pass, ProducerKeys, Refusal
+from services.metering.usage_event import Event
 
 NOBODY_KNOWN = "anonymous"
 NEVER = datetime.max.replace(tzinfo=UTC)
+RESERVED_SOURCES = frozenset({reserved_events.SOURCE, voiding.SOURCE})
 DETAIL = "the record proves no right to this tenant's usage"
 
 
@@ -94,7 +96,7 @@ def admission_since(since: datetime | None, keys: ProducerKeys) -> Admission | N
 async def _without_right(
     tx: Tx, records: Sequence[Record], shown: dict[int, Pass]
 ) -> dict[int, Refused]:
-    """Of records with a good pass those of another mode, or of a producer whose pass was revoked."""
+    """Of records with a good pass those that no producer may publish, or this one may not (any more)."""
     revoked: dict[UUID, datetime] = {}
     for mode, owners, producers in _by_mode(shown.values()):
         revoked |= await store_producers.revoked(tx, mode, owners, producers)
@@ -106,11 +108,28 @@ async def _without_right(
             refused[place] = Refused(record, "pass_revoked", held)
             continue
         read = record.prepared or intake.read_ahead(record)
-        if isinstance(read, intake.Prepared) and read.read.event.mode != held.mode:
-            refused[place] = Refused(record, "not_its_mode", held)
-        elif isinstance(read, intake.Prepared) and read.read.event.backfill is not None:
-            refused[place] = Refused(record, "backfill", held)
+        if isinstance(read, intake.Prepared):
+            reason = _beyond(held, read.read.event)
+            if reason is not None:
+                refused[place] = Refused(record, reason, held)
     return refused
+
+
+def _beyond(held: Pass, event: Event) -> Refusal | None:
+    """Why a pass does not cover an event that only our own ingest publishes; None where it does.
+
+    A business clock is ahead of ours, and only in test mode: an offset that is negative, or live, would
+    make an event as young as its producer likes.
+    """
+    if event.mode != held.mode:
+        return "not_its_mode"
+    if event.backfill is not None:
+        return "backfill"
+    if event.type == voiding.VOIDED or event.source in RESERVED_SOURCES:
+        return "reserved"
+    if event.clockoffset < 0 or (event.clockoffset and event.mode == "live"):
+        return "clock_offset"
+    return None
 
 
 def _by_mode(shown: Iterable[Pass]) -> Iterable[tuple[Mode, set[UUID], set[UUID]]]:

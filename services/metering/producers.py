@@ -38,6 +38,8 @@ Refusal = Literal[
     "not_its_tenant",
     "not_its_mode",
     "backfill",
+    "reserved",
+    "clock_offset",
 ]
 
 _SEAL = struct.Struct(">Q16s")

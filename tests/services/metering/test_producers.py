@@ -1,7 +1,7 @@
 """Direct producers: who proves a right to a tenant and mode is counted, the rest is put aside."""
 
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from libs.messaging.records import Record
 from libs.testing.databases import TestDatabase
 from libs.testing.memory_log import MemoryLog
 from metering.reading import MemoryUsageReader
+from metering.test_corrections import named
 from metering.test_intake import letters
 from metering.world import PEPPER, Api, Party, World, checksums
 from services.metering import archiving, jobs, rebuilding, routes_producers
@@ -33,6 +34,7 @@ from services.metering.producers import (
     code_of,
 )
 from services.metering.usage_log import TOPIC, UsageLog
+from services.metering.voiding import VOIDED
 from sluice_client.direct import headers_of
 
 KEYS = ProducerKeys.under(PEPPER)
@@ -120,6 +122,49 @@ async def test_a_producer_is_held_to_its_tenant_and_mode(
     for clear in (False, True):
         await world.log.replay(clear_inboxes=clear)
         assert await checksums(database) == before
+
+
+async def test_a_pass_is_no_right_to_what_only_the_ingest_says(
+    api: Api, world: World, database: TestDatabase
+) -> None:
+    """Voids, what reservations and corrections publish, and clocks that make old events young."""
+    await api.meter(world.platform)
+    held = await producer(api, world.acme)
+    text = Pass(new_id(), world.acme.id, "live", utc_now() + timedelta(days=1)).text
+    live = {"pass": text, "secret": KEYS.secret_of(text)}
+    event = world.event()
+    put(world, world.acme, held, event=event)
+    await world.log.settle()
+    tables = ("usage_event_id", "usage_minute", "usage_value", "usage_series")
+    before = await rows_of(database, tables)
+    put(world, world.acme, held, event={"type": VOIDED, "data": named(event)})
+    for source in ("sluice:reservation", "sluice:correction"):
+        put(world, world.acme, held, event={"source": source, "id": f"{new_id()}/0"})
+    old = {"time": format_time(utc_now() - timedelta(days=400)), "clockoffset": -(400 * 86_400)}
+    put(world, world.acme, held, event=old)
+    put(world, world.acme, held, event={"clockoffset": -1})
+    put(world, world.acme, live, event=old | {"mode": "live"})
+    put(world, world.acme, live, event={"mode": "live", "clockoffset": 1})
+    await world.log.settle()
+    assert await letters(database) == [*["reserved"] * 3, *["clock_offset"] * 4]
+    assert await rows_of(database, tables) == before
+    put(world, world.acme, held, event={"clockoffset": 3_600})
+    await world.log.settle()
+    assert await api.value(world.acme) == 2, "a clock that is ahead in test mode is"
+
+
+async def rows_of(database: TestDatabase, tables: Sequence[str]) -> list[list[str]]:
+    """The rows of tables of metering."""
+    async with database.admin() as admin:
+        return [
+            [
+                row["row"]
+                for row in await admin.fetch(
+                    f"select t::text as row from metering.{table} t order by 1"
+                )
+            ]
+            for table in tables
+        ]
 
 
 async def test_our_own_ingest_is_known_by_its_seal(
