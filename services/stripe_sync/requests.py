@@ -227,8 +227,10 @@ class Errand:
         started = time.monotonic()
         for pause in (*PAUSES_SECONDS, None):
             try:
+                # A list made for many is minutes old by the time the last of them is sent.
+                just_looked = looks_first and self.row["request_id"] not in self.listed
                 found = await self._looked() if looks_first else None
-                return found or await self._post(looks_first=not looks_first)
+                return found or await self._post(looks_first=not just_looked)
             except StripeTransientError as error:
                 looks_first = True
                 final = isinstance(error, UnseenError) or error.status == STORED_STATUS
