@@ -116,6 +116,8 @@ class _Beancount:
         return "\n".join(lines) + "\n\n"
 
     def end(self, last_day: date, balances: Iterable[tuple[tuple[str, str], int]]) -> str:
+        if last_day == date.max:
+            return ""
         # A balance holds at the beginning of its day.
         day = last_day + timedelta(days=1)
         return "".join(

@@ -22,7 +22,7 @@ from libs.contracts.ledger_holds import CaptureHold, HoldAmount, ReleaseHold
 from libs.db.pool import Cause, Database, Row, Tx
 from libs.ids import new_id
 from libs.messaging.outbox import emit
-from services.ledger import bounds, chart, posting, store_bounds
+from services.ledger import bounds, chart, posting, store_bounds, store_commands
 from services.ledger import store_holds as holds
 from services.ledger import store_reversals as locks
 from services.ledger.entries import Entry, Line, entry_id
@@ -32,6 +32,8 @@ from services.ledger.store import Booking
 CAPTURE_RULE = "hold_captured"
 OPEN_HOLDS_MAX = 10_000
 """On one account and currency: whoever holds more forgot to capture or release."""
+CAPTURES_MAX = 1_000
+"""Of one hold: each adds up those before it while the book is locked."""
 HELD_MAX = timedelta(days=366)
 EXPIRED_AT_ONCE_MAX = 500
 SERVICE = "ledger"
@@ -64,6 +66,14 @@ class AmountError(ValueError):
 
 class SameAccountError(ValueError):
     """What is captured would go where it is."""
+
+
+class FullAccountError(Exception):
+    """So much was booked on an account that only facts may be from now on; the message names it."""
+
+
+class TooManyCapturesError(Exception):
+    """The hold was captured in so many parts that no more are taken."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +157,8 @@ async def capture(
 
     Raises:
         NoSuchAccountError: the book has no account to capture to.
-        SameAccountError, OtherContentError, EndedError, AmountError: see there.
+        SameAccountError, OtherContentError, EndedError, AmountError, FullAccountError,
+            TooManyCapturesError: see there.
         OverrunError: the account that gets it would pass its maximum.
     """
     book, account = hold["book"], hold["account"]
@@ -164,6 +175,9 @@ async def capture(
     amount_minor = wish.amount_minor or hold["remaining_minor"]
     if amount_minor > hold["remaining_minor"]:
         raise AmountError(str(hold["remaining_minor"]))
+    await _refuse_full(tx, book, (account, wish.to))
+    if await holds.count_captures(tx, book, hold["id"]) >= CAPTURES_MAX:
+        raise TooManyCapturesError
     source_key = _source_key(hold["id"], wish.key)
     command = CaptureHold(
         book=book,
@@ -338,6 +352,18 @@ def _refuse_ended(hold: Row, now: datetime) -> None:
         raise EndedError(state_of(hold))
     if hold["expires_at"] <= now:
         raise EndedError("expired")
+
+
+async def _refuse_full(tx: Tx, book: Book, accounts: Iterable[str]) -> None:
+    """Leave room for facts, as for every entry that somebody asks for; the book is locked.
+
+    Raises:
+        FullAccountError: an account takes no more on request.
+    """
+    named = [(tx.tenant_id, code) for code in accounts]
+    for found in await store_commands.find_accounts(tx, book, named):
+        if found["is_full"]:
+            raise FullAccountError(found["code"])
 
 
 State = Literal["open", "captured", "released", "expired"]

@@ -1,6 +1,6 @@
 """`/api/v1/ledger`: trial balance, accounts and journal entries."""
 
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal, Self
 from uuid import UUID
 
@@ -13,7 +13,13 @@ from libs.ids import public_id
 from libs.money import Currency
 from libs.web.auth import OPERATOR, Access, Gate, Requires
 from libs.web.pagination import Page, PageRequest, page_request
-from libs.web.problems import Conflict, Forbidden, InvalidFields, problem_responses
+from libs.web.problems import (
+    Conflict,
+    FieldProblem,
+    Forbidden,
+    InvalidFields,
+    problem_responses,
+)
 from services.ledger import books
 from services.ledger.books import Reader
 from services.ledger.bounds import OverrunError
@@ -21,6 +27,10 @@ from services.ledger.chart import AccountType, Side
 from services.ledger.periods import Period
 
 router = APIRouter(tags=["ledger"], responses=problem_responses(Forbidden))
+
+EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
+AHEAD_MAX = timedelta(days=366)
+"""When an entry that somebody asks for may hold at the earliest, and how far ahead."""
 
 PERIOD = r"^[12][0-9]{3}-(0[1-9]|1[0-2])$"
 
@@ -255,6 +265,21 @@ def _account(row: Row) -> AccountBalance:
         held_minor=held_minor,
         available_minor=balance_minor - held_minor,
     )
+
+
+def check_effective_at(effective_at: datetime, now: datetime, field: str) -> None:
+    """Check when an entry is to hold.
+
+    Args:
+        now: of the tenant's business time.
+        field: in which it was asked for.
+
+    Raises:
+        InvalidFields: nothing is booked so early, or so far ahead.
+    """
+    if not EARLIEST <= effective_at <= now + AHEAD_MAX:
+        words = "Must lie between the year 2000 and a year ahead."
+        raise InvalidFields(fields=[FieldProblem(field=field, detail=words)])
 
 
 def entry_answer(pair: tuple[Row, list[Row]]) -> EntryAnswer:

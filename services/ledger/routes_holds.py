@@ -25,6 +25,7 @@ from services.ledger.routes import (
     EntryAnswer,
     Reading,
     check_book,
+    check_effective_at,
     entry_answer,
 )
 from services.ledger.routes_accounts import NO_ACCOUNT
@@ -197,12 +198,15 @@ async def capture_hold(
 
     The same key with the same content answers with the same entry.
     """
+    business_time = business_now(access.tenant, access.mode)
+    effective_at = body.effective_at or business_time
+    check_effective_at(effective_at, business_time, "body.effective_at")
     wish = holds.Capture(
         key=body.key,
         to=body.to,
         amount_minor=body.amount_minor,
         rest=body.rest,
-        effective_at=body.effective_at or business_now(access.tenant, access.mode),
+        effective_at=effective_at,
     )
     told_again = False
 
@@ -226,6 +230,17 @@ async def capture_hold(
                 "More than is held. `remaining_minor` says what is; capture that, or less.",
                 code="hold_exceeded",
                 extra={"remaining_minor": int(str(held))},
+            ) from None
+        except holds.FullAccountError as full:
+            raise Conflict(
+                f"So much was booked on `{full}` that its figures come near what can be held. "
+                "Capture to another account.",
+                code="account_full",
+            ) from None
+        except holds.TooManyCapturesError:
+            raise Conflict(
+                f"The hold was captured {holds.CAPTURES_MAX} times. Release it and place another.",
+                code="too_many_captures",
             ) from None
         except bounds.OverrunError as overrun:
             raise AccountWouldOverrun.told(overrun) from None

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal, NoReturn
 
 from fastapi import APIRouter, Depends, Request
@@ -47,7 +46,13 @@ from services.ledger.commands import (
     Verdict,
 )
 from services.ledger.entries import Entry, Line, UnbalancedError
-from services.ledger.routes import AccountWouldOverrun, EntryAnswer, check_book, entry_answer
+from services.ledger.routes import (
+    AccountWouldOverrun,
+    EntryAnswer,
+    check_book,
+    check_effective_at,
+    entry_answer,
+)
 
 router = APIRouter(
     tags=["ledger"],
@@ -58,8 +63,6 @@ router = APIRouter(
 POSTINGS_MAX = 100
 ENTRIES_MAX = 500
 AMOUNT_MINOR_MAX = 10**13
-EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
-AHEAD_MAX = timedelta(days=366)
 
 NO_ACCOUNT = (
     "The book has no such account. `GET /api/v1/ledger/chart` lists those it has, and "
@@ -268,9 +271,7 @@ def _command(access: Access, book: Book, body: EntryBody, path: str) -> Command:
     """
     now = business_now(access.tenant, access.mode)
     effective_at = body.effective_at or now
-    if not EARLIEST <= effective_at <= now + AHEAD_MAX:
-        words = "Must lie between the year 2000 and a year ahead."
-        raise InvalidFields(fields=_at(f"{path}.effective_at", words))
+    check_effective_at(effective_at, now, f"{path}.effective_at")
     lines = []
     for at, line in enumerate(body.postings):
         try:

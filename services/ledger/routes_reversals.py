@@ -17,7 +17,12 @@ from libs.web.times import UtcTime
 from services.ledger import reversal, store
 from services.ledger.bounds import OverrunError
 from services.ledger.reversal import AlreadyReversedError, NoSuchEntryError
-from services.ledger.routes import AccountWouldOverrun, EntryAnswer, entry_answer
+from services.ledger.routes import (
+    AccountWouldOverrun,
+    EntryAnswer,
+    check_effective_at,
+    entry_answer,
+)
 
 router = APIRouter(tags=["ledger"], responses=problem_responses(Forbidden, NotFound))
 
@@ -52,7 +57,9 @@ async def reverse_entry(
         entry_id = parse_public_id("entry", entry)
     except InvalidIdError:
         raise NotFound from None
-    effective_at = body.effective_at or business_now(access.tenant, access.mode)
+    business_time = business_now(access.tenant, access.mode)
+    effective_at = body.effective_at or business_time
+    check_effective_at(effective_at, business_time, "body.effective_at")
 
     async def work(tx: Tx) -> EntryAnswer:
         try:

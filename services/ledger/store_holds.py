@@ -167,6 +167,20 @@ async def find_step(tx: Tx, book: Book, hold_id: UUID, key: str) -> Row | None:
     )
 
 
+async def count_captures(tx: Tx, book: Book, hold_id: UUID) -> int:
+    """In how many parts a hold of the tenant in scope was captured."""
+    return int(
+        await tx.fetchval(
+            "select count(*) from hold_step where tenant_id = $1 and mode = $2 and book = $3 "
+            "and hold_id = $4 and kind = 'capture'",
+            tx.tenant_id,
+            tx.mode,
+            book,
+            hold_id,
+        )
+    )
+
+
 async def expired_on(
     tx: Tx, book: Book, account: str, currency: str, now: datetime, limit: int
 ) -> list[Row]:
