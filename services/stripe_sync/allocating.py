@@ -2,7 +2,8 @@
 
 The payout itself is a movement of the platform's. Stripe says which balance transactions an automatic
 payout is made of, once it has put them together; each of these has an owner. All shares are told in one
-transaction. Where the payout comes back, so do they.
+transaction. Where the payout comes back, so do they: its money is part of a later payout, and is theirs
+there in the same shares.
 """
 
 from collections import defaultdict
@@ -25,8 +26,9 @@ from libs.money import from_stripe
 from libs.observability.metrics import JOB_ITEMS_FAILED_TOTAL
 from services.stripe_sync import store_allocations as store
 from services.stripe_sync import store_objects
-from services.stripe_sync.client import StripeCallError
+from services.stripe_sync.client import Json, StripeCallError
 from services.stripe_sync.identities import Identities, Identity
+from services.stripe_sync.objects import id_of
 
 log = structlog.get_logger()
 
@@ -36,8 +38,13 @@ PAGES_MAX = 1_000
 ATTEMPTS_MAX = 80
 PAUSE_SECONDS_MIN, PAUSE_SECONDS_MAX = 30.0, 6 * 3600.0
 """Doubling; Stripe puts a payout together when it arrives, which takes days: given up after three weeks."""
+RETURNS_DEPTH_MAX = 20
+"""Payouts one after the other, each made of the one before that came back."""
+RETURNED = frozenset({"payout_failure", "payout_cancel"})
+"""Movements that bring back what a payout took."""
 NOT_COMPLETE = "stripe has not put it together yet"
 UNKNOWN_OWNER = "whose a movement is, is not known yet"
+NO_SUM = "what it is made of does not add up to it"
 
 
 class NotYetError(Exception):
@@ -82,10 +89,10 @@ async def _allocate(
     if payout.get("reconciliation_status") != "completed":
         raise NotYetError(NOT_COMPLETE)
     amount = from_stripe(payout["amount"], payout["currency"])
-    shares = await _shares(database, identity, row["stripe_payout_id"])
+    shares = await _shares(database, identity, row, row["stripe_payout_id"])
     if sum(shares.values()) != amount.amount_minor:
         log.error("payout_does_not_add_up", object_id=row["stripe_payout_id"])
-        raise NotYetError("what it is made of does not add up to it")
+        raise NotYetError(NO_SUM)
     told = [
         {
             "tenant_id": str(tenant_id),
@@ -99,12 +106,16 @@ async def _allocate(
 
 
 async def _shares(
-    database: Database, identity: Identity, stripe_payout_id: str
+    database: Database, identity: Identity, row: Row, stripe_payout_id: str, depth: int = 0
 ) -> Mapping[UUID, int]:
     """What of a payout is whose, the platform's in any case.
 
+    Args:
+        row: the payout that is to be told, of which this one may be a part that came back.
+        depth: of how many that came back this one is a part.
+
     Raises:
-        NotYetError: a movement has no owner yet.
+        NotYetError: a movement has no owner yet, or what came back cannot be told apart.
     """
     listed = await identity.api.list_all(
         "balance_transaction.list",
@@ -112,7 +123,12 @@ async def _shares(
         {"payout": stripe_payout_id},
         pages_max=PAGES_MAX,
     )
-    made_of = [each for each in listed if each["type"] != "payout"]
+    made_of = [
+        each
+        for each in listed
+        if each["type"] != "payout"
+        and not (each["type"] in RETURNED and id_of(each["source"]) == stripe_payout_id)
+    ]
     async with database.transaction() as tx:
         owners = await store_objects.find_owners(
             tx, identity.account, identity.mode, [each["id"] for each in made_of]
@@ -121,8 +137,37 @@ async def _shares(
     for each in made_of:
         if each["id"] not in owners:
             raise NotYetError(UNKNOWN_OWNER)
-        net = from_stripe(each["net"], each["currency"]).amount_minor
-        shares[owners[each["id"]].tenant_id] += net
+        owner = owners[each["id"]].tenant_id
+        shares[owner] += from_stripe(each["net"], each["currency"]).amount_minor
+        if each["type"] in RETURNED:
+            returned = await _returned(database, identity, row, each, depth)
+            shares[owner] -= sum(returned.values())
+            for tenant_id, share in returned.items():
+                shares[tenant_id] += share
+    return shares
+
+
+async def _returned(
+    database: Database, identity: Identity, row: Row, movement: Json, depth: int
+) -> Mapping[UUID, int]:
+    """What of a payout that came back is whose, told or not; nothing of a manual one is a tenant's.
+
+    Raises:
+        NotYetError: its parts do not add up to it, or it is one of too many.
+    """
+    stripe_payout_id = id_of(movement["source"])
+    if stripe_payout_id is None or depth >= RETURNS_DEPTH_MAX:
+        raise NotYetError(NO_SUM)
+    async with database.tenant(row["tenant_id"], row["mode"]) as tx:
+        kept = await store.find_shares(tx, row["account"], stripe_payout_id)
+    if kept:
+        return {UUID(each["tenant_id"]): each["share_minor"] for each in kept}
+    payout = await identity.api.get("payout.retrieve", f"/v1/payouts/{stripe_payout_id}")
+    if not payout["automatic"]:
+        return {}
+    shares = await _shares(database, identity, row, stripe_payout_id, depth + 1)
+    if sum(shares.values()) != from_stripe(payout["amount"], payout["currency"]).amount_minor:
+        raise NotYetError(NO_SUM)
     return shares
 
 

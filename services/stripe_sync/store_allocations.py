@@ -12,14 +12,19 @@ KEY = "tenant_id = $1 and mode = $2 and account = $3 and stripe_payout_id = $4"
 async def want(
     tx: Tx, account: str, stripe_payout_id: str, now: datetime, *, came_back: bool
 ) -> None:
-    """Enter a payout, or look at it again at once: it has come further, or came back."""
+    """Enter a payout, or look at it again at once: it has come further, or came back.
+
+    One that was given up has its tries anew.
+    """
     await tx.execute(
         """
         insert into payout_allocation as a
             (tenant_id, mode, account, stripe_payout_id, came_back, next_try_at)
         values ($1, $2, $3, $4, $5, $6)
         on conflict (tenant_id, mode, account, stripe_payout_id) do update set
-            came_back = a.came_back or excluded.came_back, next_try_at = excluded.next_try_at
+            came_back = a.came_back or excluded.came_back, next_try_at = excluded.next_try_at,
+            attempts = case when a.state = 'failed' then 0 else a.attempts end,
+            state = case when a.state = 'failed' then 'due' else a.state end
         """,
         tx.tenant_id,
         tx.mode,
@@ -42,6 +47,18 @@ async def due(tx: Tx, now: datetime, limit: int) -> list[Row]:
         now,
         limit,
     )
+
+
+async def find_shares(tx: Tx, account: str, stripe_payout_id: str) -> list[Any]:
+    """The shares that were told of a payout, whether taken back since or not; none where none were."""
+    found: list[Any] | None = await tx.fetchval(
+        f"select shares from payout_allocation where {KEY}",  # noqa: S608 - constants only
+        tx.tenant_id,
+        tx.mode,
+        account,
+        stripe_payout_id,
+    )
+    return found or []
 
 
 async def enter(
