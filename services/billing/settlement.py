@@ -75,6 +75,9 @@ async def settle(tx: Tx, before: Row, fact: StripeInvoiceChanged, at: datetime) 
     if not unheard_of and before["status"] != "void":
         # Otherwise nobody was told that it is owed, or all of it was taken back.
         await _tell_changes(tx, invoice, fact, at)
+    if fact.status == "void" and before["status"] != "void":
+        # Also of one that nobody was told of: it may have used credit as a draft.
+        await credit.give_back(tx, invoice["id"])
     if fact.status == "paid" and invoice["paid_at"] is None:
         paid = InvoicePaid(
             invoice_id=invoice["id"],
@@ -100,7 +103,6 @@ async def _tell_changes(tx: Tx, invoice: Row, fact: StripeInvoiceChanged, at: da
     telling.written_off(invoice["written_off_minor"], written_off_minor)
     if fact.status == "void":
         telling.tell(InvoiceVoided, credited_minor=credited_minor)
-        await credit.give_back(tx, invoice["id"])
     await store.note_told(
         tx,
         invoice["id"],

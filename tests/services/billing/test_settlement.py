@@ -7,6 +7,7 @@ import pytest
 
 from billing.story import PERIODS, START, Story, publish_plan
 from libs.contracts.billing import (
+    CompleteInvoice,
     CreditExpired,
     InvoiceCredited,
     InvoiceFinalized,
@@ -203,6 +204,23 @@ async def test_credit_of_a_voided_invoice_is_there_again_and_may_expire(story: S
     assert await left(story) == [(0, 200)]
     assert await expire(story, 31) == [200, 300]
     assert await left(story) == [(0, 500)]
+
+
+async def test_credit_of_an_invoice_that_is_first_seen_void_is_there_again(story: Story) -> None:
+    """It used credit as a draft, and nobody was told of it as final."""
+    story.usage = [{}]
+    await grant(story, 500, days=90)
+    while not story.told(CompleteInvoice):
+        await story.deliver("metering" if story.queues["metering"] else "payments")
+    assert await left(story) == [(500, 0)]
+    finals = len(story.told(InvoiceFinalized))
+    _, opened, paid = story.queues["payments"]
+    for event in (opened, opened, paid):
+        void = event.data.model_copy(update={"status": "void", "amount_paid_minor": 0})
+        story.log.publish(story.event(void, PERIODS[1]))
+        await story.log.settle()
+        assert await left(story) == [(0, 0)]
+    assert (len(story.told(InvoiceFinalized)), story.told(InvoiceVoided)) == (finals, [])
 
 
 async def test_the_job_finds_who_is_due_by_its_own_clock(story: Story) -> None:
