@@ -20,9 +20,19 @@ from libs.clock import utc_now
 from libs.db.pool import Database, Tx
 from libs.messaging.records import Record, UndecodableError
 from libs.observability.metrics import JOB_ITEMS_FAILED_TOTAL
-from services.metering import archive, store_archive, store_closures, usage_record
+from services.metering import (
+    archive,
+    meters,
+    store_archive,
+    store_closures,
+    usage_record,
+    voiding,
+)
 from services.metering import store_backfills as store
+from services.metering.archive import ArchivedFile
+from services.metering.event_ids import former_hash_of_id, hash_of_id
 from services.metering.ingest import Arrival, RejectedError, read_event, stamped_anew
+from services.metering.listening import Listening
 from services.metering.reserved_events import SOURCE
 from services.metering.store_backfills import Job, Waiting
 from services.metering.usage_log import TOPIC, LogUnavailableError, UsageLog
@@ -33,12 +43,22 @@ log = structlog.get_logger()
 EVENTS_MAX = 50_000
 """Of one backfill."""
 
+OPEN_MAX = 5
+"""Of a tenant in one mode at a time, until they are done or dropped."""
+
 PAGE_EVENTS = 1_000
+PAGE_BYTES = 4 * 1024 * 1024
+"""No more than Kafka confirms in time: what it does not costs the ingest its producer too."""
+
 PAGES_MAX = 20
 """Published of one backfill in one run."""
 
 LEFT_AFTER = timedelta(days=1)
 """A backfill that nobody goes on with for so long is dropped."""
+
+
+class TooManyBackfillsError(ValueError):
+    """The tenant has as many as it may have at a time."""
 
 
 class TooManyEventsError(ValueError):
@@ -51,6 +71,17 @@ class Judged:
 
     verdicts: list[Verdict]
     accepted: list[Waiting]
+
+
+async def begin(tx: Tx, backfill_id: UUID, reason: str, actor: str) -> None:
+    """Begin a backfill of the tenant in scope.
+
+    Raises:
+        TooManyBackfillsError: others have to be done or dropped first.
+    """
+    if await store.lock_and_count_open(tx) >= OPEN_MAX:
+        raise TooManyBackfillsError
+    await store.add(tx, backfill_id, reason, actor, utc_now())
 
 
 async def take_in(
@@ -123,35 +154,61 @@ async def work(database: Database, usage_log: UsageLog, folder: Path, *, limit: 
         except Exception:
             JOB_ITEMS_FAILED_TOTAL.labels(job="work_on_backfills").inc()
             log.exception("backfill_failed", backfill=str(job.id))
+        # Whatever came of it, the others have their turns first: one that is stuck stops nobody else's.
+        async with database.tenant(job.tenant_id, job.mode) as tx:
+            await store.put_behind(tx, job.id, utc_now())
 
 
 async def _compare(database: Database, folder: Path, job: Job) -> None:
-    """Leave out what was counted before."""
+    """Leave out what was counted before, or voided before it came."""
+    async with database.transaction() as tx:
+        defined = await meters.applying(tx, [job.tenant_id], job.mode)
+    listening = Listening(job.tenant_id, meters.of_tenant(defined, job.tenant_id))
+    whole = await store_archive.is_whole(database)
+    if not whole:
+        log.warning("backfill_compared_with_part_of_the_usage", backfill=str(job.id))
     async with database.tenant(job.tenant_id, job.mode) as tx:
         names = await store.names(tx, job.id)
         files = await store_archive.files_of(tx, job.tenant_id)
-    records = await asyncio.to_thread(archive.find, folder, files, names)
-    known = {hash_of for record in records if (hash_of := _counted_as(record)) is not None}
+    known = await asyncio.to_thread(_find_known, folder, files, names, listening)
     async with database.tenant(job.tenant_id, job.mode) as tx:
         row = await store.lock(tx, job.id)
         if row is not None and row["state"] == "comparing":
             await store.let_go(tx, job, known, utc_now(), known=True)
+            await store.note_compared(tx, job.id, whole=whole)
             await store.move(tx, job.id, "publishing", utc_now())
 
 
-def _counted_as(record: Record) -> bytes | None:
-    """The id that an archived event was counted under; None where it was refused."""
+def _find_known(
+    folder: Path,
+    files: Sequence[ArchivedFile],
+    names: Sequence[tuple[str, str]],
+    listening: Listening,
+) -> set[bytes]:
+    """Of these names the ids that the archive says were counted, or voided."""
+    hashes = {each(*name) for name in names for each in (hash_of_id, former_hash_of_id)}
+    voids = [(voiding.SOURCE, each.hex()) for each in hashes]
+    records = archive.find(folder, files, [*names, *voids])
+    counted = (_counted_as(record, listening) for record in records)
+    return {id_hash for id_hash in counted if id_hash is not None}
+
+
+def _counted_as(record: Record, listening: Listening) -> bytes | None:
+    """The id that an archived event was counted under, or a void names; None where it was refused."""
     try:
-        return usage_record.read(record).id_hash
+        found = usage_record.read(record)
     except UndecodableError:
         return None
+    if found.event.type != voiding.VOIDED and listening.read(found).refusal is not None:
+        return None
+    return found.id_hash
 
 
 async def _publish(database: Database, usage_log: UsageLog, job: Job) -> None:
     """Publish what waits, page by page; behind the last it is only to be counted."""
     for _ in range(PAGES_MAX):
         async with database.tenant(job.tenant_id, job.mode) as tx:
-            page = await store.waiting(tx, job.id, limit=PAGE_EVENTS)
+            page = await store.waiting(tx, job.id, limit=PAGE_EVENTS, bytes_max=PAGE_BYTES)
         if not page:
             break
         now = utc_now()

@@ -61,18 +61,34 @@ class BackfillBody(BaseModel):
     events: int = Field(description="Taken in.")
     known: int = Field(description="Of these, counted before: they do not count again.")
     published: int = Field(description="Of these, published; all are counted when it is `done`.")
+    archive_complete: bool | None = Field(
+        description="False: the archive lacks usage from before it began, or that was lost. What was "
+        "counted then and is not in it was not left out. Null until it is compared."
+    )
     created_at: datetime
     ended_at: datetime | None
 
 
-@router.post("/api/v1/usage/backfills", status_code=201, response_model=BackfillBody)
+@router.post(
+    "/api/v1/usage/backfills",
+    status_code=201,
+    response_model=BackfillBody,
+    responses=problem_responses(Conflict),
+)
 async def create_backfill(request: Request, body: BackfillRequest, access: Writer) -> JSONResponse:
-    """Begin a backfill. Nothing counts until it is started."""
+    """Begin a backfill. Nothing counts until it is started; up to five may be under way at a time."""
     database: Database = request.app.state.database
 
     async def work(tx: Tx) -> BackfillBody:
         backfill_id = new_id()
-        await store.add(tx, backfill_id, body.reason, access.caller.actor, utc_now())
+        try:
+            await backfills.begin(tx, backfill_id, body.reason, access.caller.actor)
+        except backfills.TooManyBackfillsError:
+            raise Conflict(
+                f"A tenant has up to {backfills.OPEN_MAX} backfills at a time. Start one, or wait until "
+                "one is done.",
+                code="too_many_backfills",
+            ) from None
         row = await store.find(tx, backfill_id)
         assert row is not None, "it was entered in this transaction"
         return _shape(row)
@@ -207,6 +223,7 @@ def _shape(row: Row) -> BackfillBody:
         events=row["events"],
         known=row["known"],
         published=row["published"],
+        archive_complete=row["archive_complete"],
         created_at=row["created_at"],
         ended_at=row["ended_at"],
     )

@@ -54,6 +54,17 @@ async def list_places(database: Database, begins: Mapping[int, int], now: dateti
     ]
 
 
+async def is_whole(database: Database) -> bool:
+    """Whether all usage up to where the archive reaches is in it: none came before it, none was lost."""
+    async with database.maintenance() as tx:
+        return bool(
+            await tx.fetchval(
+                "select coalesce(bool_and(lost_records = 0 and coalesce(first_offset, 1) = 0), false) "
+                "from archive_place"
+            )
+        )
+
+
 async def plan(database: Database, place: Place, end: int) -> bool:
     """Settle the stretch that is written next; False where another worker was first."""
     async with database.maintenance() as tx:

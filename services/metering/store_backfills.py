@@ -51,6 +51,21 @@ async def add(tx: Tx, backfill_id: UUID, reason: str, actor: str, at: datetime) 
     )
 
 
+async def lock_and_count_open(tx: Tx) -> int:
+    """How many backfills of the tenant in scope are not over; nobody begins another meanwhile."""
+    await tx.execute(
+        "select pg_advisory_xact_lock(hashtextextended($1, 0))",
+        f"backfills {tx.tenant_id} {tx.mode}",
+    )
+    counted: int = await tx.fetchval(
+        "select count(*) from usage_backfill "
+        "where tenant_id = $1 and mode = $2 and ended_at is null",
+        tx.tenant_id,
+        tx.mode,
+    )
+    return counted
+
+
 async def find(tx: Tx, backfill_id: UUID) -> Row | None:
     """A backfill of the tenant in scope."""
     return await tx.fetchrow(
@@ -128,17 +143,28 @@ async def take_in(tx: Tx, backfill_id: UUID, events: Sequence[Waiting], at: date
     )
 
 
-async def waiting(tx: Tx, backfill_id: UUID, *, limit: int) -> list[Waiting]:
-    """The next events that wait."""
+async def waiting(tx: Tx, backfill_id: UUID, *, limit: int, bytes_max: int) -> list[Waiting]:
+    """The next events that wait: at least one, and no more than the bytes."""
     rows = await tx.fetch(
         """
-        select id_hash, payload_hash, source, event_id, value from usage_backfill_event
-        where tenant_id = $1 and mode = $2 and backfill_id = $3 order by id_hash limit $4
+        select id_hash, payload_hash, source, event_id, value
+        from (
+            select id_hash, payload_hash, source, event_id, value,
+                row_number() over following as place,
+                sum(octet_length(value)) over following as size_bytes
+            from (
+                select * from usage_backfill_event
+                where tenant_id = $1 and mode = $2 and backfill_id = $3 order by id_hash limit $4
+            ) next
+            window following as (order by id_hash)
+        ) page
+        where place = 1 or size_bytes <= $5 order by id_hash
         """,
         tx.tenant_id,
         tx.mode,
         backfill_id,
         limit,
+        bytes_max,
     )
     return [Waiting(*row) for row in rows]
 
@@ -212,6 +238,30 @@ async def move(
     )
 
 
+async def note_compared(tx: Tx, backfill_id: UUID, *, whole: bool) -> None:
+    """Whether all that was counted could be compared with."""
+    await tx.execute(
+        "update usage_backfill set archive_complete = $4 "
+        "where tenant_id = $1 and mode = $2 and id = $3",
+        tx.tenant_id,
+        tx.mode,
+        backfill_id,
+        whole,
+    )
+
+
+async def put_behind(tx: Tx, backfill_id: UUID, at: datetime) -> None:
+    """A backfill that was worked on comes after those that were not since."""
+    await tx.execute(
+        "update usage_backfill set worked_at = $4 "
+        "where tenant_id = $1 and mode = $2 and id = $3 and ended_at is null",
+        tx.tenant_id,
+        tx.mode,
+        backfill_id,
+        at,
+    )
+
+
 async def drop_events(tx: Tx, backfill_id: UUID) -> None:
     """What waits in a backfill is thrown away."""
     await tx.execute(
@@ -223,13 +273,20 @@ async def drop_events(tx: Tx, backfill_id: UUID) -> None:
 
 
 async def list_due(database: Database, left_before: datetime, *, limit: int) -> list[Job]:
-    """Backfills to be worked on, and those that nobody has gone on with since `left_before`."""
+    """Backfills to be worked on, and those that nobody has gone on with since `left_before`.
+
+    Tenants in turns, each with what was not worked on for longest.
+    """
     async with database.maintenance() as tx:
         rows = await tx.fetch(
             """
-            select tenant_id, mode, id, state, barrier from usage_backfill
-            where ended_at is null and (state <> 'open' or worked_at < $1)
-            order by worked_at limit $2
+            select tenant_id, mode, id, state, barrier
+            from (
+                select *, row_number() over (partition by tenant_id order by worked_at) as turn,
+                    max(worked_at) over (partition by tenant_id) as served_at
+                from usage_backfill where ended_at is null and (state <> 'open' or worked_at < $1)
+            ) due
+            order by turn, served_at limit $2
             """,
             left_before,
             limit,

@@ -1,6 +1,7 @@
 """Backfills: usage of before the window counts once, in its own time, and never twice."""
 
-from datetime import timedelta
+import shutil
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from metering.test_corrections import correct, named
 from metering.test_intake import letters
 from metering.world import Api, Party, World, checksums
 from services.metering import archiving, backfills, jobs, store_backfills
+from services.metering.event_ids import former_hash_of_id, hash_of_id
+from services.metering.voiding import SOURCE, VOIDED
 from services.metering.window import BACKFILL_AGE_MAX
 
 DAY = timedelta(days=1)
@@ -109,6 +112,148 @@ async def test_what_was_counted_before_does_not_count_again(
         span = {"from": format_time(now - 150 * DAY), "to": format_time(now)}
         assert await api.value(world.acme, **span) == 3
         await jobs.prune_event_ids(world.database)
+
+
+async def archived(
+    world: World, database: TestDatabase, folder: Path, ago: datetime, *events: dict[str, Any]
+) -> None:
+    """Events that came in long ago, whose ids are forgotten since."""
+    async with database.admin() as admin:
+        await admin.execute(
+            "update metering.meter set created_at = created_at - interval '90 days'"
+        )
+    for each in events:
+        world.put(world.acme, each, at=ago + timedelta(hours=1))
+    await world.log.settle()
+    reader = MemoryUsageReader(world.log)
+    await archiving.archive_usage(world.database, reader, folder, timedelta())  # type: ignore[arg-type]
+    await jobs.prune_event_ids(world.database)
+
+
+async def test_what_a_meter_refused_then_was_never_counted(
+    api: Api, world: World, database: TestDatabase, tmp_path: Path
+) -> None:
+    await api.meter(world.platform, group_by=["region"])
+    ago = floor_to_minute(utc_now()) - 60 * DAY
+    good, *bad = (
+        world.event(time=format_time(ago), data=data)
+        for data in (
+            {"calls": 1, "region": "eu"},
+            {"region": "eu"},
+            {"calls": -1, "region": "eu"},
+            {"calls": 1, "region": ["eu"]},
+        )
+    )
+    await archived(world, database, tmp_path, ago, good, *bad)
+    assert await letters(database) == ["missing_value", "negative_value", "invalid_group"]
+    backfill = await begin(api, world.acme)
+    mended = [each | {"data": {"calls": 10, "region": "eu"}} for each in bad]
+    await add(api, world.acme, backfill, good, *mended)
+    told = await run(api, world, world.acme, backfill, tmp_path)
+    assert (told["known"], told["published"], told["archive_complete"]) == (1, 3, True)
+    span = {"from": format_time(ago - DAY), "to": format_time(ago + DAY)}
+    assert await api.value(world.acme, **span) == 31
+
+
+async def test_what_was_voided_before_it_came_stays_voided(
+    api: Api, world: World, database: TestDatabase, tmp_path: Path
+) -> None:
+    """The void is forgotten with the ids, but the archive has it, under any hash that names it."""
+    await api.meter(world.platform)
+    ago = floor_to_minute(utc_now()) - 60 * DAY
+    event, former, other = (
+        world.event(time=format_time(ago), id=str(new_id()) if number else "plain")
+        for number in range(3)
+    )
+    voids = [
+        world.event(
+            type=VOIDED,
+            time=format_time(ago),
+            source=SOURCE,
+            id=hash_of(each["source"], each["id"]).hex(),
+            data=named(each),
+        )
+        for each, hash_of in ((event, hash_of_id), (former, former_hash_of_id))
+    ]
+    await archived(world, database, tmp_path, ago, *voids)
+    backfill = await begin(api, world.acme)
+    await add(api, world.acme, backfill, event, former, other)
+    told = await run(api, world, world.acme, backfill, tmp_path)
+    assert (told["known"], told["published"]) == (2, 1)
+    span = {"from": format_time(ago - DAY), "to": format_time(ago + DAY)}
+    assert await api.value(world.acme, **span) == 1
+
+
+async def test_a_backfill_says_what_it_was_not_compared_with(
+    api: Api, world: World, database: TestDatabase, tmp_path: Path
+) -> None:
+    await api.meter(world.platform)
+    ago = floor_to_minute(utc_now()) - 60 * DAY
+    await archived(world, database, tmp_path, ago, world.event(time=format_time(ago)))
+    for change, whole in (
+        ("lost_records = 0", True),
+        ("lost_records = 1", False),
+        ("lost_records = 0, first_offset = 3", False),
+        ("first_offset = null", False),
+    ):
+        async with database.admin() as admin:
+            await admin.execute(f"update metering.archive_place set {change} where partition = 0")
+        backfill = await begin(api, world.acme)
+        assert (await api.get(f"{PATH}/{backfill}", world.acme)).json()["archive_complete"] is None
+        told = await run(api, world, world.acme, backfill, tmp_path)
+        assert (told["state"], told["archive_complete"]) == ("done", whole), change
+
+
+async def test_a_backfill_that_is_stuck_stops_nobody_elses(
+    api: Api, world: World, database: TestDatabase, tmp_path: Path
+) -> None:
+    await api.meter(world.platform)
+    ago = floor_to_minute(utc_now()) - 60 * DAY
+    event = world.event(time=format_time(ago))
+    await archived(world, database, tmp_path, ago, event)
+    shutil.rmtree(tmp_path)
+    begun = []
+    for party in (world.acme, world.acme, world.globex):
+        backfill = await begin(api, party)
+        await add(api, party, backfill, event)
+        await api.post(f"{PATH}/{backfill}/start", party, {})
+        begun.append(backfill)
+    for _ in range(8):
+        await backfills.work(world.database, world.usage_log, tmp_path, limit=1)  # type: ignore[arg-type]
+        await world.log.settle()
+    states = [
+        (await api.get(f"{PATH}/{each}", party)).json()["state"]
+        for each, party in zip(begun, (world.acme, world.acme, world.globex), strict=True)
+    ]
+    assert states == ["comparing", "comparing", "done"]
+
+
+async def test_a_page_is_no_larger_than_kafka_takes_in_time(
+    api: Api, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await api.meter(world.platform)
+    monkeypatch.setattr(backfills, "PAGE_BYTES", 4_000)
+    ago = format_time(utc_now() - 60 * DAY)
+    sizes = (1_000, 1_000, 1_000, 9_000, 2_000, 5_000)
+    events = [world.event(time=ago, data={"calls": 1, "text": "x" * size}) for size in sizes]
+    backfill = await begin(api, world.acme)
+    await add(api, world.acme, backfill, *events)
+    told = await run(api, world, world.acme, backfill, tmp_path)
+    assert (told["state"], told["published"]) == ("done", len(events))
+    pages = [values for _, _, values in world.usage_log.published]
+    assert sum(map(len, pages)) == len(events)
+    assert all(len(page) == 1 or sum(map(len, page)) < 4_500 for page in pages)
+
+
+async def test_a_tenant_has_only_so_many_backfills_at_a_time(
+    api: Api, world: World, tmp_path: Path
+) -> None:
+    begun = [await begin(api, world.acme) for _ in range(backfills.OPEN_MAX)]
+    full = await api.post(PATH, world.acme, {"reason": "one more"})
+    assert (full.status_code, full.json()["code"]) == (409, "too_many_backfills")
+    await begin(api, world.globex)
+    assert (await run(api, world, world.acme, begun[0], tmp_path))["state"] == "done"
+    await begin(api, world.acme)
 
 
 async def test_a_crash_between_publishing_and_noting_it(
