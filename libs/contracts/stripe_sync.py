@@ -188,6 +188,8 @@ class DisputeChanged(Fact):
         evidence_due_at: until when it can be answered.
         withdrawn_minor, withdrawn_currency: what the dispute has taken out of the account's balance
             so far, less what came back, without fees. None: not told.
+        lost_minor: what of that is lost for good by now. None: nothing ever was, or not told.
+        lost_before_minor: the same when this dispute was last told. None: nothing had ever been.
     """
 
     version: int
@@ -206,6 +208,8 @@ class DisputeChanged(Fact):
     created_at: AwareDatetime
     withdrawn_minor: int | None = None
     withdrawn_currency: str | None = None
+    lost_before_minor: int | None = None
+    lost_minor: int | None = None
 
 
 class PayoutChanged(Fact):

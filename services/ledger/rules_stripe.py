@@ -94,17 +94,24 @@ def balance_transaction(fact: BalanceTransactionRecorded) -> Entry | None:
 def dispute_changed(fact: DisputeChanged) -> Entry | None:
     """A dispute that is lost: what was withdrawn is lost for good, and the dispute open no more.
 
-    Dr disputes lost; Cr disputes. Opening and winning it move the balance, and are booked by that.
+    Dr disputes lost; Cr disputes, by what is lost more than when it was last told, or less: some of it
+    may come back, and all of it when the dispute is won after all. Opening and winning it move the
+    balance, and are booked by that. Of before the loss was told, what a lost one had withdrawn.
     """
-    if fact.status != "lost" or not fact.withdrawn_minor or fact.withdrawn_currency is None:
+    lost = fact.lost_minor
+    if lost is None:
+        lost = fact.withdrawn_minor if fact.status == "lost" else None
+    more = (lost or 0) - (fact.lost_before_minor or 0)
+    if not more or fact.withdrawn_currency is None:
         return None
+    key = f"dispute:{fact.account}:{fact.stripe_dispute_id}:lost"
     return entry(
         fact.collected_by,
-        f"dispute:{fact.account}:{fact.stripe_dispute_id}:lost",
+        key if fact.lost_before_minor is None else f"{key}:{fact.version}",
         "dispute_lost",
         [
-            debit(chart.DISPUTES_LOST, fact.withdrawn_minor, fact.withdrawn_currency),
-            credit(chart.DISPUTES, fact.withdrawn_minor, fact.withdrawn_currency),
+            debit(chart.DISPUTES_LOST, more, fact.withdrawn_currency),
+            credit(chart.DISPUTES, more, fact.withdrawn_currency),
         ],
     )
 

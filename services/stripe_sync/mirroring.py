@@ -23,6 +23,7 @@ from services.stripe_sync.client import Json
 from services.stripe_sync.fetching import Fetched, IncompleteError
 from services.stripe_sync.money import MoneyFact, record_money
 from services.stripe_sync.objects import (
+    UNTOLD_FIELDS,
     UnreadableObjectError,
     account_fact,
     as_said_now,
@@ -31,7 +32,7 @@ from services.stripe_sync.objects import (
     named,
 )
 from services.stripe_sync.objects_invoices import invoice_fact, invoice_time, subscription_fact
-from services.stripe_sync.objects_money import dispute_fact, payout_fact, refund_fact
+from services.stripe_sync.objects_money import dispute_fact, payout_fact, refund_fact, with_loss
 from services.stripe_sync.objects_payments import (
     charge_of,
     failure_fact,
@@ -43,9 +44,6 @@ from services.stripe_sync.payments import NO_ORIGIN, Origin, collected_by, settl
 from services.stripe_sync.store_marks import Dirty
 from services.stripe_sync.store_objects import ObjectRow, Owner
 from services.stripe_sync.transactions import Movement, record_all
-
-UNTOLD_FIELDS = {"version", "fetched_at"}
-"""Of a fact: what differs although nothing changed."""
 
 PAYMENTS = ("payment_intent", "charge")
 """What refunds and disputes refer to comes before them."""
@@ -253,7 +251,7 @@ class Mirroring:
         before = self.before.get((kind, object_id))
         version = before["version"] if before else 0
         said = before["fact"] if before else None
-        fact = self._fact(sighting, kind, raw, version + 1)
+        fact = with_loss(self._fact(sighting, kind, raw, version + 1), said)
         fact_json = fact.model_dump(mode="json", exclude=UNTOLD_FIELDS) if fact else None
         changed = fact is not None and fact_json != as_said_now(fact, said)
         if isinstance(fact, PaymentFailed):

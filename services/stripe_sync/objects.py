@@ -120,6 +120,10 @@ def mirrored(kind: str, raw: Json) -> dict[str, Any]:
     return plain
 
 
+UNTOLD_FIELDS = {"version", "fetched_at", "lost_before_minor"}
+"""Of a fact: what differs although nothing changed."""
+
+
 def as_said_now(fact: Fact, said: Json | None) -> dict[str, Any] | None:
     """What was said of an object, with fields that facts of this type have got since.
 
@@ -128,7 +132,8 @@ def as_said_now(fact: Fact, said: Json | None) -> dict[str, Any] | None:
     if said is None:
         return None
     fields = type(fact).model_fields.items()
-    return {**{name: each.default for name, each in fields if not each.is_required()}, **said}
+    added = {name: each.default for name, each in fields if not each.is_required()}
+    return {name: value for name, value in {**added, **said}.items() if name not in UNTOLD_FIELDS}
 
 
 def account_fact(raw: Json, *, fetched_at: datetime) -> StripeAccountChanged:

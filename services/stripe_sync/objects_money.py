@@ -8,6 +8,7 @@ from uuid import UUID
 
 from libs.clock import from_unix
 from libs.contracts.billing import BilledBy
+from libs.contracts.envelope import Fact
 from libs.contracts.stripe_sync import (
     BalanceTransactionRecorded,
     DisputeChanged,
@@ -99,6 +100,31 @@ def _withdrawn(transactions: Sequence[Json] | None) -> dict[str, Any]:
     currency = transactions[0]["currency"]
     moved = sum(from_stripe(each["amount"], currency).amount_minor for each in transactions)
     return {"withdrawn_minor": -moved, "withdrawn_currency": currency.upper()}
+
+
+def with_loss(fact: Fact | None, said: Json | None) -> Fact | None:
+    """A dispute with what is lost by it, now and when it was last told; any other fact as it is.
+
+    Args:
+        said: what was last said of the object.
+    """
+    if not isinstance(fact, DisputeChanged):
+        return fact
+    said = said or {}
+    before = said.get("lost_minor")
+    if before is None and said.get("status") == "lost":
+        before = said.get("withdrawn_minor") or None
+    now = (fact.withdrawn_minor or 0) if fact.status == "lost" else 0
+    if before is None and not now:
+        return fact
+    return fact.model_copy(
+        update={
+            "lost_before_minor": before,
+            "lost_minor": now,
+            # Stripe may name no movement any more, and what comes back is still of a currency.
+            "withdrawn_currency": fact.withdrawn_currency or said.get("withdrawn_currency"),
+        }
+    )
 
 
 def payout_fact(raw: Json, *, account: str, collected_by: BilledBy, version: int) -> PayoutChanged:

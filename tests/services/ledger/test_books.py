@@ -8,6 +8,7 @@ from prometheus_client import REGISTRY
 
 from ledger.facts import START, Tenant, assert_sound, book, net_balances, snapshot, transfer
 from libs.contracts.ledger import JournalEntryPosted
+from libs.contracts.stripe_sync import DisputeChanged
 from libs.db.pool import Database
 from libs.ids import new_id
 from libs.testing.databases import TestDatabase
@@ -109,6 +110,50 @@ async def test_the_same_fact_with_other_content_is_an_error_and_parks_its_key(
     async with database.admin() as admin:
         parked = await admin.fetchrow("select key, reason from ledger.parked_key")
     assert (parked["key"], parked["reason"]) == (str(acme.id), "SourceKeyConflictError")
+
+
+@pytest.mark.usefixtures("ledger")
+async def test_what_a_dispute_lost_may_come_back(log: MemoryLog, database: TestDatabase) -> None:
+    """Lost, partly brought back, won: told again at any time, and nobody's money is parked."""
+    acme = Tenant()
+    told: list[DisputeChanged] = []
+    for status, moved, before, now in (
+        ("lost", -4900, None, 4900),
+        ("lost", 1000, 4900, 3900),
+        ("won", 3900, 3900, 0),
+    ):
+        category = "dispute" if moved < 0 else "dispute_reversal"
+        log.publish(acme.transaction("adjustment", moved, reporting_category=category))
+        told.append(
+            DisputeChanged(
+                version=len(told) + 1,
+                account="platform",
+                collected_by="platform",
+                customer_id=acme.customer_id,
+                payment_id=None,
+                stripe_dispute_id="du_1",
+                stripe_charge_id="ch_1",
+                stripe_payment_intent_id=None,
+                amount_minor=4900,
+                currency="EUR",
+                reason="fraudulent",
+                status=status,
+                created_at=START,
+                withdrawn_minor=now,
+                withdrawn_currency="EUR",
+                lost_before_minor=before,
+                lost_minor=now,
+            )
+        )
+        for fact in (told[-1], *random.Random(now).sample(told, len(told))):
+            log.publish(acme.event(fact))
+        await log.settle()
+        net = await net_balances(database, acme)
+        assert net.get("expense:disputes_lost EUR", 0) == now
+        assert "expense:disputes EUR" not in net
+    async with database.admin() as admin:
+        assert await admin.fetchval("select count(*) from ledger.parked_key") == 0
+    await assert_sound(database)
 
 
 def suspended(kind: str) -> float:

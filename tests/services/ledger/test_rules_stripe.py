@@ -92,6 +92,25 @@ def test_a_dispute_that_is_lost_is_open_no_more() -> None:
     assert again == lost
 
 
+def test_a_loss_that_changes_is_told_by_its_differences() -> None:
+    """Lost, partly brought back, won after all, lost again: each an entry of its own."""
+    told = [
+        dispute("lost", 4900, version=2, lost_minor=4900),
+        dispute("lost", 3900, version=3, lost_minor=3900, lost_before_minor=4900),
+        dispute("won", 0, version=4, lost_minor=0, lost_before_minor=3900),
+        dispute("lost", 4900, version=5, lost_minor=4900, lost_before_minor=0),
+    ]
+    told[2] = told[2].model_copy(update={"withdrawn_currency": "EUR"})
+    booked = [rules_stripe.dispute_changed(fact) for fact in told]
+    lost = "expense:disputes_lost EUR"
+    assert [added(*booked[: count + 1]).get(lost, 0) for count in range(4)] == [4900, 3900, 0, 4900]
+    keys = [each.source_key for each in booked if each]
+    assert keys == [f"dispute:platform:du_1:lost{more}" for more in ("", ":3", ":4", ":5")]
+    # The first is the entry that it was before the loss was told.
+    assert booked[0] == rules_stripe.dispute_changed(dispute("lost", 4900))
+    assert rules_stripe.dispute_changed(told[1].model_copy(update={"lost_minor": 4900})) is None
+
+
 @pytest.mark.parametrize("told", [dispute("lost", None), dispute("lost", 0)])
 def test_a_lost_dispute_of_which_no_withdrawal_is_told_moves_nothing(told: DisputeChanged) -> None:
     assert rules_stripe.dispute_changed(told) is None

@@ -138,7 +138,9 @@ async def test_a_dispute_takes_money_and_brings_it_back_when_it_is_won(
     assert [fact.version for fact in desk.told(DisputeChanged)] == list(
         range(1, len(desk.told(DisputeChanged)) + 1)
     )
-    assert desk.told(DisputeChanged)[-1].status == item["status"]
+    last = desk.told(DisputeChanged)[-1]
+    assert (last.status, last.lost_before_minor) == (item["status"], None)
+    assert last.lost_minor == (None if won else 2000)
     assert await desk.booked() == await desk.balance()
     assert await desk.booked("expense:disputes") == 0
     assert await desk.booked("expense:disputes_lost") == (0 if won else 2000)

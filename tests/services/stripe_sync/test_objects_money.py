@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from libs.ids import new_id
-from services.stripe_sync.objects import as_said_now
-from services.stripe_sync.objects_money import dispute_fact, transaction_fact
+from services.stripe_sync.objects import UNTOLD_FIELDS, as_said_now
+from services.stripe_sync.objects_money import dispute_fact, transaction_fact, with_loss
 
 CHARGE = {
     "object": "charge",
@@ -111,12 +111,42 @@ def test_what_a_dispute_has_withdrawn(amounts: list[int] | None, expected: Any) 
     assert (fact.withdrawn_minor, fact.withdrawn_currency) == expected
 
 
+def test_what_is_lost_by_a_dispute_is_told_with_what_it_was_before() -> None:
+    """Lost, seen again, partly brought back, won though Stripe names no movement; what was said before."""
+    out, back = {"amount": -4900, "currency": "eur"}, {"amount": 1000, "currency": "eur"}
+    said: Any = None
+    told = []
+    for status, moved in (
+        ("needs_response", [out]),
+        ("lost", [out]),
+        ("lost", [out]),
+        ("lost", [out, back]),
+        ("won", []),
+    ):
+        fact: Any = with_loss(dispute(moved, status=status), said)
+        seen, said = said, fact.model_dump(mode="json", exclude=UNTOLD_FIELDS)
+        seen = seen and {**seen, "customer_id": said["customer_id"]}
+        assert (as_said_now(fact, seen) == said) == (len(told) == 2), "seen again, it is not told"
+        told.append((fact.lost_before_minor, fact.lost_minor, fact.withdrawn_currency))
+    assert told == [
+        (None, None, "EUR"),
+        (None, 4900, "EUR"),
+        (4900, 4900, "EUR"),
+        (4900, 3900, "EUR"),
+        (3900, 0, "EUR"),
+    ]
+    earlier = dispute([out], status="lost").model_dump(mode="json", exclude={"lost_minor"})
+    again: Any = with_loss(dispute([out, back], status="lost"), earlier)
+    assert (again.lost_before_minor, again.lost_minor) == (4900, 3900)
+    assert with_loss(None, earlier) is None
+
+
 def test_a_field_that_is_new_is_no_change_unless_it_says_something() -> None:
     """What an earlier release said lacks the field; of a dispute it says what was withdrawn."""
     nothing, something = dispute(None), dispute([{"amount": -2000, "currency": "eur"}])
     new = {"withdrawn_minor", "withdrawn_currency"}
     said = nothing.model_dump(mode="json", exclude={"version", *new})
-    assert as_said_now(nothing, said) == nothing.model_dump(mode="json", exclude={"version"})
-    told = something.model_dump(mode="json", exclude={"version"})
+    assert as_said_now(nothing, said) == nothing.model_dump(mode="json", exclude=UNTOLD_FIELDS)
+    told = something.model_dump(mode="json", exclude=UNTOLD_FIELDS)
     assert as_said_now(something, said | {"customer_id": told["customer_id"]}) != told
     assert as_said_now(nothing, None) is None
