@@ -111,7 +111,9 @@ def settle(
     if after["paid_at"] is not None and not paid_before:
         outcome = PAYMENTS_TOTAL.labels(outcome="succeeded", mode=tx.mode)
         tx.after_commit.append(outcome.inc)
-        emit(tx, _succeeded(after), effective_at=effective_at, tenant_id=tenant_id)
+        fact = _succeeded(after)
+        emit(tx, fact, effective_at=effective_at, tenant_id=tenant_id)
+        after["told"] = fact.model_dump(mode="json", exclude={"payment_id"})
     return after
 
 
@@ -135,6 +137,7 @@ def _merged(
         "description": said["description"] or known.get("description"),
         "receipt_email": said["receipt_email"] or known.get("receipt_email"),
         "created_at": known.get("created_at") or said["created_at"],
+        "told": known.get("told"),
     }
 
 

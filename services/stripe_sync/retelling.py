@@ -81,4 +81,5 @@ def _transaction(row: Row, account: str) -> BalanceTransactionRecorded:
 
 
 def _payment(row: Row) -> PaymentSucceeded:
-    return PaymentSucceeded(**{name: row[name] for name in PaymentSucceeded.model_fields})
+    said = row["told"] or {name: row[name] for name in PaymentSucceeded.model_fields}
+    return PaymentSucceeded.model_validate(said | {"payment_id": row["payment_id"]})

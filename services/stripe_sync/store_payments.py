@@ -33,6 +33,7 @@ PAYMENT_COLUMNS = (
     "receipt_email",
     "created_at",
     "paid_at",
+    "told",
 )
 _COLUMNS = ", ".join(PAYMENT_COLUMNS)
 _UPDATES = ", ".join(f"{name} = excluded.{name}" for name in PAYMENT_COLUMNS[1:])
