@@ -6,11 +6,13 @@ from functools import partial
 
 from fastapi import FastAPI
 
+from libs.contracts.topics import topics_consumed_by
 from libs.crypto.personal import PersonalKeys
 from libs.db.pool import open_database
-from libs.directory.consume import consumers_of
+from libs.directory.consume import DIRECTORY_TOPICS, consumers_of
 from libs.directory.local import Directory
 from libs.messaging.broker import Runtime
+from libs.messaging.caught_up import CaughtUp, ends_in_kafka
 from libs.observability.health import Health
 from libs.settings import load
 from libs.web.auth import Gate
@@ -45,7 +47,14 @@ def build() -> FastAPI:
         runtime.add_job(
             "ensure_free_plans", partial(jobs.ensure_free_plans, database), every_seconds=30
         )
-        runtime.add_job("expire_credits", partial(jobs.expire_credits, database), every_seconds=1)
+        topics = {topic.name for topic in topics_consumed_by(settings.service)} - DIRECTORY_TOPICS
+        # After a restore the usage that an invoice was made of may stand there unread.
+        read = CaughtUp(database, ends_in_kafka(settings.kafka, sorted(topics)))
+        runtime.add_job(
+            "expire_credits",
+            read.first(partial(jobs.expire_credits, database)),
+            every_seconds=1,
+        )
         async with runtime.running():
             yield
 

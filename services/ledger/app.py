@@ -10,6 +10,7 @@ from libs.db.pool import open_database
 from libs.directory.consume import consumers_of
 from libs.directory.local import Directory
 from libs.messaging.broker import Runtime
+from libs.messaging.caught_up import CaughtUp, ends_in_kafka
 from libs.observability.health import Health
 from libs.settings import load
 from libs.web.auth import Gate
@@ -63,8 +64,11 @@ def build() -> FastAPI:
         runtime.add_job(
             "anchor_chains", partial(jobs.anchor_chains, database, settings), every_seconds=5
         )
+        told = CaughtUp(database, ends_in_kafka(settings.kafka, jobs.TOPICS_OF_RECOGNITION))
         runtime.add_job(
-            "recognize_revenue", partial(jobs.recognize_revenue, database), every_seconds=1
+            "recognize_revenue",
+            told.first(partial(jobs.recognize_revenue, database)),
+            every_seconds=1,
         )
         runtime.add_job("reconcile", partial(jobs.reconcile, database, settings), every_seconds=2)
         runtime.add_job(

@@ -3,12 +3,18 @@
 from datetime import timedelta
 
 from libs.clock import utc_now
+from libs.contracts.billing import InvoiceFinalized
+from libs.contracts.ledger import RecognizeRevenue
+from libs.contracts.topics import TOPIC_OF
 from libs.db.pool import Database
 from services.ledger import anchoring, bounds, holds, recognition, reconciling
 from services.ledger.reconciling_sides import Terms
 from services.ledger.settings import Settings
 
 RECOGNIZED_TENANTS_MAX = 100
+
+TOPICS_OF_RECOGNITION = (TOPIC_OF[InvoiceFinalized].name, TOPIC_OF[RecognizeRevenue].name)
+"""What is to be read before a month is told: what is earned, and what was told of that already."""
 
 
 async def anchor_chains(database: Database, settings: Settings) -> None:

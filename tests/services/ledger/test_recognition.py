@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Any
 
 import pytest
+from aiokafka import TopicPartition
 
 from ledger.callers import Api
 from ledger.facts import START, Tenant, assert_sound, net_balances, snapshot
@@ -16,6 +17,7 @@ from libs.contracts.envelope import wrap
 from libs.contracts.ledger import JournalEntryPosted, RecognizeRevenue
 from libs.contracts.tenants import TenantSnapshot
 from libs.db.pool import Database
+from libs.messaging.caught_up import CaughtUp, Ends
 from libs.testing.databases import TestDatabase
 from libs.testing.memory_log import MemoryLog
 from services.ledger import jobs
@@ -188,6 +190,45 @@ async def test_books_made_anew_hold_what_was_recognized(
     await world.log.settle()
     assert world.told() == told
     assert await contents(database) == entries
+    await assert_sound(database)
+
+
+@pytest.mark.parametrize("first", jobs.TOPICS_OF_RECOGNITION)
+async def test_the_job_waits_for_what_it_told_before_a_restore(
+    world: World, database: TestDatabase, first: str
+) -> None:
+    """It runs when one topic is read and the other is not, with a credit note between months."""
+    invoice = for_a_year()
+    await world.tell(invoice, "2031-01-15T12:00")
+    await world.pass_to("2031-02-01")
+    await world.tell(credited(invoice, 122), "2031-02-10")
+    await world.pass_to("2031-03-11")
+    balances, entries, told = await net_balances(database), await contents(database), world.told()
+    await forget_everything(database)
+
+    async def ends() -> Ends:
+        topics = world.log.topics
+        names = jobs.TOPICS_OF_RECOGNITION
+        return {TopicPartition(name, 0): len(topics[name]) for name in names}
+
+    job = CaughtUp(world.ledger, ends).first(lambda: jobs.recognize_revenue(world.ledger))
+    await job()
+    (events, directory) = world.log.consumers(world.ledger)
+    every, last = [*events.topics], ({*jobs.TOPICS_OF_RECOGNITION} - {first}).pop()
+    for consumer in (events, directory):
+        consumer.places.positions.clear()
+    for topics in ([name for name in every if name != last], every):
+        events.topics[:] = topics
+        await world.log.settle()
+        await job()
+        await world.log.settle()
+    assert world.told() == told
+    assert (await net_balances(database), await contents(database)) == (balances, entries)
+    async with database.admin() as admin:
+        assert await admin.fetchval("select count(*) from ledger.parked_key") == 0
+    await world.pass_to("2031-04-01")
+    await job()
+    assert len(world.told()) == len(told) + 1
     await assert_sound(database)
 
 
