@@ -55,6 +55,14 @@ def test_a_container_is_given_all_it_needs(service: str, monkeypatch: pytest.Mon
     assert settings.port == SERVICE_PORTS[service]
 
 
+@pytest.mark.parametrize("producer", ["billing", "stripe-sync"])
+def test_the_ledger_is_replaced_before_who_tells_it_what_to_book(producer: str) -> None:
+    waits_for = COMPOSE["services"][producer]["depends_on"]
+    assert waits_for["ledger"] == {"condition": "service_healthy"}
+    assert "deploy" in waits_for
+    assert not {"billing", "stripe-sync"} & set(COMPOSE["services"]["ledger"]["depends_on"])
+
+
 @pytest.mark.parametrize("service", PRESENT)
 def test_a_container_has_no_login_but_its_own(service: str) -> None:
     logins = {name for name in environment_of(service) if name.endswith("_POSTGRES")}
