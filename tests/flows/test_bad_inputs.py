@@ -187,7 +187,7 @@ async def test_bodies_that_are_none(attacker: Attacker, operation: Operation) ->
 
 def body_bytes_max(operation: Operation) -> int:
     """The largest body that is read."""
-    if operation.path.startswith("/api/v1/events"):
+    if operation.path.startswith(("/api/v1/events", "/api/v1/usage/backfills")):
         return 4 * 1024 * 1024
     return 512 * 1024 if operation.service == "gateway" else 1024 * 1024
 
