@@ -20,6 +20,7 @@ from libs.db.pool import Cause, Database, Tx
 from libs.messaging.outbox import emit
 from libs.observability.metrics import LEDGER_ACCOUNT_OVERRUNS_TOTAL
 from services.ledger import chart, store, store_accounts, store_bounds, store_reversals
+from services.ledger.auditing import tell_change
 from services.ledger.chart import Account
 from services.ledger.store_bounds import OverrunError
 
@@ -111,7 +112,7 @@ async def put(
         before={"min_minor": before.min_minor, "max_minor": before.max_minor},
         after={"min_minor": bounds.min_minor, "max_minor": bounds.max_minor},
     )
-    asked = emit(tx, change, effective_at=now)
+    asked = await tell_change(tx, book, change, now=now)
     command = BoundAccount(
         book=book,
         account=account,

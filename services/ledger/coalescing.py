@@ -3,6 +3,10 @@
 A commit costs as much for many as for one: so an entry waits for nobody, but whoever asks while others
 are being booked goes with the next. Nobody is answered before the commit of its own, and each gets a
 verdict of its own. Each book and mode has a line of its own: a commit has one of each in scope.
+
+Looking for the entry that keeps others from being booked takes many tries. So of a commit that fails
+only the tenants are looked for; their entries are tried once more by themselves, a few at a time and
+taking turns with the line, and nobody else waits for that.
 """
 
 import asyncio
@@ -10,22 +14,35 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from contextvars import Context
 from dataclasses import dataclass
+from functools import cached_property
 from uuid import UUID
+
+from asyncpg import DeadlockDetectedError, SerializationError
 
 from libs.contracts.ledger import Book
 from libs.db.pool import TRANSIENT_ERRORS, Database
 from libs.db.tenant import Mode, Scope
 from libs.observability.metrics import LEDGER_ENTRIES_TOGETHER
 from services.ledger import commands
-from services.ledger.commands import Group, Posted, Verdict
+from services.ledger.commands import ApartError, Group, Posted, Verdict
 
 TOGETHER_MAX = 300
-"""Entries of a commit: more make nobody faster, and everybody wait."""
+POSTINGS_TOGETHER_MAX = 3_000
+"""Entries, and their postings, of a commit: more make nobody faster, and everybody wait."""
+
+APART_MAX = 20
+"""Groups of a commit in which those that cannot be booked are looked for."""
 
 WAITING_MAX = 3_000
 WAITING_PER_TENANT_MAX = 1_000
-"""So many entries of a line, and of one tenant in it, wait for their turn; who comes then is told to
-come back."""
+POSTINGS_WAITING_MAX = 150_000
+POSTINGS_WAITING_PER_TENANT_MAX = 50_000
+"""So many entries and postings of a line, and of one tenant in it, wait for their turn; who comes
+then is told to come back."""
+
+TRIES_MAX = 4
+"""Of a commit that Postgres gave up for the sake of another one: whoever books facts locks books in
+the order in which they come."""
 
 WAIT_SECONDS = 10.0
 
@@ -49,6 +66,11 @@ class _Waiting:
     def tenant_id(self) -> UUID:
         """Whose it is."""
         return self.group[0].tenant_id
+
+    @cached_property
+    def postings(self) -> int:
+        """How many it has."""
+        return sum(len(command.entry.lines) for command in self.group)
 
 
 class Coalescer:
@@ -90,7 +112,9 @@ class _Line:
         self._mode = mode
         self._book = book
         self._waiting: deque[_Waiting] = deque()
+        self._apart: dict[UUID, deque[_Waiting]] = {}
         self._entries: Counter[UUID] = Counter()
+        self._postings: Counter[UUID] = Counter()
         self._writer: asyncio.Task[None] | None = None
 
     def enter(self, group: Group) -> asyncio.Future[list[Posted]]:
@@ -101,17 +125,24 @@ class _Line:
         """
         loop = asyncio.get_running_loop()
         waiting = _Waiting(group, loop.create_future())
+        tenant_id = waiting.tenant_id
         if (
             self._entries.total() + len(group) > WAITING_MAX
-            or self._entries[waiting.tenant_id] + len(group) > WAITING_PER_TENANT_MAX
+            or self._entries[tenant_id] + len(group) > WAITING_PER_TENANT_MAX
+            or self._postings.total() + waiting.postings > POSTINGS_WAITING_MAX
+            or self._postings[tenant_id] + waiting.postings > POSTINGS_WAITING_PER_TENANT_MAX
         ):
             raise LineFullError
-        self._waiting.append(waiting)
-        self._entries[waiting.tenant_id] += len(group)
+        self._stand(self._waiting, waiting)
         if self._writer is None:
             # A context of its own: it works for others too.
             self._writer = loop.create_task(self._write(), context=Context())
         return waiting.outcome
+
+    def _stand(self, line: deque[_Waiting], waiting: _Waiting) -> None:
+        line.append(waiting)
+        self._entries[waiting.tenant_id] += len(waiting.group)
+        self._postings[waiting.tenant_id] += waiting.postings
 
     async def _write(self) -> None:
         """Book what waits until nothing does.
@@ -120,51 +151,102 @@ class _Line:
         starts another.
         """
         try:
-            while self._waiting:
-                batch = self._next()
+            while self._waiting or self._apart:
+                batch = self._next(self._waiting, TOGETHER_MAX)
                 if batch:
                     await self._write_together(batch)
+                batch = self._next_apart()
+                if batch:
+                    await self._write_together(batch, is_apart=True)
         finally:
             self._writer = None
 
-    def _next(self) -> list[_Waiting]:
+    def _next(self, line: deque[_Waiting], groups_max: int) -> list[_Waiting]:
         """The oldest that go together, without those that nobody waits for any more."""
         batch: list[_Waiting] = []
-        entries = 0
-        while self._waiting:
-            size = len(self._waiting[0].group)
-            if batch and entries + size > TOGETHER_MAX:
+        entries = postings = 0
+        while line and len(batch) < groups_max:
+            waiting = line[0]
+            entries += len(waiting.group)
+            postings += waiting.postings
+            if batch and (entries > TOGETHER_MAX or postings > POSTINGS_TOGETHER_MAX):
                 break
-            waiting = self._waiting.popleft()
-            self._entries[waiting.tenant_id] -= size
-            if not self._entries[waiting.tenant_id]:
-                del self._entries[waiting.tenant_id]
-            if not waiting.outcome.done():
+            self._leave(line.popleft())
+            if waiting.outcome.done():
+                entries -= len(waiting.group)
+                postings -= waiting.postings
+            else:
                 batch.append(waiting)
-                entries += size
         return batch
 
-    async def _write_together(self, batch: Sequence[_Waiting]) -> None:
-        """Book a batch in one commit; what fails as a whole for good is tried one by one."""
+    def _next_apart(self) -> list[_Waiting]:
+        """A few of one tenant's that are tried by themselves; tenants take turns."""
+        if not self._apart:
+            return []
+        tenant_id, line = next(iter(self._apart.items()))
+        del self._apart[tenant_id]
+        batch = self._next(line, APART_MAX)
+        if line:
+            self._apart[tenant_id] = line
+        return batch
+
+    def _leave(self, waiting: _Waiting) -> None:
+        for counted, size in (
+            (self._entries, len(waiting.group)),
+            (self._postings, waiting.postings),
+        ):
+            counted[waiting.tenant_id] -= size
+            if not counted[waiting.tenant_id]:
+                del counted[waiting.tenant_id]
+
+    def _set_apart(self, waiting: _Waiting) -> None:
+        self._stand(self._apart.setdefault(waiting.tenant_id, deque()), waiting)
+
+    async def _write_together(self, batch: Sequence[_Waiting], *, is_apart: bool = False) -> None:
+        """Book a batch in one commit; what fails as a whole for good is tried in parts."""
         try:
-            verdicts = await self._post([waiting.group for waiting in batch])
+            verdicts = await self._post([waiting.group for waiting in batch], is_apart=is_apart)
         except Exception as error:  # noqa: BLE001 - whoever waits is told
             if len(batch) > 1 and not isinstance(error, TRANSIENT_ERRORS):
-                for waiting in batch:
-                    await self._write_together([waiting])
+                await self._write_in_parts(batch, is_apart=is_apart)
                 return
             verdicts = [error] * len(batch)
         for waiting, verdict in zip(batch, verdicts, strict=True):
             if waiting.outcome.done():
                 continue
-            if isinstance(verdict, Exception):
+            if isinstance(verdict, ApartError):
+                self._set_apart(waiting)
+            elif isinstance(verdict, Exception):
                 waiting.outcome.set_exception(verdict)
             else:
                 waiting.outcome.set_result(verdict)
 
-    async def _post(self, groups: Sequence[Group]) -> list[Verdict]:
+    async def _write_in_parts(self, batch: Sequence[_Waiting], *, is_apart: bool) -> None:
+        """Book tenant by tenant; a tenant's own apart from the others', and one by one in the end."""
+        tenants: dict[UUID, list[_Waiting]] = {}
+        for waiting in batch:
+            tenants.setdefault(waiting.tenant_id, []).append(waiting)
+        if is_apart:
+            for waiting in batch:
+                await self._write_together([waiting], is_apart=True)
+        elif len(tenants) > 1:
+            for of_tenant in tenants.values():
+                await self._write_together(of_tenant)
+        else:
+            for waiting in batch:
+                self._set_apart(waiting)
+
+    async def _post(self, groups: Sequence[Group], *, is_apart: bool) -> list[Verdict]:
         LEDGER_ENTRIES_TOGETHER.observe(sum(map(len, groups)))
         tenants = tuple({group[0].tenant_id: None for group in groups})
         scope = Scope(tenants, self._mode, (self._book,))
-        async with self._database.transaction(scope) as tx:
-            return await commands.post(tx, self._book, groups)
+        tries = 1
+        while True:
+            try:
+                async with self._database.transaction(scope) as tx:
+                    return await commands.post(tx, self._book, groups, by_tenant=not is_apart)
+            except (DeadlockDetectedError, SerializationError):
+                # Nothing of it is booked: that much is certain of these two alone.
+                if tries == TRIES_MAX:
+                    raise
+                tries += 1

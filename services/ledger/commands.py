@@ -16,10 +16,10 @@ from libs.contracts.ledger import Book, PostedLine, PostEntry
 from libs.db.pool import TRANSIENT_ERRORS, Cause, Row, Tx
 from libs.db.tenant import Mode
 from libs.ids import public_id
-from libs.messaging.apply import Delivery
 from libs.messaging.outbox import emit
 from services.ledger import chart, posting, reversal, store, store_bounds, store_commands
-from services.ledger.entries import Entry, Line, entry_id
+from services.ledger.auditing import tell_change
+from services.ledger.entries import Entry, entry_id
 from services.ledger.store import Booking
 
 POST_RULE = "posted"
@@ -57,6 +57,10 @@ class UnopenedAccountError(AccountError):
 
 class FullAccountError(AccountError):
     """So much was booked on the account that only facts may be from now on."""
+
+
+class ApartError(Exception):
+    """The group is not booked yet: it is to be tried without those of other tenants."""
 
 
 @dataclass(frozen=True)
@@ -117,108 +121,71 @@ Group = Sequence[Command]
 Verdict = list[Posted] | Exception
 """What became of a group: the entry of each of its commands, or why there is none."""
 
+Wanted = tuple[int, list[Command]]
+"""Which group, and those of its commands that must be booked."""
+
 Key = tuple[UUID, str]
 """Tenant and source key: which entry, in the book at hand."""
 
 
-async def post(tx: Tx, book: Book, groups: Sequence[Group]) -> list[Verdict]:
+async def post(
+    tx: Tx, book: Book, groups: Sequence[Group], *, by_tenant: bool = False
+) -> list[Verdict]:
     """Book what groups of commands ask for, all in this book; a verdict for each group.
 
     The books are locked first: what is not known then stays unknown until it is booked here.
+
+    Args:
+        by_tenant: look no further than for tenants whose groups cannot be booked together; these get
+            `ApartError`, as groups do that ask for what another one asks for.
     """
     commands = [command for group in groups for command in group]
     await store_commands.lock_books(tx, book, {command.tenant_id for command in commands})
     await store_bounds.keep_bounds(tx)
-    keys = {command.key for command in commands}
-    known = {_key_of(row): row for row in await store_commands.find_booked(tx, book, keys)}
-    accounts = await _accounts(tx, book, [each for each in commands if each.key not in known])
-    fresh: dict[Key, Command] = {}
+    known: dict[Key, Row] = {}
     maker: dict[Key, int] = {}
-    wanted: list[tuple[int, list[Command]]] = []
     failed: dict[int, Exception] = {}
-    for at, group in enumerate(groups):
-        try:
-            new = _judge(group, known, fresh, accounts)
-        except RefusedError as error:
-            failed[at] = error
-            continue
-        if new:
-            wanted.append((at, list(new.values())))
-        fresh |= new
-        maker |= dict.fromkeys(new, at)
-    if wanted:
-        failed |= await _book_apart(tx, wanted)
-    posted = await _posted(tx, book, known, list(fresh))
+    left: Sequence[int] = range(len(groups))
+    while left:
+        asked = [command for at in left for command in groups[at]]
+        keys = {command.key for command in asked}
+        known |= {_key_of(row): row for row in await store_commands.find_booked(tx, book, keys)}
+        accounts = await _accounts(tx, book, [each for each in asked if each.key not in known])
+        fresh: set[Key] = set()
+        wanted: list[Wanted] = []
+        later: list[int] = []
+        for at in left:
+            keys = {command.key for command in groups[at]}
+            if not fresh.isdisjoint(keys):
+                # What becomes of it depends on what becomes of those before it.
+                fresh |= keys
+                later.append(at)
+                continue
+            try:
+                new = _judge(groups[at], known, accounts)
+            except RefusedError as error:
+                failed[at] = error
+                continue
+            if new:
+                wanted.append((at, list(new.values())))
+                fresh |= new.keys()
+        failed |= await _book_apart(tx, _units(wanted, by_tenant=by_tenant))
+        maker |= {each.key: at for at, new in wanted if at not in failed for each in new}
+        if by_tenant:
+            failed |= {at: ApartError() for at in later}
+        left = [] if by_tenant else later
+    posted = await _posted(tx, book, known, [key for key in maker if key not in known])
     return [
-        failed[at] if at in failed else _verdict(at, group, posted, maker, failed)
+        failed[at] if at in failed else _verdict(at, group, posted, maker)
         for at, group in enumerate(groups)
     ]
 
 
 def _verdict(
-    at: int,
-    group: Group,
-    posted: Mapping[Key, Posted],
-    maker: Mapping[Key, int],
-    failed: Mapping[int, Exception],
-) -> Verdict:
-    """The entries of a group; where it says the same as one that failed, it fails likewise."""
-    entries = []
-    for command in group:
-        if command.key not in posted:
-            return failed[maker[command.key]]
-        entries.append(replace(posted[command.key], is_new=maker.get(command.key) == at))
-    return entries
-
-
-async def take_commands(tx: Tx, deliveries: Sequence[Delivery]) -> None:
-    """Book what commands tell of, unless it is booked: in books that are made anew."""
-    told = await _unbooked(tx, [_told_again(each) for each in deliveries])
-    if not told:
-        return
-    facts: dict[UUID, PostEntry] = {
-        each.event.data.entry_id: each.event.data for each in deliveries
-    }
-    booked = await posting.book(tx, told)
-    if booked:
-        asked = [(each, facts[each.id].metadata, facts[each.id].actor) for each in booked]
-        await store_commands.note_asked(tx, asked)
-        await reversal.book_waiting(tx, booked)
-
-
-async def _unbooked(tx: Tx, bookings: Sequence[Booking]) -> list[Booking]:
-    """Those that are not booked with their content, which is all but none: a look is enough mostly."""
-    booked = {
-        (book, *_key_of(row), row["content_hash"])
-        for book in dict.fromkeys(booking.entry.book for booking in bookings)
-        for row in await store_commands.find_booked(
-            tx,
-            book,
-            {(each.tenant_id, each.entry.source_key) for each in bookings},
-        )
-    }
-    return [
-        each
-        for each in bookings
-        if (each.entry.book, each.tenant_id, each.entry.source_key, each.entry.content_hash)
-        not in booked
-    ]
-
-
-def _told_again(delivery: Delivery) -> Booking:
-    event, fact = delivery.event, delivery.event.data
-    lines = tuple(
-        Line(chart.named(line.account), line.side, line.amount_minor, line.currency)
-        for line in fact.postings
-    )
-    return Booking(
-        id=fact.entry_id,
-        tenant_id=event.tenant_id,
-        entry=Entry(fact.book, fact.source_key, POST_RULE, lines),
-        effective_at=event.effective_at,
-        booked_at=fact.booked_at,
-        cause=delivery.cause,
-    )
+    at: int, group: Group, posted: Mapping[Key, Posted], maker: Mapping[Key, int]
+) -> list[Posted]:
+    """The entries of a group."""
+    return [replace(posted[command.key], is_new=maker.get(command.key) == at) for command in group]
 
 
 async def _accounts(tx: Tx, book: Book, commands: Sequence[Command]) -> dict[tuple[UUID, str], Row]:
@@ -235,23 +202,19 @@ async def _accounts(tx: Tx, book: Book, commands: Sequence[Command]) -> dict[tup
 
 
 def _judge(
-    group: Group,
-    known: Mapping[Key, Row],
-    fresh: Mapping[Key, Command],
-    accounts: Mapping[tuple[UUID, str], Row],
+    group: Group, known: Mapping[Key, Row], accounts: Mapping[tuple[UUID, str], Row]
 ) -> dict[Key, Command]:
     """The commands of a group that must be booked.
 
     Args:
         known: entries that are booked.
-        fresh: commands that are to be booked for other groups.
 
     Raises:
         RefusedError: the group is not booked.
     """
     new: dict[Key, Command] = {}
     for command in group:
-        booked, first = known.get(command.key), fresh.get(command.key) or new.get(command.key)
+        booked, first = known.get(command.key), new.get(command.key)
         if booked is not None:
             held_at = booked["true_effective_at"] or booked["effective_at"]
             is_same = command.says(booked["content_hash"], held_at, booked["metadata"])
@@ -283,29 +246,42 @@ def _check_accounts(command: Command, accounts: Mapping[tuple[UUID, str], Row]) 
             raise FullAccountError(command.entry.source_key, code)
 
 
-async def _book_apart(tx: Tx, wanted: Sequence[tuple[int, list[Command]]]) -> dict[int, Exception]:
-    """Book groups together; those that cannot be booked are found by bisection, with the reason."""
+def _units(wanted: Sequence[Wanted], *, by_tenant: bool) -> list[list[Wanted]]:
+    """What is booked all or none: each group, or all of a tenant."""
+    if not by_tenant:
+        return [[each] for each in wanted]
+    units: dict[UUID, list[Wanted]] = {}
+    for each in wanted:
+        units.setdefault(each[1][0].tenant_id, []).append(each)
+    return list(units.values())
+
+
+async def _book_apart(tx: Tx, units: Sequence[Sequence[Wanted]]) -> dict[int, Exception]:
+    """Book units together; those that cannot be booked are found by bisection, with the reason."""
+    if not units:
+        return {}
     emitted, before, after = len(tx.emitted), len(tx.before_commit), len(tx.after_commit)
     try:
         async with tx.connection.transaction():
-            await _book(tx, [command for _, commands in wanted for command in commands])
+            await _book(tx, [each for unit in units for _, new in unit for each in new])
     except TRANSIENT_ERRORS:
         raise
     except Exception as error:  # noqa: BLE001 - whoever asked for it is told, and nobody else
         # With what was emitted goes what is done at and after the commit on its account.
         del tx.emitted[emitted:], tx.before_commit[before:], tx.after_commit[after:]
-        if len(wanted) == 1:
-            return {wanted[0][0]: error}
-        middle = len(wanted) // 2
-        first = await _book_apart(tx, wanted[:middle])
-        return first | await _book_apart(tx, wanted[middle:])
+        if len(units) == 1:
+            (unit,) = units
+            return {at: error if len(unit) == 1 else ApartError() for at, _ in unit}
+        middle = len(units) // 2
+        first = await _book_apart(tx, units[:middle])
+        return first | await _book_apart(tx, units[middle:])
     return {}
 
 
 async def _book(tx: Tx, commands: Sequence[Command]) -> None:
     """Book commands whose source keys are new, and tell of them."""
     now = utc_now()
-    bookings = [_told(tx, command, now) for command in commands]
+    bookings = [await _told(tx, command, now) for command in commands]
     said = {
         booking.id: (command.metadata, command.actor)
         for booking, command in zip(bookings, commands, strict=True)
@@ -317,7 +293,7 @@ async def _book(tx: Tx, commands: Sequence[Command]) -> None:
     await reversal.book_waiting(tx, booked)
 
 
-def _told(tx: Tx, command: Command, now: datetime) -> Booking:
+async def _told(tx: Tx, command: Command, now: datetime) -> Booking:
     """The booking of a command, which is told along with it."""
     entry = command.entry
     booking_id = entry_id(command.tenant_id, tx.mode, entry.book, entry.source_key, now)
@@ -330,7 +306,9 @@ def _told(tx: Tx, command: Command, now: datetime) -> Booking:
             after={"book": entry.book, "source_key": entry.source_key},
             remote_address=command.remote_address,
         )
-        asked = emit(tx, change, tenant_id=command.tenant_id, effective_at=now, cause=cause)
+        asked = await tell_change(
+            tx, entry.book, change, tenant_id=command.tenant_id, now=now, cause=cause
+        )
         cause = Cause(asked.id, asked.correlation_id, command.trace)
     told = emit(
         tx,

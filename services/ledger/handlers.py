@@ -13,7 +13,7 @@ from libs.db.pool import Tx
 from libs.messaging.apply import Delivery, Handler, Together
 from services.ledger import (
     bounds,
-    commands,
+    commands_told,
     holds,
     matching_invoices,
     money,
@@ -51,7 +51,7 @@ async def on_reverse_entry(event: Envelope[ReverseEntry], tx: Tx) -> None:
 
 async def on_post_entry(deliveries: Sequence[Delivery], tx: Tx) -> None:
     """Book what was asked for, unless that is done, all of it in one call."""
-    await commands.take_commands(tx, deliveries)
+    await commands_told.take_commands(tx, deliveries)
 
 
 async def on_open_account(event: Envelope[OpenAccount], tx: Tx) -> None:

@@ -12,6 +12,7 @@ from libs.db.pool import Cause, Tx
 from libs.messaging.outbox import emit
 from libs.observability.redaction import redact_text
 from services.ledger import chart, store, store_commands, store_reversals
+from services.ledger.auditing import tell_change
 from services.ledger.chart import Account
 
 OPEN_MAX = 1_000
@@ -50,7 +51,7 @@ async def open_account(
         object_id=account.code,
         after={"book": book, "purpose": purpose},
     )
-    asked = emit(tx, change, effective_at=now)
+    asked = await tell_change(tx, book, change, now=now)
     command = OpenAccount(
         book=book, account=account.code, purpose=purpose, opened_at=now, actor=actor
     )

@@ -26,6 +26,7 @@ from libs.contracts.ledger_periods import (
 from libs.db.pool import Cause, Row, Tx
 from libs.messaging.outbox import emit
 from services.ledger import store_chains, store_periods
+from services.ledger.auditing import tell_change
 from services.ledger.store import Booking
 
 
@@ -106,7 +107,7 @@ async def close(
         raise NotOverError
     head = await store_chains.lock_head(tx, book)
     chain_seq = head["last_seq"] if head else 0
-    asked = emit(tx, _change("closed", book, period, actor, None), effective_at=now)
+    asked = await tell_change(tx, book, _change("closed", book, period, actor, None), now=now)
     cause = Cause(asked.id, asked.correlation_id)
     command = ClosePeriod(
         book=book,
@@ -145,7 +146,7 @@ async def reopen(
     last = await store_periods.last_step(tx, book, period.name)
     if last is None or last["kind"] != "close" or period.ends_at != open_from:
         raise ClosedByLaterError(_last_before(open_from).name)
-    asked = emit(tx, _change("reopened", book, period, actor, reason), effective_at=now)
+    asked = await tell_change(tx, book, _change("reopened", book, period, actor, reason), now=now)
     cause = Cause(asked.id, asked.correlation_id)
     command = ReopenPeriod(
         book=book,

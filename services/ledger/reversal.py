@@ -18,6 +18,7 @@ from libs.db.pool import Cause, Row, Tx
 from libs.ids import public_id
 from libs.messaging.outbox import emit
 from services.ledger import chart, posting, store, store_bounds, store_reversals
+from services.ledger.auditing import tell_change
 from services.ledger.chart import Side
 from services.ledger.entries import Entry, Line, entry_id
 from services.ledger.store import Booking
@@ -111,7 +112,7 @@ async def reverse(
         object_id=public_id("entry", original_id),
         after=after,
     )
-    asked = emit(tx, change, effective_at=now)
+    asked = await tell_change(tx, book, change, now=now)
     command = ReverseEntry(
         book=book,
         source_key=source_key,

@@ -9,6 +9,7 @@ from ledger.callers import Api
 from ledger.facts import assert_sound, net_balances, snapshot
 from libs.contracts.audit import ConfigurationChanged
 from libs.contracts.ledger import JournalEntryPosted
+from libs.contracts.tenants import PLATFORM_TENANT_ID
 from libs.ids import new_id, public_id
 from libs.testing.databases import TestDatabase
 from libs.testing.memory_log import MemoryLog
@@ -51,7 +52,9 @@ async def test_an_entry_is_taken_back(api: Api, log: MemoryLog, database: TestDa
     await log.settle()
     (told,) = [e for e in log.events(JournalEntryPosted) if e.data.reverses]
     (change,) = log.events(ConfigurationChanged)
-    assert (change.data.action, change.data.object_id) == ("ledger_entry.reversed", entry["id"])
+    assert change.tenant_id == PLATFORM_TENANT_ID
+    assert change.data.action == "ledger_entry.reversed"
+    assert change.data.object_id == f"{api.acme_tenant.id} {entry['id']}"
     assert change.data.after == {
         "reversal": made["id"],
         "source_key": entry["source_key"],

@@ -1,0 +1,62 @@
+"""Entries that were asked for, told again: books that are made anew hold them as well."""
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from libs.contracts.ledger import PostEntry
+from libs.db.pool import Tx
+from libs.messaging.apply import Delivery
+from services.ledger import chart, posting, reversal, store_commands
+from services.ledger.commands import POST_RULE
+from services.ledger.entries import Entry, Line
+from services.ledger.store import Booking
+
+
+async def take_commands(tx: Tx, deliveries: Sequence[Delivery]) -> None:
+    """Book what commands tell of, unless it is booked: in books that are made anew."""
+    told = await _unbooked(tx, [_told_again(each) for each in deliveries])
+    if not told:
+        return
+    facts: dict[UUID, PostEntry] = {
+        each.event.data.entry_id: each.event.data for each in deliveries
+    }
+    booked = await posting.book(tx, told)
+    if booked:
+        asked = [(each, facts[each.id].metadata, facts[each.id].actor) for each in booked]
+        await store_commands.note_asked(tx, asked)
+        await reversal.book_waiting(tx, booked)
+
+
+async def _unbooked(tx: Tx, bookings: Sequence[Booking]) -> list[Booking]:
+    """Those that are not booked with their content, which is all but none: a look is enough mostly."""
+    booked = {
+        (book, row["tenant_id"], row["source_key"], row["content_hash"])
+        for book in dict.fromkeys(booking.entry.book for booking in bookings)
+        for row in await store_commands.find_booked(
+            tx,
+            book,
+            {(each.tenant_id, each.entry.source_key) for each in bookings},
+        )
+    }
+    return [
+        each
+        for each in bookings
+        if (each.entry.book, each.tenant_id, each.entry.source_key, each.entry.content_hash)
+        not in booked
+    ]
+
+
+def _told_again(delivery: Delivery) -> Booking:
+    event, fact = delivery.event, delivery.event.data
+    lines = tuple(
+        Line(chart.named(line.account), line.side, line.amount_minor, line.currency)
+        for line in fact.postings
+    )
+    return Booking(
+        id=fact.entry_id,
+        tenant_id=event.tenant_id,
+        entry=Entry(fact.book, fact.source_key, POST_RULE, lines),
+        effective_at=event.effective_at,
+        booked_at=fact.booked_at,
+        cause=delivery.cause,
+    )
