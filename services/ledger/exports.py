@@ -5,10 +5,12 @@ moment are the book as of that moment, whenever they are read. A slow reader of 
 transaction and no connection.
 """
 
+from collections import Counter
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, get_args
+from uuid import UUID
 
 from libs.db.pool import Row
 from libs.money import EXPONENTS
@@ -20,11 +22,22 @@ Format = Literal["csv", "jsonl", "parquet", "hledger", "beancount"]
 PlainFormat = Literal["hledger", "beancount"]
 
 EXPORTED_ENTRIES_MAX = 100_000
-READ_PAGE = 1_000
+READ_PAGE = 100
+"""Entries that are in memory at a time; each may have a hundred postings."""
+
+AT_WORK_MAX = 8
+AT_WORK_PER_TENANT_MAX = 2
+"""Files that this process makes at a time, and of one tenant's book among them."""
+
+_at_work: Counter[UUID] = Counter()
 
 
 class NoBookNamedError(LookupError):
     """An export is of one tenant's book, and no tenant was named."""
+
+
+class BusyError(RuntimeError):
+    """So many files are being made already; nothing was begun."""
 
 
 class NoDecimalsError(ValueError):
@@ -90,6 +103,24 @@ class Export:
                 )
             if rows:
                 yield rows
+
+
+def enter(tenant_id: UUID) -> None:
+    """Take the place of a file of this tenant's book, until it is left.
+
+    Raises:
+        BusyError: there is none.
+    """
+    if _at_work.total() >= AT_WORK_MAX or _at_work[tenant_id] >= AT_WORK_PER_TENANT_MAX:
+        raise BusyError
+    _at_work[tenant_id] += 1
+
+
+def leave(tenant_id: UUID) -> None:
+    """Give the place back."""
+    _at_work[tenant_id] -= 1
+    if not _at_work[tenant_id]:
+        del _at_work[tenant_id]
 
 
 async def begin(reader: Reader, wanted: Wanted, export_format: Format) -> Export:

@@ -1,20 +1,35 @@
 """`/api/v1/ledger/export`: a book as a file."""
 
 from collections.abc import AsyncGenerator
-from typing import IO, Annotated
+from typing import IO, Annotated, Any
+from uuid import UUID
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import iterate_in_threadpool
+from starlette.types import Receive, Scope, Send
 
 from libs.directory.local import Directory
-from libs.web.problems import Forbidden, InvalidFields, NotFound, problem_responses
+from libs.web.problems import (
+    Forbidden,
+    InvalidFields,
+    NotFound,
+    Unavailable,
+    problem_responses,
+)
 from libs.web.times import UtcTime
 from services.ledger import exports, exports_parquet, exports_plain, exports_rows
-from services.ledger.exports import Export, Format, NoBookNamedError, NoDecimalsError, Wanted
+from services.ledger.exports import (
+    BusyError,
+    Export,
+    Format,
+    NoBookNamedError,
+    NoDecimalsError,
+    Wanted,
+)
 from services.ledger.routes import CurrencyQuery, Reading
 
-router = APIRouter(tags=["ledger"], responses=problem_responses(Forbidden, NotFound))
+router = APIRouter(tags=["ledger"], responses=problem_responses(Forbidden, NotFound, Unavailable))
 
 NEXT_AFTER_HEADER = "Sluice-Next-After"
 CHUNK_BYTES = 256 * 1024
@@ -94,8 +109,38 @@ async def export_ledger(
     }
     if export.next_after is not None:
         headers[NEXT_AFTER_HEADER] = str(export.next_after)
-    content = await _content(export, export_format, name)
-    return StreamingResponse(content, media_type=MEDIA_TYPES[export_format], headers=headers)
+    tenant_id = export.place[0]
+    try:
+        exports.enter(tenant_id)
+    except BusyError:
+        raise Unavailable(
+            "Too many files are being made right now; at most two of a tenant are at a time. Try "
+            "again shortly.",
+            code="too_many_exports",
+            retry_after_seconds=10,
+        ) from None
+    try:
+        content = await _content(export, export_format, name)
+        return _File(tenant_id, content, media_type=MEDIA_TYPES[export_format], headers=headers)
+    except BaseException:
+        exports.leave(tenant_id)
+        raise
+
+
+class _File(StreamingResponse):
+    """A file that is made while it is sent; it leaves its place however that ends."""
+
+    def __init__(
+        self, tenant_id: UUID, content: AsyncGenerator[str | bytes, None], **how: Any
+    ) -> None:
+        super().__init__(content, **how)
+        self._tenant_id = tenant_id
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            exports.leave(self._tenant_id)
 
 
 async def _content(
