@@ -81,12 +81,13 @@ async def claim(database: Database, now: datetime, left_before: datetime) -> Run
 
 
 async def note(database: Database, run: Run, read: int, expected: int, at: datetime) -> None:
-    """How far a run is."""
+    """How far a run is, unless another worker has it by now."""
     async with database.tenant(run.tenant_id, run.mode) as tx:
         await tx.execute(
             """
             update ledger_rebuild set records_read = $4, records_expected = $5, worked_at = $6
-            where tenant_id = $1 and mode = $2 and id = $3
+            where tenant_id = $1 and mode = $2 and id = $3 and attempts = $7
+                and state = 'running'
             """,
             run.tenant_id,
             run.mode,
@@ -94,6 +95,7 @@ async def note(database: Database, run: Run, read: int, expected: int, at: datet
             read,
             expected,
             at,
+            run.attempts,
         )
 
 
@@ -106,12 +108,13 @@ async def end(
     found: Mapping[str, Any] | None = None,
     error: str | None = None,
 ) -> None:
-    """A run has come to its end."""
+    """A run has come to its end, unless another worker has it by now."""
     async with database.tenant(run.tenant_id, run.mode) as tx:
         await tx.execute(
             """
             update ledger_rebuild set state = $4, ended_at = $5, found = $6, error = $7
-            where tenant_id = $1 and mode = $2 and id = $3
+            where tenant_id = $1 and mode = $2 and id = $3 and attempts = $8
+                and state = 'running'
             """,
             run.tenant_id,
             run.mode,
@@ -120,6 +123,7 @@ async def end(
             at,
             found,
             error,
+            run.attempts,
         )
 
 
