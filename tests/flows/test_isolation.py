@@ -26,6 +26,14 @@ from tests.flows.operations import BY_OBJECT, PEOPLE_ONLY, Operation, read_opera
 
 pytestmark = pytest.mark.flow
 
+NEEDING_MORE = {
+    "check_limit",
+    "forecast_usage",
+    "erase_own_personal_data",
+    "get_revenue_waterfall",
+}
+"""Operations that answer nobody who does not say more: a meter, a password, months."""
+
 SCOPES = [
     "usage:write",
     "usage:read",
@@ -371,7 +379,7 @@ async def test_another_tenant_sees_nothing_of_acme(theirs: Theirs, operation: Op
         assert problem_of(answer) == (403, "insufficient_permissions")
     elif objects:
         assert problem_of(answer) == (404, "not_found")
-    elif operation.id in ("check_limit", "forecast_usage", "erase_own_personal_data"):
+    elif operation.id in NEEDING_MORE:
         assert problem_of(answer) == (422, "invalid_request")
     elif operation.id.startswith("get_billing_config"):
         assert problem_of(answer)[0] == 404
