@@ -26,6 +26,7 @@ EXEMPT_TABLES: Mapping[str, str] = {
     "idempotency_key": "holds answers to clients, not effects",
     "key_use": "says when a key was last used",
     "audit_anchor": "says where an audit chain stood, by the clock",
+    "session_revocation": "is dropped when no assertion of that time holds any more, by the clock",
     "schema_migration": "belongs to the deploy step",
     "dirty_object": "asks for a refetch that finds no difference",
     "account_turn": "says when an account was last worked on",

@@ -14,7 +14,7 @@ from libs.web.problems import (
     Forbidden,
     InvalidFields,
     NotFound,
-    Unavailable,
+    RateLimited,
     problem_responses,
 )
 from libs.web.times import UtcTime
@@ -29,7 +29,7 @@ from services.ledger.exports import (
 )
 from services.ledger.routes import CurrencyQuery, Reading
 
-router = APIRouter(tags=["ledger"], responses=problem_responses(Forbidden, NotFound, Unavailable))
+router = APIRouter(tags=["ledger"], responses=problem_responses(Forbidden, NotFound, RateLimited))
 
 NEXT_AFTER_HEADER = "Sluice-Next-After"
 CHUNK_BYTES = 256 * 1024
@@ -113,7 +113,7 @@ async def export_ledger(
     try:
         exports.enter(tenant_id)
     except BusyError:
-        raise Unavailable(
+        raise RateLimited(
             "Too many files are being made right now; at most two of a tenant are at a time. Try "
             "again shortly.",
             code="too_many_exports",
