@@ -212,8 +212,8 @@ LEDGER_ACCOUNT_OVERRUNS_TOTAL = Counter(
     "Accounts that facts took beyond their minimum or maximum, or below what is held of them.",
     ["bound"],
 )
-LEDGER_ENTRIES_TOGETHER = Histogram(
-    "sluice_ledger_entries_together",
+LEDGER_COMMIT_ENTRIES = Histogram(
+    "sluice_ledger_commit_entries",
     "Entries of the posting API that went together in one commit.",
     buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1000),
 )

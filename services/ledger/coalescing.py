@@ -22,7 +22,7 @@ from asyncpg import DeadlockDetectedError, SerializationError
 from libs.contracts.ledger import Book
 from libs.db.pool import TRANSIENT_ERRORS, Database
 from libs.db.tenant import Mode, Scope
-from libs.observability.metrics import LEDGER_ENTRIES_TOGETHER
+from libs.observability.metrics import LEDGER_COMMIT_ENTRIES
 from services.ledger import commands
 from services.ledger.commands import ApartError, Group, Posted, Verdict
 
@@ -237,7 +237,7 @@ class _Line:
                 self._set_apart(waiting)
 
     async def _post(self, groups: Sequence[Group], *, is_apart: bool) -> list[Verdict]:
-        LEDGER_ENTRIES_TOGETHER.observe(sum(map(len, groups)))
+        LEDGER_COMMIT_ENTRIES.observe(sum(map(len, groups)))
         tenants = tuple({group[0].tenant_id: None for group in groups})
         scope = Scope(tenants, self._mode, (self._book,))
         tries = 1
