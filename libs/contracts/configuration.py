@@ -212,8 +212,8 @@ class MeteringConfiguration(Configuration):
     )
     time_zone: TimeZone = Field(
         default="UTC",
-        description="By whose clocks usage is told by hour, day and month, such as Europe/Berlin "
-        "(queries, reports).",
+        description="By whose clocks usage is told by hour, day and month, and a limit without a period "
+        "is of a month, such as Europe/Berlin (queries, reports, limits, forecasts).",
     )
 
 

@@ -4,8 +4,9 @@ Forecasts are made of what has a limit, and of what somebody asked for once, as 
 """
 
 import asyncio
+from bisect import bisect_left
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from decimal import Decimal
 
 import structlog
@@ -24,6 +25,8 @@ from services.metering.measuring import Meter
 from services.metering.projection import ADDED_UP, Grain, grain_of, hit_at, project, shares_of
 from services.metering.store_forecasts import DueForecast, Forecast
 from services.metering.store_queries import Question
+from services.metering.windows import edges_of, start_of
+from services.metering.zones import zone_of
 
 log = structlog.get_logger()
 
@@ -45,15 +48,18 @@ async def refresh(database: Database, directory: Directory, *, limit: int) -> No
 
 async def _refresh_one(database: Database, directory: Directory, due: DueForecast) -> None:
     tenant = await directory.by_id(due.tenant_id)
+    zone = UTC if tenant is None else await zone_of(directory, tenant)
     async with database.tenant(due.tenant_id, due.mode) as tx:
-        made = None if tenant is None else await _made_again(tx, tenant, due)
+        made = None if tenant is None else await _made_again(tx, tenant, zone, due)
         if made is None:
             await store.drop(tx, due)
         else:
             await store.put(tx, made, utc_now() + REFRESHED_AFTER)
 
 
-async def current(tx: Tx, meter: Meter, customers: list[str], now: datetime) -> Forecast:
+async def current(
+    tx: Tx, meter: Meter, customers: list[str], zone: tzinfo, now: datetime
+) -> Forecast:
     """The forecast for the running period, made now where the last is of another or too old."""
     found = await store.find(tx, meter.id, customers[-1])
     if (
@@ -62,21 +68,28 @@ async def current(tx: Tx, meter: Meter, customers: list[str], now: datetime) -> 
         and now - REFRESHED_AFTER <= found.made_at <= now
     ):
         return found
-    made, is_used = await make(tx, meter, customers, now)
+    made, is_used = await make(tx, meter, customers, zone, now)
     if is_used:
         await store.put(tx, made, utc_now() + REFRESHED_AFTER)
     return made
 
 
-async def make(tx: Tx, meter: Meter, customers: list[str], now: datetime) -> tuple[Forecast, bool]:
-    """A forecast, and whether there was any use that it could be made from."""
-    standing = await limits.standing_of(tx, parse_uuid(customers[-1]), now)
+async def make(
+    tx: Tx, meter: Meter, customers: list[str], zone: tzinfo, now: datetime
+) -> tuple[Forecast, bool]:
+    """A forecast, and whether there was any use that it could be made from.
+
+    Args:
+        zone: the tenant's, by whose clocks usage has its days and hours.
+    """
+    standing = await limits.standing_of(tx, parse_uuid(customers[-1]), now, zone)
     grain = grain_of(standing.start, standing.end)
-    history = await _history(tx, meter, customers, standing, grain, now)
+    history = await _history(tx, meter, customers, standing, grain, zone)
     question = Question(standing.start, standing.end, customers=customers, until=now)
     totals = await store_queries.add_up(tx, meter, question, limit=1)
     used = totals[0].value if totals else Decimal(0)
-    shares = shares_of(grain, now, standing.end)
+    edges = edges_of(grain.window, zone, now, standing.end)
+    shares = shares_of(edges, now, standing.end)
     # A tenth of a second of reckoning at most: others are served meanwhile.
     outlook = await asyncio.to_thread(look_ahead, history, grain.season, len(shares))
     elapsed = (now - standing.start) / grain.length if totals else 0.0
@@ -84,7 +97,7 @@ async def make(tx: Tx, meter: Meter, customers: list[str], now: datetime) -> tup
     limit = standing.limit_on(meter)
     hit = None
     if limit is not None:
-        hit = hit_at(meter.aggregation, limit.amount, used, found, grain, now)
+        hit = hit_at(meter.aggregation, limit.amount, used, found, edges, now)
     made = Forecast(
         meter_id=meter.id,
         customer=customers[-1],
@@ -98,12 +111,12 @@ async def make(tx: Tx, meter: Meter, customers: list[str], now: datetime) -> tup
         method=found.method,
         limit_amount=None if limit is None else limit.amount,
         limit_kind=None if limit is None else limit.kind,
-        limit_hit_on=None if hit is None else hit.date(),
+        limit_hit_on=None if hit is None else hit.astimezone(zone).date(),
     )
     return made, bool(totals or history)
 
 
-async def _made_again(tx: Tx, tenant: Tenant, due: DueForecast) -> Forecast | None:
+async def _made_again(tx: Tx, tenant: Tenant, zone: tzinfo, due: DueForecast) -> Forecast | None:
     """The forecast as of now; None where there was no use for so long that it says nothing."""
     known = await meters.applying(tx, [due.tenant_id], due.mode)
     await tx.enter(Scope((due.tenant_id,), due.mode))
@@ -113,7 +126,7 @@ async def _made_again(tx: Tx, tenant: Tenant, due: DueForecast) -> Forecast | No
     customer_id = parse_uuid(due.customer)
     customers = [due.customer] if customer_id is None else closing.customers_of(customer_id, own)
     now = business_now(tenant, due.mode)
-    made, is_used = await make(tx, meter, customers, now)
+    made, is_used = await make(tx, meter, customers, zone, now)
     if meter.aggregation == "time_weighted_sum" and made.limit_amount is not None:
         # A level comes to its limit by itself: no event tells that it is to be looked at.
         line = (due.tenant_id, due.customer)
@@ -122,28 +135,30 @@ async def _made_again(tx: Tx, tenant: Tenant, due: DueForecast) -> Forecast | No
 
 
 async def _history(
-    tx: Tx, meter: Meter, customers: list[str], standing: Standing, grain: Grain, now: datetime
+    tx: Tx, meter: Meter, customers: list[str], standing: Standing, grain: Grain, zone: tzinfo
 ) -> list[float]:
     """The complete windows from the first use on.
 
     Where nothing was used a window of what adds up is empty; of the rest it is as the one before.
     """
-    end = grain.start_of(now)
+    end = start_of(grain.window, standing.now, zone)
+    past = end - grain.history
+    if meter.aggregation == "unique_count":
+        past = standing.start  # a value is new once in a period
+    edges = edges_of(grain.window, zone, past, end)
     found: Mapping[datetime, Decimal]
     if meter.aggregation == "unique_count":
-        start = standing.start
-        found = await store.new_values(tx, meter, customers, grain.window, start, end)
+        found = await store.new_values(tx, meter, customers, standing.start, edges)
     else:
-        question = Question(end - grain.history, end, grain.window, customers)
+        question = Question(edges[0], end, grain.window, customers, zone=zone)
         totals = await store_queries.add_up(tx, meter, question, limit=WINDOWS_MAX)
         found = {each.window[0]: each.value for each in totals if each.window is not None}
     values: list[float] = []
-    window = min(found, default=end)
-    while window < end:
+    first = min(found, default=end)
+    for window in edges[bisect_left(edges, first) : -1]:
         value = found.get(window)
         if value is not None:
             values.append(float(value))
         else:
             values.append(0.0 if meter.aggregation in ADDED_UP else values[-1])
-        window += grain.length
     return values

@@ -1,7 +1,7 @@
 """Limits of plans: what a customer has used of them in the current period."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, tzinfo
 from decimal import Decimal
 from typing import Literal
 from uuid import UUID
@@ -23,7 +23,8 @@ class Standing:
 
     Attributes:
         subscription, plan: None where billing has told of none.
-        start, end: the current period; a calendar month in UTC where the plan has none.
+        start, end: the current period; where the plan has none, a calendar month by the clocks of the
+            tenant's time zone.
         now: business time.
         is_planned: whether the period is the plan's own.
     """
@@ -70,8 +71,12 @@ async def take_plan(tx: Tx, fact: PlanPublished) -> None:
     await store.add_plan_version(tx, fact)
 
 
-async def standing_of(tx: Tx, customer_id: UUID | None, now: datetime) -> Standing:
-    """Where a customer stands; None is one that billing does not know."""
+async def standing_of(tx: Tx, customer_id: UUID | None, now: datetime, zone: tzinfo) -> Standing:
+    """Where a customer stands; None is one that billing does not know.
+
+    Args:
+        zone: the tenant's.
+    """
     tenant, mode = tx.tenant_id, tx.mode
     subscription = plan = None
     if customer_id is not None:
@@ -82,7 +87,7 @@ async def standing_of(tx: Tx, customer_id: UUID | None, now: datetime) -> Standi
         plan = await store.find_plan_version(tx, biller, subscription["plan_version_id"])
         await tx.enter(Scope((tenant,), mode))
     period = _current_period(subscription, now)
-    start, end = period or month_of(now)
+    start, end = period or month_of(now, zone)
     return Standing(subscription, plan, start, end, now, period is not None)
 
 

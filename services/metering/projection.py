@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Context, Decimal
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 from libs.contracts.metering import Aggregation
 from services.metering.forecasting import RANGE_DEVIATIONS, Method, Outlook
@@ -28,6 +28,7 @@ class Grain:
     """The windows that a period is looked at in.
 
     Attributes:
+        length: of a window on most days.
         season: windows in a season.
         history: how far the past is looked at.
     """
@@ -36,11 +37,6 @@ class Grain:
     length: timedelta
     season: int
     history: timedelta
-
-    def start_of(self, at: datetime) -> datetime:
-        """When the window of a moment begins, in UTC."""
-        hour = at.hour if self.window == "hour" else 0
-        return at.replace(hour=hour, minute=0, second=0, microsecond=0)
 
 
 BY_HOUR = Grain("hour", timedelta(hours=1), 24, timedelta(days=14))
@@ -68,15 +64,16 @@ def grain_of(start: datetime, end: datetime) -> Grain:
     return BY_HOUR if end - start <= SHORT_PERIOD else BY_DAY
 
 
-def shares_of(grain: Grain, now: datetime, end: datetime) -> list[float]:
-    """What of each coming window lies in the period; of the running one, what is left of it."""
-    shares = []
-    window = grain.start_of(now)
-    while window < end:
-        inside = min(window + grain.length, end) - max(window, now)
-        shares.append(max(inside / grain.length, 0.0))
-        window += grain.length
-    return shares
+def shares_of(edges: Sequence[datetime], now: datetime, end: datetime) -> list[float]:
+    """What of each coming window lies in the period; of the running one, what is left of it.
+
+    Args:
+        edges: where the windows begin that reach into the time from `now` to `end`, and where the
+            last of them ends.
+    """
+    return [
+        (min(after, end) - max(begin, now)) / (after - begin) for begin, after in pairwise(edges)
+    ]
 
 
 def project(
@@ -158,7 +155,7 @@ def hit_at(
     limit: Decimal,
     used: Decimal,
     projection: Projection,
-    grain: Grain,
+    edges: Sequence[datetime],
     now: datetime,
 ) -> datetime | None:
     """In which window a limit is reached, as its start; None: not in this period.
@@ -172,5 +169,5 @@ def hit_at(
         return now
     for step, value in enumerate(projection.by_window):
         if value >= limit:
-            return grain.start_of(now) + step * grain.length
+            return edges[step]
     return None

@@ -15,6 +15,7 @@ from services.metering.forecasting import Method
 from services.metering.measuring import plain
 from services.metering.routes_limits import billers_meter
 from services.metering.routes_usage import Text, customers_of
+from services.metering.zones import zone_of
 
 router = APIRouter(tags=["usage"])
 
@@ -34,7 +35,8 @@ class ForecastBody(BaseModel):
     limit: str | None
     kind: Literal["soft", "hard"] | None
     limit_hit_on: date | None = Field(
-        description="The day the limit is reached, in UTC; null: not in this period."
+        description="The day the limit is reached, by the clocks of the tenant's time zone; null: not "
+        "in this period."
     )
     made_at: datetime
 
@@ -50,9 +52,10 @@ async def forecast_usage(
     customers = customers_of(access, customer or "self")
     found = await billers_meter(request, access, meter, customers)
     now = business_now(access.tenant, access.mode)
+    zone = await zone_of(request.app.state.directory, access.tenant)
     database: Database = request.app.state.database
     async with database.tenant(access.tenant_id, access.mode) as tx:
-        made = await forecasts.current(tx, found, customers, now)
+        made = await forecasts.current(tx, found, customers, zone, now)
     return ForecastBody(
         meter=found.key,
         customer=customer,

@@ -20,6 +20,7 @@ from services.metering.progress import Progress
 from services.metering.routes_meters import found_meter
 from services.metering.routes_usage import Text, customers_of
 from services.metering.shared_looks import SharedLooks
+from services.metering.zones import zone_of
 
 router = APIRouter(tags=["limits"])
 
@@ -107,9 +108,10 @@ async def _look(
 ) -> LimitCheck:
     meter = await billers_meter(request, access, wanted.meter, customers)
     database: Database = request.app.state.database
+    zone = await zone_of(request.app.state.directory, access.tenant)
     async with database.tenant(access.tenant_id, access.mode) as tx:
         now = business_now(access.tenant, access.mode)
-        standing = await limits.standing_of(tx, parse_uuid(customers[-1]), now)
+        standing = await limits.standing_of(tx, parse_uuid(customers[-1]), now, zone)
         amount = Decimal(wanted.amount)
         found = await reservations.check(tx, meter, standing, customers, amount)
         last_received_at = await store_usage.last_received_at(tx)

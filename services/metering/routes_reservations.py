@@ -30,6 +30,7 @@ from services.metering.measuring import plain
 from services.metering.routes_limits import AMOUNT, LimitCheck, billers_meter, shape
 from services.metering.routes_usage import customers_of
 from services.metering.usage_log import UsageLog
+from services.metering.zones import zone_of
 
 router = APIRouter(tags=["limits"])
 
@@ -109,10 +110,11 @@ async def hold_amount(request: Request, body: ReservationRequest, access: Writer
     amount = Decimal(body.amount)
     if amount == 0:
         raise InvalidFields("`amount` must be above zero.")
+    zone = await zone_of(request.app.state.directory, access.tenant)
 
     async def work(tx: Tx) -> HeldBody:
         now = business_now(access.tenant, access.mode)
-        standing = await limits.standing_of(tx, parse_uuid(customers[-1]), now)
+        standing = await limits.standing_of(tx, parse_uuid(customers[-1]), now, zone)
         wish = reservations.Wish(
             meter=meter,
             customers=customers,

@@ -8,15 +8,13 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 from pydantic import BaseModel, Field
 
 from libs.clock import UnknownZoneError, floor_to_minute, zone_named
-from libs.contracts.configuration import MeteringConfiguration
 from libs.db.pool import Database, Tx
-from libs.directory.configuration import effective
-from libs.directory.local import Directory, business_now
+from libs.directory.local import business_now
 from libs.ids import public_id
 from libs.web.auth import Access, Requires
 from libs.web.problems import InvalidRequest
 from libs.web.times import UtcTime
-from services.metering import closing, limits, report, store_queries, store_usage
+from services.metering import closing, limits, report, store_queries, store_usage, zones
 from services.metering.capacity import spread_of
 from services.metering.limits import Standing
 from services.metering.measuring import Meter, plain
@@ -82,8 +80,7 @@ async def zone_of(request: Request, access: Access, name: str | None) -> tuple[s
         InvalidRequest: there is none of that name.
     """
     if name is None:
-        directory: Directory = request.app.state.directory
-        name = (await effective(directory, access.tenant, MeteringConfiguration)).time_zone
+        name = await zones.zone_name_of(request.app.state.directory, access.tenant)
     try:
         return name, zone_named(name)
     except UnknownZoneError:
@@ -193,7 +190,7 @@ async def report_usage(
     snapshot = access.tenant.snapshot
     async with database.tenant(access.tenant_id, access.mode) as tx:
         now = business_now(access.tenant, access.mode)
-        standing = await limits.standing_of(tx, snapshot.self_customer_id, now)
+        standing = await limits.standing_of(tx, snapshot.self_customer_id, now, zone)
         asked = interval(access, from_, to, zone, _period_of(standing))
         last_received_at = await store_usage.last_received_at(tx)
         progress: Progress = request.app.state.progress

@@ -11,7 +11,6 @@ from libs.db.pool import Database, Row, Tx
 from libs.db.tenant import Mode
 from services.metering.forecasting import Method
 from services.metering.measuring import Meter
-from services.metering.windows import Window
 
 
 @dataclass(frozen=True)
@@ -162,12 +161,19 @@ async def drop(tx: Tx, due: DueForecast) -> None:
 
 
 async def new_values(
-    tx: Tx, meter: Meter, customers: Sequence[str], window: Window, start: datetime, end: datetime
+    tx: Tx, meter: Meter, customers: Sequence[str], since: datetime, edges: Sequence[datetime]
 ) -> Mapping[datetime, Decimal]:
-    """How many values of a unique count each window of a period saw first, where any."""
+    """How many values of a unique count each window of a period saw first, where any.
+
+    Args:
+        since: when the period began.
+        edges: where windows begin, and where the last of them ends.
+    """
     rows = await tx.fetch(
         """
-        select date_trunc($7, first_at, 'UTC') as start, count(*) as fresh from (
+        select ($7::timestamptz[])[width_bucket(first_at, $7::timestamptz[])] as start,
+            count(*) as fresh
+        from (
             select min(a.minute) as first_at
             from usage_series s
             join usage_unique a
@@ -181,8 +187,8 @@ async def new_values(
         tx.mode,
         meter.id,
         list(customers),
-        start,
-        end,
-        window,
+        since,
+        edges[-1],
+        list(edges),
     )
     return {row["start"]: Decimal(row["fresh"]) for row in rows}

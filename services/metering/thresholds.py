@@ -9,7 +9,7 @@ another amount of the same limit (an upgrade) has thresholds of its own.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, tzinfo
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -34,6 +34,7 @@ from services.metering.measuring import EXACT, Meter
 from services.metering.store_queries import Question
 from services.metering.store_thresholds import Mark
 from services.metering.windows import month_of
+from services.metering.zones import zone_of
 
 log = structlog.get_logger()
 
@@ -59,7 +60,10 @@ class Line:
 
 @dataclass(frozen=True)
 class Period:
-    """A period of a subscription; a calendar month in UTC where the plan has none."""
+    """A period of a subscription.
+
+    Where the plan has none it is a calendar month by the clocks of the tenant's time zone.
+    """
 
     subscription_id: UUID
     biller: UUID
@@ -125,18 +129,21 @@ async def _look_at(database: Database, directory: Directory, mark: Mark) -> bool
     if tenant is None:
         return False
     settings = await effective(directory, tenant, NotificationsConfiguration)
+    zone = await zone_of(directory, tenant)
     async with database.tenant(mark.tenant_id, mark.mode) as tx:
-        done = await _look(tx, mark, tenant, settings.limit_thresholds_percent)
+        done = await _look(tx, mark, tenant, zone, settings.limit_thresholds_percent)
         if done:
             await store.remove(tx, mark)
     return done
 
 
-async def _look(tx: Tx, mark: Mark, tenant: Tenant, percents: tuple[int, ...]) -> bool:
+async def _look(
+    tx: Tx, mark: Mark, tenant: Tenant, zone: tzinfo, percents: tuple[int, ...]
+) -> bool:
     """Tell what a customer has reached; False where its plan is still on its way."""
     now = business_now(tenant, mark.mode)
     try:
-        lines = await lines_of(tx, mark, tenant.snapshot.self_customer_id, now)
+        lines = await lines_of(tx, mark, tenant.snapshot.self_customer_id, now, zone)
     except PlanNotKnownError:
         await tx.enter(Scope((mark.tenant_id,), mark.mode))
         return False
@@ -168,14 +175,16 @@ async def used_by_now(
     return found
 
 
-async def lines_of(tx: Tx, mark: Mark, self_customer_id: UUID, now: datetime) -> list[Line]:
+async def lines_of(
+    tx: Tx, mark: Mark, self_customer_id: UUID, now: datetime, zone: tzinfo
+) -> list[Line]:
     """Every limit that the marked usage counts against.
 
     Raises:
         PlanNotKnownError: a plan is still on its way.
     """
     customer_id = parse_uuid(mark.customer) or self_customer_id
-    periods = await _periods(tx, customer_id, mark, now)
+    periods = await _periods(tx, customer_id, mark, now, zone)
     if not periods:
         return []
     known = await meters.applying(tx, [mark.tenant_id], mark.mode)
@@ -191,7 +200,9 @@ async def lines_of(tx: Tx, mark: Mark, self_customer_id: UUID, now: datetime) ->
     ]
 
 
-async def _periods(tx: Tx, customer_id: UUID, mark: Mark, now: datetime) -> list[Period]:
+async def _periods(
+    tx: Tx, customer_id: UUID, mark: Mark, now: datetime, zone: tzinfo
+) -> list[Period]:
     rows = await store.periods_over(tx, customer_id, mark.since, mark.until, limit=PERIODS_MAX)
     found = [
         Period(
@@ -207,7 +218,7 @@ async def _periods(tx: Tx, customer_id: UUID, mark: Mark, now: datetime) -> list
         biller = _biller(tx.tenant_id, row["billed_by"])
         found += [
             Period(row["subscription_id"], biller, row["plan_version_id"], start, end)
-            for start, end in months_between(mark.since, max(mark.until, now))
+            for start, end in months_between(mark.since, max(mark.until, now), zone)
         ]
     return found
 
@@ -264,11 +275,13 @@ def _biller(tenant_id: UUID, billed_by: str) -> UUID:
     return PLATFORM_TENANT_ID if billed_by == "platform" else tenant_id
 
 
-def months_between(since: datetime, until: datetime) -> list[tuple[datetime, datetime]]:
-    """The calendar months in UTC that reach into a time, the newest ones first."""
+def months_between(
+    since: datetime, until: datetime, zone: tzinfo
+) -> list[tuple[datetime, datetime]]:
+    """The calendar months by a zone's clocks that reach into a time, the newest ones first."""
     found: list[tuple[datetime, datetime]] = []
-    start, end = month_of(until)
+    start, end = month_of(until, zone)
     while end > since and len(found) < MONTHS_MAX:
         found.append((start, end))
-        start, end = month_of(start - timedelta(microseconds=1))
+        start, end = month_of(start - timedelta.resolution, zone)
     return found

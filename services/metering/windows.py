@@ -23,9 +23,19 @@ def edges_of(window: Window, zone: tzinfo, start: datetime, end: datetime) -> li
     return [*_starts(window, zone, start, end)]
 
 
-def month_of(at: datetime, zone: tzinfo = UTC) -> tuple[datetime, datetime]:
-    """The calendar month that holds a moment, in UTC."""
-    start = _start_of("month", at, zone)
+def start_of(window: Window, at: datetime, zone: tzinfo) -> datetime:
+    """Where the window that holds a moment begins, in UTC."""
+    if window == "minute":
+        return floor_to_minute(at)
+    local = at.astimezone(zone)
+    if window == "hour":
+        return floor_to_minute(at) - timedelta(minutes=local.minute)
+    return _midnight(local.date() if window == "day" else local.date().replace(day=1), zone)
+
+
+def month_of(at: datetime, zone: tzinfo) -> tuple[datetime, datetime]:
+    """The calendar month by the zone's clocks that holds a moment, in UTC."""
+    start = start_of("month", at, zone)
     return start, _after("month", start, zone)
 
 
@@ -35,20 +45,11 @@ def ceil_to_minute(at: datetime) -> datetime:
 
 
 def _starts(window: Window, zone: tzinfo, start: datetime, end: datetime) -> Iterator[datetime]:
-    at = _start_of(window, start, zone)
+    at = start_of(window, start, zone)
     while at < end:
         yield at
         at = _after(window, at, zone)
     yield at
-
-
-def _start_of(window: Window, at: datetime, zone: tzinfo) -> datetime:
-    if window == "minute":
-        return floor_to_minute(at)
-    local = at.astimezone(zone)
-    if window == "hour":
-        return floor_to_minute(at) - timedelta(minutes=local.minute)
-    return _midnight(local.date() if window == "day" else local.date().replace(day=1), zone)
 
 
 def _after(window: Window, start: datetime, zone: tzinfo) -> datetime:
@@ -56,7 +57,7 @@ def _after(window: Window, start: datetime, zone: tzinfo) -> datetime:
     if window == "minute":
         return start + MINUTE
     if window == "hour":
-        return _start_of("hour", start + HOUR, zone)
+        return start_of("hour", start + HOUR, zone)
     day = start.astimezone(zone).date()
     if window == "day":
         return _midnight(day + DAY, zone)

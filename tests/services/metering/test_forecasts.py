@@ -1,12 +1,12 @@
 """Forecasts: the method against another implementation, the range, and what the API tells."""
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from random import Random
 
 import pytest
 
-from libs.clock import floor_to_minute, format_time, utc_now
+from libs.clock import floor_to_minute, format_time, utc_now, zone_named
 from libs.contracts.metering import Aggregation
 from libs.directory.local import Directory
 from libs.testing.databases import TestDatabase
@@ -23,6 +23,7 @@ from services.metering.forecasting import (
     seasonal_naive,
 )
 from services.metering.projection import BY_DAY, BY_HOUR, grain_of, hit_at, project, shares_of
+from services.metering.windows import Window, edges_of
 
 DAY = timedelta(days=1)
 WEEK = [10.0, 12.0, 11.0, 13.0, 12.0, 3.0, 2.0]
@@ -142,29 +143,37 @@ def test_what_is_used_stays_used() -> None:
     assert found.low == found.expected == used <= found.high
 
 
+def shares(window: Window, zone: str, start: datetime, end: datetime) -> list[float]:
+    return shares_of(edges_of(window, zone_named(zone), start, end), start, end)
+
+
 def test_windows_and_their_shares() -> None:
     at = datetime.fromisoformat("2026-03-01T18:00:00+00:00")
     assert grain_of(at, at + 30 * DAY) is BY_DAY
     assert grain_of(at, at + DAY) is BY_HOUR
-    assert shares_of(BY_DAY, at, at + 2 * DAY) == [0.25, 1.0, 0.75]
-    assert shares_of(BY_DAY, at, at + timedelta(hours=3)) == [0.125]
-    assert len(shares_of(BY_HOUR, at, at + DAY)) == 24
+    assert shares("day", "UTC", at, at + 2 * DAY) == [0.25, 1.0, 0.75]
+    assert shares("day", "UTC", at, at + timedelta(hours=3)) == [0.125]
+    assert len(shares("hour", "UTC", at, at + DAY)) == 24
+    # By clocks of its own a day begins elsewhere, and one of it has 23 hours.
+    before_spring = datetime.fromisoformat("2026-03-27T23:00:00+00:00")
+    assert shares("day", "Europe/Berlin", before_spring, before_spring + 2 * DAY) == [1, 1, 1 / 24]
 
 
 def test_the_day_a_limit_is_reached() -> None:
     at = datetime.fromisoformat("2026-03-01T18:00:00+00:00")
     outlook = Outlook("average", (8.0, 8.0, 8.0), 0.0, (0.0, 0.0, 0.0))
-    found = project("sum", Decimal(1), 1.0, outlook, shares_of(BY_DAY, at, at + 2 * DAY))
+    edges = edges_of("day", UTC, at, at + 2 * DAY)
+    found = project("sum", Decimal(1), 1.0, outlook, shares_of(edges, at, at + 2 * DAY))
 
     def hit(limit: str, used: str = "1") -> datetime | None:
-        return hit_at("sum", Decimal(limit), Decimal(used), found, BY_DAY, at)
+        return hit_at("sum", Decimal(limit), Decimal(used), found, edges, at)
 
     assert hit("1") == at
     assert hit("3") == at.replace(hour=0)
     assert hit("3.5") == at.replace(hour=0) + DAY
     assert hit("17") == at.replace(hour=0) + 2 * DAY
     assert hit("17.1") is None
-    assert hit_at("avg", Decimal(1), Decimal(5), found, BY_DAY, at) is None
+    assert hit_at("avg", Decimal(1), Decimal(5), found, edges, at) is None
 
 
 async def test_a_forecast_goes_to_the_end_of_the_period(

@@ -43,7 +43,7 @@ def test_months_and_odd_offsets() -> None:
     start, end = month_of(AUTUMN, zone_named("Europe/Berlin"))
     assert (end - start) == timedelta(days=31, hours=1)
     assert start == datetime(2026, 9, 30, 22, tzinfo=UTC)
-    assert month_of(datetime(2026, 12, 31, 23, 59, tzinfo=UTC)) == (
+    assert month_of(datetime(2026, 12, 31, 23, 59, tzinfo=UTC), UTC) == (
         datetime(2026, 12, 1, tzinfo=UTC),
         datetime(2027, 1, 1, tzinfo=UTC),
     )
