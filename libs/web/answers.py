@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import asyncpg
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
@@ -107,6 +107,16 @@ def internal_error(request: Request, error: Exception) -> JSONResponse:
         exc_info=error,
     )
     return response_of(InternalError(), request_id_of(request))
+
+
+async def answer_to(request: Request, error: Exception) -> Response | None:
+    """The answer that the application has for an error of this class; None where it expects none."""
+    handlers = request.app.exception_handlers
+    for kind in type(error).__mro__:
+        if kind in handlers:
+            answer: Response = await handlers[kind](request, error)
+            return answer
+    return None
 
 
 async def _on_problem(request: Request, error: Exception) -> JSONResponse:

@@ -5,23 +5,25 @@
     @router.post("/…/{token}", response_model=Receipt)
     async def receive(request: Request, token: str) -> Response: …
 
-FastAPI works out dependencies and checks the answer on every call, for longer than such a route itself
-works. Here the function takes the request and its path parameters as text, and answers by itself;
-what it raises becomes an answer as everywhere. Of all that FastAPI has, it may ask for a permission
-(`access: Annotated[Access, Depends(Requires(…))]`) and for one body, a model. `create_app(plain_routers=…)`
-puts these before others.
+FastAPI looks for the route, works out dependencies and checks the answer on every call, for longer than
+such a route itself works. Here the function takes the request and its path parameters as text, and
+answers by itself; what it raises becomes an answer as everywhere. Of all that FastAPI has, it may ask
+for a permission (`access: Annotated[Access, Depends(Requires(…))]`) and for one body, a model.
+`create_app(plain_routers=…)` puts these before others.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
+from fastapi import Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from libs.web.answers import answer_to
 from libs.web.auth import Requires
 from libs.web.problems import UnsupportedMediaType
 
@@ -48,26 +50,72 @@ class PlainRoute(APIRoute):
             assert issubclass(model, BaseModel), "a plain route takes a model"
             assert self._takes is None, "a plain route takes one body"
             self._takes = (taken.name, model)
-        self.app = self._call
 
-    async def _call(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope, receive, send)
-        arguments = dict(scope["path_params"])
+    async def answer(self, request: Request, arguments: dict[str, Any]) -> Response:
+        """What the function answers.
+
+        Args:
+            arguments: its path parameters.
+        """
         content = b"" if self._takes is None else await request.body()
         if self._requires is None:
-            answer = await self._answer(request, content, arguments)
-        else:
-            name, requires = self._requires
-            async with asynccontextmanager(requires)(request) as access:
-                answer = await self._answer(request, content, arguments | {name: access})
-        await answer(scope, receive, send)
+            return await self._answer(request, content, arguments)
+        name, requires = self._requires
+        async with asynccontextmanager(requires)(request) as access:
+            return await self._answer(request, content, arguments | {name: access})
 
-    async def _answer(self, request: Request, content: bytes, arguments: dict[str, Any]) -> Any:
-        """What the function answers."""
+    async def _answer(
+        self, request: Request, content: bytes, arguments: dict[str, Any]
+    ) -> Response:
         if self._takes is not None:
             name, model = self._takes
             arguments[name] = read_model(request, content, model)
-        return await self.endpoint(request, **arguments)
+        answer: Response = await self.endpoint(request, **arguments)
+        return answer
+
+
+class PlainRoutes:
+    """Calls plain routes; all that is none of theirs is the application's."""
+
+    def __init__(self, app: ASGIApp, routes: Sequence[PlainRoute]) -> None:
+        self._app = app
+        self._by_path: dict[tuple[str, str], PlainRoute] = {}
+        self._by_pattern: list[PlainRoute] = []
+        for route in routes:
+            assert route.methods is not None, "a route has methods"
+            if route.param_convertors:
+                self._by_pattern.append(route)
+            else:
+                self._by_path |= {(method, route.path): route for method in route.methods}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, also where its route raises."""
+        found = self._find(scope) if scope["type"] == "http" else None
+        if found is None:
+            await self._app(scope, receive, send)
+            return
+        scope["route"], scope["path_params"] = found
+        request = Request(scope, receive, send)
+        try:
+            answer = await found[0].answer(request, found[1])
+        except Exception as error:
+            expected = await answer_to(request, error)
+            if expected is None:
+                raise
+            answer = expected
+        await answer(scope, receive, send)
+
+    def _find(self, scope: Scope) -> tuple[PlainRoute, dict[str, str]] | None:
+        """The route of this method and path, with the path's parameters."""
+        method, path = scope["method"], scope["path"]
+        route = self._by_path.get((method, path))
+        if route is not None:
+            return route, {}
+        for route in self._by_pattern:
+            match = route.path_regex.match(path)
+            if match is not None and method in (route.methods or ()):
+                return route, match.groupdict()
+        return None
 
 
 def read_model(request: Request, content: bytes, model: type[M]) -> M:

@@ -32,6 +32,7 @@ from libs.settings import ProcessSettings
 from libs.web import answers, health_routes, problems
 from libs.web.limits import Limits, RequestGuard
 from libs.web.observed import RequestObserver
+from libs.web.plain import PlainRoute, PlainRoutes
 from libs.web.wire import Http
 
 STOP_SECONDS = 15
@@ -60,7 +61,7 @@ def create_app(
         health: the process's checks, behind `/readyz`.
         routers: the service's own routes. Their function names become the operation ids; a second
             path of the same function needs a `name=` of its own (`name="upgrade_alias"`).
-        plain_routers: routers of `PlainRoute`s, looked at before all others.
+        plain_routers: routers of `PlainRoute`s alone, looked at before all others.
         lifespan: opens and closes the pool, broker and jobs. It must close within 8 seconds.
         limits: where the default limits do not fit.
         description: what the API is for, in the OpenAPI document.
@@ -82,12 +83,19 @@ def create_app(
     )
     app.state.health = health
     answers.install(app)
-    for router in plain_routers:
-        # Not included: FastAPI looks for an included route twice.
-        app.router.routes.extend(router.routes)
+    plain_routes = [
+        route
+        for router in plain_routers
+        for route in router.routes
+        if isinstance(route, PlainRoute)
+    ]
+    # There they are documented, and another method than theirs is refused.
+    app.router.routes.extend(plain_routes)
     app.include_router(health_routes.router(health))
     for router in routers:
         app.include_router(router)
+    # The one added last is the outermost.
+    app.add_middleware(PlainRoutes, routes=plain_routes)
     app.add_middleware(RequestGuard, limits=limits or Limits())
     app.add_middleware(RequestObserver)
     _describe_problems(app)
