@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from opentelemetry import trace
-from opentelemetry.context import Context
+from opentelemetry.context import Context, attach, detach
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
@@ -23,7 +23,14 @@ from opentelemetry.sdk.trace.sampling import (
     Sampler,
     SamplingResult,
 )
-from opentelemetry.trace import Span, SpanKind, Status, StatusCode
+from opentelemetry.trace import (
+    NonRecordingSpan,
+    Span,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+)
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from libs.observability.redaction import REDACTED, is_secret_name, redact
@@ -106,8 +113,15 @@ def start_span(
     """A span around the block, current inside it.
 
     Secrets are taken out of `attributes`. An exception marks the span as failed with the name of its
-    class alone, for its message may quote data.
+    class alone, for its message may quote data. Where no span goes anywhere, this one is its ids.
     """
+    if not _is_recorded():
+        token = attach(trace.set_span_in_context(_ids_below(parent), parent))
+        try:
+            yield trace.get_current_span()
+        finally:
+            detach(token)
+        return
     with _tracer.start_as_current_span(
         name,
         context=parent,
@@ -160,6 +174,16 @@ def _begun() -> dict[str, str]:
     """The headers of a trace that begins here and is not recorded."""
     trace_id, span_id = _IDS.generate_trace_id(), _IDS.generate_span_id()
     return {"traceparent": f"00-{trace_id:032x}-{span_id:016x}-00"}
+
+
+def _ids_below(parent: Context | None) -> Span:
+    """The ids of a span that goes nowhere, in the trace of its parent."""
+    above = trace.get_current_span(parent).get_span_context()
+    trace_id = above.trace_id if above.is_valid else _IDS.generate_trace_id()
+    span_id = _IDS.generate_span_id()
+    return NonRecordingSpan(
+        SpanContext(trace_id, span_id, is_remote=False, trace_state=above.trace_state)
+    )
 
 
 def inject() -> dict[str, str]:

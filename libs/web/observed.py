@@ -5,15 +5,18 @@ a 500 that says nothing of it.
 """
 
 import logging
+import os
 import re
 import time
+from functools import cache
 from typing import Any
-from uuid import uuid4
 
-import structlog
-from opentelemetry.trace import SpanKind, Status, StatusCode
+from opentelemetry.context import Context
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode
+from prometheus_client import Counter, Histogram
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.contextvars import bind_contextvars, reset_contextvars
 
 from libs.observability.logging import get_logger
 from libs.observability.metrics import HTTP_REQUEST_SECONDS, HTTP_REQUESTS_TOTAL
@@ -23,7 +26,8 @@ from libs.web.answers import internal_error
 from libs.web.forwarded import LOOPBACK, address_of
 from libs.web.health_routes import PATHS as HEALTH_PATHS
 
-REQUEST_ID_HEADER = "request-id"
+REQUEST_ID_HEADER = b"request-id"
+REQUEST_ID_BYTES = 16
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{8,64}")
 _TRACE_HEADERS = frozenset(name.encode() for name in HEADER_NAMES)
 _KNOWN_METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
@@ -37,6 +41,7 @@ _SECURITY_HEADERS = {
     b"cross-origin-resource-policy": b"same-origin",
     b"content-security-policy": b"default-src 'none'; frame-ancestors 'none'",
 }
+_SECURITY_HEADER_PAIRS = tuple(_SECURITY_HEADERS.items())
 
 _logger = get_logger(__name__)
 
@@ -57,29 +62,37 @@ class RequestObserver:
         answer = _Answer(send, request_id)
         started = time.perf_counter()
         method = scope["method"] if scope["method"] in _KNOWN_METHODS else "OTHER"
-        with (
-            structlog.contextvars.bound_contextvars(request_id=request_id),
-            serving(address_of(scope, _proxies(scope))),
-            start_span(method, parent=extract(_trace_headers(scope)), kind=SpanKind.SERVER) as span,
-        ):
-            try:
-                await self._app(scope, receive, answer.send)
-            except Exception as error:  # noqa: BLE001 - the last place that can answer
-                response = internal_error(Request(scope), error)
-                if not answer.started:
-                    await response(scope, receive, answer.send)
-            route = _route_of(scope)
-            span.update_name(f"{method} {route}")
-            span.set_attributes(
-                {
-                    "http.request.method": method,
-                    "http.route": route,
-                    "http.response.status_code": answer.status,
-                }
-            )
-            if answer.status >= 500:
-                span.set_status(Status(StatusCode.ERROR))
-            _record(method, route, answer.status, time.perf_counter() - started)
+        bound = bind_contextvars(request_id=request_id)
+        try:
+            with (
+                serving(address_of(scope, _proxies(scope))),
+                start_span(method, parent=_trace_of(scope), kind=SpanKind.SERVER) as span,
+            ):
+                try:
+                    await self._app(scope, receive, answer.send)
+                except Exception as error:  # noqa: BLE001 - the last place that can answer
+                    response = internal_error(Request(scope), error)
+                    if not answer.started:
+                        await response(scope, receive, answer.send)
+                route = _route_of(scope)
+                if span.is_recording():
+                    _describe(span, method, route, answer.status)
+                _record(method, route, answer.status, time.perf_counter() - started)
+        finally:
+            reset_contextvars(**bound)
+
+
+def _describe(span: Span, method: str, route: str, status: int) -> None:
+    span.update_name(f"{method} {route}")
+    span.set_attributes(
+        {
+            "http.request.method": method,
+            "http.route": route,
+            "http.response.status_code": status,
+        }
+    )
+    if status >= 500:
+        span.set_status(Status(StatusCode.ERROR))
 
 
 class _Answer:
@@ -98,15 +111,18 @@ class _Answer:
             self.status = message["status"]
             headers: list[tuple[bytes, bytes]] = list(message.get("headers", []))
             present = {name.lower() for name, _ in headers}
-            headers += [pair for pair in _SECURITY_HEADERS.items() if pair[0] not in present]
-            headers.append((REQUEST_ID_HEADER.encode(), self._request_id.encode()))
+            if present.isdisjoint(_SECURITY_HEADERS):
+                headers += _SECURITY_HEADER_PAIRS
+            else:
+                headers += [pair for pair in _SECURITY_HEADER_PAIRS if pair[0] not in present]
+            headers.append((REQUEST_ID_HEADER, self._request_id.encode()))
             message = {**message, "headers": headers}
         await self._send(message)
 
 
 def _record(method: str, route: str, status: int, seconds: float) -> None:
-    HTTP_REQUESTS_TOTAL.labels(method, route, str(status)).inc()
-    HTTP_REQUEST_SECONDS.labels(method, route).observe(seconds)
+    _counter(method, route, status).inc()
+    _histogram(method, route).observe(seconds)
     if status < 400 and not logging.getLogger().isEnabledFor(logging.DEBUG):
         # Most requests end here: no record is made up that nobody wants.
         return
@@ -120,6 +136,17 @@ def _record(method: str, route: str, status: int, seconds: float) -> None:
     )
 
 
+@cache
+def _counter(method: str, route: str, status: int) -> Counter:
+    """The one of these labels; there are as many as the registry itself keeps."""
+    return HTTP_REQUESTS_TOTAL.labels(method, route, str(status))
+
+
+@cache
+def _histogram(method: str, route: str) -> Histogram:
+    return HTTP_REQUEST_SECONDS.labels(method, route)
+
+
 def _request_id(scope: Scope) -> str:
     """The proxy's request id where it looks like one, else a new one."""
     for name, value in scope["headers"]:
@@ -127,7 +154,7 @@ def _request_id(scope: Scope) -> str:
             text = value.decode("latin-1")
             if _REQUEST_ID.fullmatch(text):
                 return str(text)
-    return uuid4().hex
+    return os.urandom(REQUEST_ID_BYTES).hex()
 
 
 def _proxies(scope: Scope) -> frozenset[str]:
@@ -137,8 +164,10 @@ def _proxies(scope: Scope) -> frozenset[str]:
     return trusted
 
 
-def _trace_headers(scope: Scope) -> list[tuple[str, str | bytes]]:
-    return [(name.decode(), value) for name, value in scope["headers"] if name in _TRACE_HEADERS]
+def _trace_of(scope: Scope) -> Context:
+    """The trace that the caller goes on with; an empty context where it names none."""
+    told = [(name.decode(), value) for name, value in scope["headers"] if name in _TRACE_HEADERS]
+    return extract(told) if told else Context()
 
 
 def _route_of(scope: Scope) -> str:
