@@ -305,6 +305,26 @@ class CreditExpired(Fact):
     amount_minor: int
 
 
+class CreditLimitSet(Fact):
+    """How much of a meter a customer's credit pays for: metering bounds usage and knows no price.
+
+    Whatever is used from `since` on counts against it, in whichever period. It is told anew, with a
+    later `since` and what is left then, as usage is rated and as credit is granted.
+
+    Attributes:
+        version: counts what was told of this customer and meter; only a higher one is applied.
+        since: a whole minute.
+        amount: the greatest quantity; None: credit does not bound the meter any more.
+    """
+
+    customer_id: UUID
+    billed_by: BilledBy
+    meter: str
+    version: int
+    since: AwareDatetime
+    amount: Annotated[Decimal, Field(ge=0)] | None
+
+
 class CommandLine(Part):
     """A line to add to a held Stripe draft; `line_id` makes adding it twice harmless."""
 

@@ -131,6 +131,7 @@ TOPICS: tuple[Topic, ...] = (
             billing.InvoicePaid,
             billing.CreditGranted,
             billing.CreditExpired,
+            billing.CreditLimitSet,
         ),
         purpose="Customers, plans, subscriptions, invoices and credits.",
     ),

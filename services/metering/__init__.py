@@ -1,10 +1,10 @@
 """Metering: usage events in, exact quantities out; never a price.
 
 Owns: meters, the ids of counted events, aggregates by minute, corrections, backfills, closed periods and their
-answers, limits and what was told of them, reservations, conflicts, forecasts, the archive of usage,
+answers, limits of plans and credit and what was told of them, reservations, conflicts, forecasts, the archive of usage,
 who may put usage straight on the topic.
 Consumes: `usage.events` (CloudEvents), `billing.events` (PlanPublished, SubscriptionChanged,
-UsagePeriodClosed).
+CreditLimitSet, UsagePeriodClosed).
 Produces: usage and its voids on `usage.events`; MeterCreated, PeriodUsage, LimitThresholdCrossed and
 LimitExceeded on `metering.events`.
 Invariants: an answer 2xx means the events are on Kafka; (tenant, mode, source, id) counts once, in

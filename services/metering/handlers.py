@@ -2,7 +2,12 @@
 
 from collections.abc import Sequence
 
-from libs.contracts.billing import PlanPublished, SubscriptionChanged, UsagePeriodClosed
+from libs.contracts.billing import (
+    CreditLimitSet,
+    PlanPublished,
+    SubscriptionChanged,
+    UsagePeriodClosed,
+)
 from libs.contracts.envelope import Envelope, Fact
 from libs.db.pool import Tx
 from libs.messaging.apply import BatchHandler, Handler
@@ -21,6 +26,11 @@ async def on_subscription_changed(event: Envelope[SubscriptionChanged], tx: Tx) 
     await thresholds.take_subscription(tx, event.data, event.effective_at)
 
 
+async def on_credit_limit_set(event: Envelope[CreditLimitSet], tx: Tx) -> None:
+    """Credit pays for so much of a meter."""
+    await limits.take_credit_limit(tx, event.data)
+
+
 async def on_usage_period_closed(event: Envelope[UsagePeriodClosed], tx: Tx) -> None:
     """Billing wants the quantities of a period."""
     await closing.take_request(tx, event.data)
@@ -34,6 +44,7 @@ async def on_usage(records: Sequence[Record], tx: Tx) -> None:
 HANDLERS: dict[type[Fact], Handler] = {
     PlanPublished: on_plan_published,
     SubscriptionChanged: on_subscription_changed,
+    CreditLimitSet: on_credit_limit_set,
     UsagePeriodClosed: on_usage_period_closed,
 }
 

@@ -1,12 +1,13 @@
-"""Limits of plans: what a customer has used of them in the current period."""
+"""Limits of plans and of credit: what a customer has used of them."""
 
 from dataclasses import dataclass
-from datetime import datetime, tzinfo
+from datetime import UTC, datetime, tzinfo
 from decimal import Decimal
 from typing import Literal
 from uuid import UUID
 
-from libs.contracts.billing import PlanLimit, PlanPublished
+from libs.clock import floor_to_minute
+from libs.contracts.billing import CreditLimitSet, PlanLimit, PlanPublished
 from libs.contracts.tenants import PLATFORM_TENANT_ID
 from libs.db.pool import Row, Tx
 from libs.db.tenant import Scope
@@ -14,7 +15,16 @@ from services.metering import store_plans as store
 from services.metering import store_queries
 from services.metering.measuring import EXACT, Meter
 from services.metering.store_queries import Question
-from services.metering.windows import month_of
+from services.metering.window import AHEAD_MAX
+from services.metering.windows import MINUTE, ceil_to_minute, month_of
+
+
+@dataclass(frozen=True)
+class CreditLimit:
+    """How much of a meter credit pays for, of what is used from `since` on."""
+
+    since: datetime
+    amount: Decimal
 
 
 @dataclass(frozen=True)
@@ -38,12 +48,25 @@ class Standing:
 
     def limit_on(self, meter: Meter) -> PlanLimit | None:
         """The plan's limit on a meter of the biller's: another's of the same key has none."""
-        if self.subscription is None:
-            return None
-        of_platform = meter.tenant_id == PLATFORM_TENANT_ID
-        if of_platform != (self.subscription["billed_by"] == "platform"):
+        if not self._is_billed(meter):
             return None
         return next((each for each in self.limits() if each.meter == meter.key), None)
+
+    def credit_on(self, meter: Meter) -> CreditLimit | None:
+        """What the customer's credit pays for of a meter of the biller's; None: it bounds nothing."""
+        if self.subscription is None or not self._is_billed(meter):
+            return None
+        told = self.subscription["credit"].get(meter.key)
+        if told is None:
+            return None
+        since = floor_to_minute(datetime.fromisoformat(told["since"]).astimezone(UTC))
+        return CreditLimit(since, Decimal(told["amount"]))
+
+    def _is_billed(self, meter: Meter) -> bool:
+        if self.subscription is None:
+            return False
+        by_platform: bool = self.subscription["billed_by"] == "platform"
+        return by_platform == (meter.tenant_id == PLATFORM_TENANT_ID)
 
     def limits(self) -> list[PlanLimit]:
         """The plan's limits."""
@@ -51,11 +74,23 @@ class Standing:
 
 
 @dataclass(frozen=True)
+class CreditCheck:
+    """What was used of what credit pays for, and what is left."""
+
+    since: datetime
+    used: Decimal
+    limit: Decimal
+    remaining: Decimal
+
+
+@dataclass(frozen=True)
 class Check:
     """Whether an amount may be used; `limit` and what is left are None where there is no limit.
 
     Attributes:
+        allowed: by the plan, and by credit where it bounds the meter.
         reserved: held by reservations, or settled by them and not counted yet.
+        credit: None where it does not bound the meter.
     """
 
     allowed: bool
@@ -64,11 +99,17 @@ class Check:
     limit: Decimal | None
     remaining: Decimal | None
     kind: Literal["soft", "hard"] | None
+    credit: CreditCheck | None = None
 
 
 async def take_plan(tx: Tx, fact: PlanPublished) -> None:
     """Keep a plan version's limits."""
     await store.add_plan_version(tx, fact)
+
+
+async def take_credit_limit(tx: Tx, fact: CreditLimitSet) -> None:
+    """Keep how much of a meter a customer's credit pays for."""
+    await store.put_credit_limit(tx, fact)
 
 
 async def standing_of(tx: Tx, customer_id: UUID | None, now: datetime, zone: tzinfo) -> Standing:
@@ -103,15 +144,37 @@ async def check(
     question = Question(standing.start, standing.end, customers=customers, until=standing.now)
     totals = await store_queries.add_up(tx, meter, question, limit=1)
     used = totals[0].value if totals else Decimal(0)
+    credit = await _check_credit(tx, meter, standing, customers, reserved)
+    paid_for = credit is None or fits(amount, credit.used, reserved, credit.limit)
     limit = standing.limit_on(meter)
     if limit is None:
-        return Check(True, used, reserved, None, None, None)
-    taken = EXACT.add(used, reserved)
-    within = EXACT.add(taken, amount) <= limit.amount
-    remaining = max(EXACT.subtract(limit.amount, taken), Decimal(0))
-    return Check(
-        within or limit.kind == "soft", used, reserved, limit.amount, remaining, limit.kind
-    )
+        return Check(paid_for, used, reserved, None, None, None, credit)
+    within = limit.kind == "soft" or fits(amount, used, reserved, limit.amount)
+    remaining = _left(limit.amount, used, reserved)
+    return Check(within and paid_for, used, reserved, limit.amount, remaining, limit.kind, credit)
+
+
+def fits(amount: Decimal, used: Decimal, reserved: Decimal, limit: Decimal) -> bool:
+    """Whether so much more stays within a limit."""
+    return EXACT.add(EXACT.add(used, reserved), amount) <= limit
+
+
+async def _check_credit(
+    tx: Tx, meter: Meter, standing: Standing, customers: list[str], reserved: Decimal
+) -> CreditCheck | None:
+    credit = standing.credit_on(meter)
+    if credit is None:
+        return None
+    # Usage may be told a little ahead of its time.
+    end = max(standing.end, ceil_to_minute(standing.now + AHEAD_MAX) + MINUTE)
+    question = Question(credit.since, end, customers=customers, until=standing.now)
+    totals = await store_queries.add_up(tx, meter, question, limit=1)
+    used = totals[0].value if totals else Decimal(0)
+    return CreditCheck(credit.since, used, credit.amount, _left(credit.amount, used, reserved))
+
+
+def _left(limit: Decimal, used: Decimal, reserved: Decimal) -> Decimal:
+    return max(EXACT.subtract(limit, EXACT.add(used, reserved)), Decimal(0))
 
 
 def _current_period(subscription: Row | None, now: datetime) -> tuple[datetime, datetime] | None:

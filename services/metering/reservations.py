@@ -36,10 +36,10 @@ class NotReservableError(ValueError):
 
 
 class LimitReachedError(Exception):
-    """The hard limit does not leave so much."""
+    """The hard limit or credit does not leave so much."""
 
     def __init__(self, check: Check) -> None:
-        super().__init__("the hard limit does not leave so much")
+        super().__init__("the hard limit or credit does not leave so much")
         self.check = check
 
 
@@ -85,7 +85,7 @@ async def hold(tx: Tx, wish: Wish, standing: Standing) -> tuple[Row, Check]:
 
     Raises:
         NotReservableError, AmountError: see there.
-        LimitReachedError: a hard limit does not leave so much.
+        LimitReachedError: a hard limit or credit does not leave so much.
     """
     if wish.meter.aggregation not in ("count", "sum"):
         raise NotReservableError

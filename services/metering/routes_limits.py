@@ -14,7 +14,7 @@ from libs.ids import parse_uuid
 from libs.web.auth import Access, Requires
 from services.metering import limits, reservations, store_usage
 from services.metering.capacity import spread_of
-from services.metering.limits import Check, Standing
+from services.metering.limits import Check, CreditCheck, Standing
 from services.metering.measuring import Meter, plain
 from services.metering.progress import Progress
 from services.metering.routes_meters import found_meter
@@ -28,6 +28,15 @@ CHECKS_MAX = 100
 AMOUNT = r"^[0-9]{1,20}(\.[0-9]{1,15})?$"
 
 Reader = Annotated[Access, Depends(Requires("usage:read"))]
+
+
+class CreditStanding(BaseModel):
+    """What the customer's credit pays for, of what is used from `since` on."""
+
+    since: datetime
+    used: str
+    limit: str
+    remaining: str
 
 
 class LimitCheck(BaseModel):
@@ -48,6 +57,9 @@ class LimitCheck(BaseModel):
     period_to: datetime
     as_of: datetime | None = Field(
         description="Everything that came in before this moment is counted."
+    )
+    credit: CreditStanding | None = Field(
+        default=None, description="A bound beside the plan's; null where credit bounds nothing."
     )
 
 
@@ -149,4 +161,14 @@ def shape(meter: Meter, standing: Standing, found: Check, as_of: datetime | None
         period_from=standing.start,
         period_to=standing.end,
         as_of=as_of,
+        credit=None if found.credit is None else _credit(found.credit),
+    )
+
+
+def _credit(found: CreditCheck) -> CreditStanding:
+    return CreditStanding(
+        since=found.since,
+        used=plain(found.used),
+        limit=plain(found.limit),
+        remaining=plain(found.remaining),
     )

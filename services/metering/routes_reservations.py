@@ -43,13 +43,11 @@ Positive = Annotated[str, Field(pattern=AMOUNT, description="A decimal above zer
 
 
 class LimitReached(Conflict):
-    """409: the hard limit does not leave so much; the answer says what it leaves."""
+    """409: the hard limit, or credit, does not leave so much; the answer says what they leave."""
 
     default_code = "limit_reached"
     default_title = "Limit reached"
-    default_detail = (
-        "The limit of the plan does not leave so much. Reserve less, or change the plan."
-    )
+    default_detail = "The plan or the credit does not leave so much. Reserve less, change the plan, or add credit."
 
 
 class ReservationRequest(BaseModel):

@@ -2,7 +2,7 @@
 
 from uuid import UUID
 
-from libs.contracts.billing import PlanPublished, SubscriptionChanged
+from libs.contracts.billing import CreditLimitSet, PlanPublished, SubscriptionChanged
 from libs.db.pool import Row, Tx
 
 
@@ -61,12 +61,41 @@ async def put_subscription(tx: Tx, fact: SubscriptionChanged) -> bool:
     return bool(changed)
 
 
+async def put_credit_limit(tx: Tx, fact: CreditLimitSet) -> None:
+    """Replace what a customer's credit pays for by what was told later."""
+    await tx.execute(
+        """
+        insert into credit_limit as c (tenant_id, mode, customer_id, meter, version, billed_by,
+            since, amount)
+        values ($1, $2, $3, $4, $5, $6, $7, $8)
+        on conflict (tenant_id, mode, customer_id, meter) do update set
+            version = excluded.version, billed_by = excluded.billed_by, since = excluded.since,
+            amount = excluded.amount
+        where c.version < excluded.version
+        """,
+        tx.tenant_id,
+        tx.mode,
+        fact.customer_id,
+        fact.meter,
+        fact.version,
+        fact.billed_by,
+        fact.since,
+        fact.amount,
+    )
+
+
 async def subscription_of(tx: Tx, tenant_id: UUID, customer_id: UUID) -> Row | None:
-    """A customer's subscription; a running one before a canceled one."""
+    """A customer's subscription, and what its credit pays for by meter; a running one before a canceled one."""
     return await tx.fetchrow(
         """
-        select id, billed_by, plan_key, plan_version_id, status, period_from, period_to
-        from subscription where tenant_id = $1 and mode = $2 and customer_id = $3
+        select id, billed_by, plan_key, plan_version_id, status, period_from, period_to, (
+            select coalesce(jsonb_object_agg(
+                c.meter, jsonb_build_object('since', c.since, 'amount', c.amount::text)), '{}')
+            from credit_limit c
+            where c.tenant_id = s.tenant_id and c.mode = s.mode and c.customer_id = s.customer_id
+                and c.billed_by = s.billed_by and c.amount is not null
+        ) as credit
+        from subscription s where tenant_id = $1 and mode = $2 and customer_id = $3
         order by status = 'canceled', period_to desc nulls last, id desc limit 1
         """,
         tenant_id,

@@ -75,6 +75,7 @@ async def test_hard_and_soft_limits(api: Api, world: World) -> None:
         "kind": "hard",
         "period_from": format_time(period[0]),
         "period_to": format_time(period[1]),
+        "credit": None,
     }
     answer = await api.get("/api/v1/limits/check", world.acme, meter="api_calls", amount="1.5")
     assert answer.json()["allowed"] is False

@@ -260,6 +260,7 @@ COMPARED = (
     "closure_usage",
     "plan_version",
     "subscription",
+    "credit_limit",
     "reservation",
     "limited_meter",
     "subscription_period",
