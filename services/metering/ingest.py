@@ -15,7 +15,14 @@ from libs.clock import InvalidTimeError, format_time, parse_time
 from libs.contracts.envelope import Mode
 from libs.contracts.usage import UsageEvent
 from services.metering import exact_json
-from services.metering.measuring import Measurable, Meter, can_be_backfilled, measure_all
+from services.metering.ears import Ears, plain_ears
+from services.metering.measuring import (
+    Measurable,
+    Meter,
+    UnmeasurableError,
+    can_be_backfilled,
+    measure_all,
+)
 from services.metering.usage_event import has_nul
 from services.metering.voiding import VOIDED
 from services.metering.window import AGE_MAX, AHEAD_MAX, backfill_problem, time_problem
@@ -82,6 +89,11 @@ class Arrival:
             found.setdefault(meter.event_type, []).append(meter)
         return found
 
+    @cached_property
+    def ears(self) -> Mapping[str, Ears]:
+        """The same, of types whose meters are all read in a few looks."""
+        return plain_ears(self.meters)
+
 
 class RejectedError(ValueError):
     """The event is not taken; `code` is stable."""
@@ -146,6 +158,13 @@ def measured_at(time: datetime, event: Measurable, arrival: Arrival) -> bool:
         raise RejectedError(time_problem(time, arrival.business_time) or "invalid_time")
     if event.type == VOIDED:
         raise RejectedError("reserved_type")
+    ears = arrival.ears.get(event.type)
+    if ears is not None:
+        try:
+            return ears.take(event.data)
+        except UnmeasurableError:
+            # Whether the event must be refused is told by all its meters together.
+            pass
     measured = measure_all(arrival.listening.get(event.type, ()), event)
     if measured.refusal is not None:
         raise RejectedError(measured.refusal)

@@ -21,7 +21,7 @@ from services.metering import closing, conflicts, meters, thresholds, usage_reco
 from services.metering import store_usage as store
 from services.metering.aggregation import Gains
 from services.metering.event_ids import entered_before
-from services.metering.listening import Heard, Line, Listening, Place, Reading
+from services.metering.listening import Heard, Lines, Listening, Place, Reading
 from services.metering.reserved_events import SOURCE as RESERVATION
 from services.metering.reserved_events import take_counted
 from services.metering.store_conflicts import Conflict
@@ -295,8 +295,9 @@ async def _aggregate(tx: Tx, counted: Sequence[Usage]) -> None:
     """Add new events to the aggregates, and do what follows from that."""
     added_up, single = _sorted_out(counted)
     gains = Gains()
-    for (line, minute), values in added_up.items():
-        gains.add_up(line.series, minute, values)
+    for (lines, minute), values in added_up.items():
+        for line, mine in zip(lines, zip(*values, strict=True), strict=True):
+            gains.add_up(line.series, minute, mine)
     for used in single:
         gains.add(*used)
     if gains.cells:
@@ -307,7 +308,8 @@ async def _aggregate(tx: Tx, counted: Sequence[Usage]) -> None:
     await _take_counted(tx, counted)
     limited = {
         (line.series.tenant_id, line.series.customer, minute)
-        for line, minute in added_up
+        for lines, minute in added_up
+        for line in lines
         if line.limited
     }
     limited |= {
@@ -320,20 +322,14 @@ async def _aggregate(tx: Tx, counted: Sequence[Usage]) -> None:
 
 def _sorted_out(
     counted: Sequence[Usage],
-) -> tuple[dict[tuple[Line, datetime], list[Decimal | None]], list[Used]]:
-    """What events add, by line and minute where it is added up; of other meters, event by event."""
-    added_up: dict[tuple[Line, datetime], list[Decimal | None]] = {}
+) -> tuple[dict[tuple[Lines, datetime], list[Sequence[Decimal | None]]], list[Used]]:
+    """What events add, by lines and minute where it is added up; of other meters, event by event."""
+    added_up: dict[tuple[Lines, datetime], list[Sequence[Decimal | None]]] = {}
     single: list[Used] = []
     for usage in counted:
         read, reading = usage.read, usage.held
-        minute = read.minute.at
-        for line, value in reading.parts:
-            place = (line, minute)
-            there = added_up.get(place)
-            if there is None:
-                added_up[place] = [value]
-            else:
-                there.append(value)
+        if reading.lines:
+            added_up.setdefault((reading.lines, read.minute.at), []).append(reading.values)
         if reading.single:
             event = read.event
             single.append(

@@ -19,8 +19,9 @@ from libs.messaging.apply import Applier
 from libs.messaging.records import EVENT_MODELS, TYPE_HEADER, Record, UndecodableError
 from metering.world import Api, Party, World
 from services.metering import gained, intake
+from services.metering.ears import plain_ears
 from services.metering.listening import Listening
-from services.metering.measuring import Meter, measure_all
+from services.metering.measuring import Meter, UnmeasurableError, measure_all
 from services.metering.usage_event import Event, is_as_written
 from services.metering.usage_log import TOPIC
 from services.metering.usage_record import Minute, Origin, Read
@@ -61,7 +62,7 @@ async def test_a_meter_that_came_meanwhile_counts_what_was_read_without_it(
     await api.meter(world.acme, key="own", aggregation="max")
     (late,) = records_of(world.acme, [world.event()])
     await take_ahead(world, [late])
-    assert len(late.prepared.reading.parts) == 1
+    assert len(late.prepared.reading.lines) == 1
     assert not late.prepared.reading.single
     assert await api.value(world.acme) == 2
     async with world.database.tenant(world.acme.id, "test") as tx:
@@ -164,7 +165,8 @@ def test_what_is_read_plainly_is_what_meters_measure(
     found = Read(event, Origin(new_id(), at.date()), b"", b"", "c", at, minute)
     reading = Listening(found.tenant_id, tuple(meters)).read(found)
     measured = measure_all(meters, event)
-    told = {(line.series.meter_id, line.series.groups, value) for line, value in reading.parts} | {
+    added_up = zip(reading.lines, reading.values, strict=True)
+    told = {(line.series.meter_id, line.series.groups, value) for line, value in added_up} | {
         (each.meter.id, each.groups, each.value) for each in reading.single
     }
     assert told == {(each.meter.id, each.groups, each.value) for each in measured.measurements}
@@ -176,3 +178,24 @@ def test_what_is_read_plainly_is_what_meters_measure(
         if each.meter.aggregation in ("sum", "avg")
     )
     assert len(parts) == len(measured.measurements)
+
+
+@given(
+    meters=st.lists(METERS, max_size=3, unique_by=lambda meter: meter.id),
+    data=st.fixed_dictionaries({}, optional={"calls": NUMBERS, "region": NAMES, "plan": NAMES}),
+)
+def test_what_plain_meters_take_is_what_all_meters_measure(
+    meters: list[Meter], data: dict[str, Any]
+) -> None:
+    ears = plain_ears(meters).get("api.call")
+    if ears is None:
+        return
+    at = utc_now()
+    event = Event("1", "s", "api.call", "c", at, "u", "test", None, at, 0, data, format_time(at))
+    measured = measure_all(meters, event)
+    try:
+        taken = ears.take(data)
+    except UnmeasurableError:
+        assert measured.left_out
+    else:
+        assert (taken, measured.left_out) == (bool(measured.measurements), 0)
