@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from libs.web.wire import PIPELINED_MAX
-from tests.libs.web.test_process import RAW, exchange, running
+from tests.libs.web.test_process import PATIENCE_SECONDS, RAW, exchange, running
 
 BRIEF = b"GET /api/v1/brief HTTP/1.1\r\nHost: x\r\n\r\n"
 CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
@@ -47,7 +47,7 @@ async def test_in_the_middle_of_an_answer_nothing_else_is_said(pytestconfig: pyt
     async with running(pytestconfig.rootpath) as service:
         reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
         writer.write(b"POST /api/v1/begun HTTP/1.1\r\nHost: x\r\n" + CHUNKED + b"1\r\na\r\n")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             begun = await reader.readuntil(b"begun\r\n")
             writer.write(b"no length\r\n")
             rest = await reader.read()
@@ -66,7 +66,7 @@ async def test_a_head_that_does_not_come_is_not_waited_for(pytestconfig: pytest.
         )
         reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
         writer.write(head + b"\r\n")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             await reader.readuntil(b"}")
             writer.write(b"\r\n")
             blank = await reader.read()

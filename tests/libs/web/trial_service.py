@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 from uuid import UUID
 
 import asyncpg
+import structlog
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
@@ -25,6 +26,8 @@ from libs.web.limits import Limits
 from libs.web.pagination import Page, PageRequest, page_request
 from libs.web.plain import PlainRoute
 from libs.web.serve import create_app, serve
+
+log = structlog.get_logger()
 
 
 class Settings(ProcessSettings):
@@ -105,7 +108,8 @@ async def name_headers(request: Request) -> list[str]:
 
 @routes.get("/slow")
 async def answer_slowly() -> dict[str, bool]:
-    await asyncio.sleep(1.5)
+    log.info("slow_answer_begun")
+    await asyncio.sleep(1)
     return {"done": True}
 
 

@@ -17,9 +17,6 @@ from libs.ids import new_id
 from tests.services.gateway.conftest import GLOBEX, MASTER_KEY, URL, Gateway, snapshot_event
 from tests.services.sealed import Plain, Vault
 
-SEEN_SECONDS = 1.2
-"""After this long a change in the local copies is seen: both are looked at once a second."""
-
 
 @dataclass
 class Own:
