@@ -17,10 +17,11 @@ from libs.db.pool import TRANSIENT_ERRORS, Cause, Row, Tx
 from libs.db.tenant import Mode
 from libs.ids import public_id
 from libs.messaging.outbox import emit
-from services.ledger import chart, posting, reversal, store, store_bounds, store_commands
+from services.ledger import chart, periods, posting, reversal, store, store_commands
 from services.ledger.auditing import tell_change
-from services.ledger.entries import Entry, entry_id
+from services.ledger.entries import Entry, Line, entry_id
 from services.ledger.store import Booking
+from services.ledger.store_commands import Looked
 
 POST_RULE = "posted"
 KEY_SPACE = "api:"
@@ -93,6 +94,11 @@ class Command:
         """Whose entry it is, and which."""
         return self.tenant_id, self.entry.source_key
 
+    @property
+    def lines(self) -> Sequence[Line]:
+        """The postings it asks for."""
+        return self.entry.lines
+
     def says(self, content_hash: bytes, effective_at: datetime, metadata: object) -> bool:
         """Whether it asks for what is booked with these."""
         return (
@@ -140,17 +146,17 @@ async def post(
             `ApartError`, as groups do that ask for what another one asks for.
     """
     commands = [command for group in groups for command in group]
-    await store_commands.lock_books(tx, book, {command.tenant_id for command in commands})
-    await store_bounds.keep_bounds(tx)
-    known: dict[Key, Row] = {}
+    looked = await store_commands.look(
+        tx,
+        book,
+        {command.key for command in commands},
+        {(command.tenant_id, line.account.code) for command in commands for line in command.lines},
+    )
+    standing = await _standing(tx, book, looked.booked) if looked.booked else {}
     maker: dict[Key, int] = {}
     failed: dict[int, Exception] = {}
     left: Sequence[int] = range(len(groups))
     while left:
-        asked = [command for at in left for command in groups[at]]
-        keys = {command.key for command in asked}
-        known |= {_key_of(row): row for row in await store_commands.find_booked(tx, book, keys)}
-        accounts = await _accounts(tx, book, [each for each in asked if each.key not in known])
         fresh: set[Key] = set()
         wanted: list[Wanted] = []
         later: list[int] = []
@@ -162,68 +168,57 @@ async def post(
                 later.append(at)
                 continue
             try:
-                new = _judge(groups[at], known, accounts)
+                new = _judge(groups[at], standing, looked)
             except RefusedError as error:
                 failed[at] = error
                 continue
             if new:
                 wanted.append((at, list(new.values())))
                 fresh |= new.keys()
-        failed |= await _book_apart(tx, _units(wanted, by_tenant=by_tenant))
+        booked, unbooked = await _book_apart(tx, looked, _units(wanted, by_tenant=by_tenant))
+        standing |= booked
+        failed |= unbooked
         maker |= {each.key: at for at, new in wanted if at not in failed for each in new}
         if by_tenant:
             failed |= {at: ApartError() for at in later}
         left = [] if by_tenant else later
-    posted = await _posted(tx, book, known, [key for key in maker if key not in known])
     return [
-        failed[at] if at in failed else _verdict(at, group, posted, maker)
+        failed[at] if at in failed else _verdict(at, group, standing, maker)
         for at, group in enumerate(groups)
     ]
 
 
 def _verdict(
-    at: int, group: Group, posted: Mapping[Key, Posted], maker: Mapping[Key, int]
+    at: int, group: Group, standing: Mapping[Key, Posted], maker: Mapping[Key, int]
 ) -> list[Posted]:
     """The entries of a group."""
-    return [replace(posted[command.key], is_new=maker.get(command.key) == at) for command in group]
+    return [
+        replace(standing[command.key], is_new=maker.get(command.key) == at) for command in group
+    ]
 
 
-async def _accounts(tx: Tx, book: Book, commands: Sequence[Command]) -> dict[tuple[UUID, str], Row]:
-    """What is known of the accounts that commands name."""
-    named = {
-        (command.tenant_id, line.account.code)
-        for command in commands
-        for line in command.entry.lines
-    }
-    if not named:
-        return {}
-    rows = await store_commands.find_accounts(tx, book, named)
-    return {(row["tenant_id"], row["code"]): row for row in rows}
-
-
-def _judge(
-    group: Group, known: Mapping[Key, Row], accounts: Mapping[tuple[UUID, str], Row]
-) -> dict[Key, Command]:
+def _judge(group: Group, standing: Mapping[Key, Posted], looked: Looked) -> dict[Key, Command]:
     """The commands of a group that must be booked.
 
     Args:
-        known: entries that are booked.
+        standing: entries that are booked.
 
     Raises:
         RefusedError: the group is not booked.
     """
     new: dict[Key, Command] = {}
     for command in group:
-        booked, first = known.get(command.key), new.get(command.key)
+        booked, first = standing.get(command.key), new.get(command.key)
         if booked is not None:
-            held_at = booked["true_effective_at"] or booked["effective_at"]
-            is_same = command.says(booked["content_hash"], held_at, booked["metadata"])
+            row = booked.row
+            held_at = row["true_effective_at"] or row["effective_at"]
+            is_same = command.says(row["content_hash"], held_at, row["metadata"])
         elif first is not None:
             is_same = command.says(
                 first.entry.content_hash, first.effective_at, dict(first.metadata)
             )
         else:
-            _check_accounts(command, accounts)
+            _check_accounts(command, looked)
             new[command.key] = command
             continue
         if not is_same:
@@ -231,18 +226,17 @@ def _judge(
     return new
 
 
-def _check_accounts(command: Command, accounts: Mapping[tuple[UUID, str], Row]) -> None:
+def _check_accounts(command: Command, looked: Looked) -> None:
     """Every account is open and takes more.
 
     Raises:
         AccountError: one does not.
     """
-    for line in command.entry.lines:
+    for line in command.lines:
         code = line.account.code
-        found = accounts[command.tenant_id, code]
-        if not found["is_open"] and code not in _FIXED:
+        if (command.tenant_id, code) in looked.unopened and code not in _FIXED:
             raise UnopenedAccountError(command.entry.source_key, code)
-        if found["is_full"]:
+        if (command.tenant_id, code) in looked.full:
             raise FullAccountError(command.entry.source_key, code)
 
 
@@ -256,14 +250,18 @@ def _units(wanted: Sequence[Wanted], *, by_tenant: bool) -> list[list[Wanted]]:
     return list(units.values())
 
 
-async def _book_apart(tx: Tx, units: Sequence[Sequence[Wanted]]) -> dict[int, Exception]:
-    """Book units together; those that cannot be booked are found by bisection, with the reason."""
+async def _book_apart(
+    tx: Tx, looked: Looked, units: Sequence[Sequence[Wanted]]
+) -> tuple[dict[Key, Posted], dict[int, Exception]]:
+    """Book units together: the entries, and by bisection those that cannot be booked, and why."""
     if not units:
-        return {}
+        return {}, {}
     emitted, before, after = len(tx.emitted), len(tx.before_commit), len(tx.after_commit)
     try:
         async with tx.connection.transaction():
-            await _book(tx, [each for unit in units for _, new in unit for each in new])
+            return await _book(
+                tx, looked, [c for unit in units for _, new in unit for c in new]
+            ), {}
     except TRANSIENT_ERRORS:
         raise
     except Exception as error:  # noqa: BLE001 - whoever asked for it is told, and nobody else
@@ -271,26 +269,76 @@ async def _book_apart(tx: Tx, units: Sequence[Sequence[Wanted]]) -> dict[int, Ex
         del tx.emitted[emitted:], tx.before_commit[before:], tx.after_commit[after:]
         if len(units) == 1:
             (unit,) = units
-            return {at: error if len(unit) == 1 else ApartError() for at, _ in unit}
+            return {}, {at: error if len(unit) == 1 else ApartError() for at, _ in unit}
         middle = len(units) // 2
-        first = await _book_apart(tx, units[:middle])
-        return first | await _book_apart(tx, units[middle:])
-    return {}
+        booked, failed = await _book_apart(tx, looked, units[:middle])
+        more_booked, more_failed = await _book_apart(tx, looked, units[middle:])
+        return booked | more_booked, failed | more_failed
 
 
-async def _book(tx: Tx, commands: Sequence[Command]) -> None:
-    """Book commands whose source keys are new, and tell of them."""
-    now = utc_now()
+async def _book(tx: Tx, looked: Looked, commands: Sequence[Command]) -> dict[Key, Posted]:
+    """Book commands whose source keys are new, and tell of them; the entries."""
+    now, book = utc_now(), commands[0].entry.book
     bookings = [await _told(tx, command, now) for command in commands]
-    said = {
-        booking.id: (command.metadata, command.actor)
-        for booking, command in zip(bookings, commands, strict=True)
-    }
-    booked = await posting.book(tx, bookings)
+    if looked.unopened:
+        # Every book has these, and opens each when it is first booked on.
+        opened = [
+            (tenant_id, book, chart.named(code))
+            for tenant_id, code in looked.unopened
+            if code in _FIXED
+        ]
+        await store.open_accounts(tx, opened)
+    booked = await posting.book_in_open(tx, periods.moved(bookings, looked.open_from))
     assert len(booked) == len(commands), "nobody else books while the books are locked"
-    asked = [(each, *said[each.id]) for each in booked]
-    await store_commands.note_asked(tx, asked)
-    await reversal.book_waiting(tx, booked)
+    said = [
+        (each, command.metadata, command.actor)
+        for each, command in zip(booked, commands, strict=True)
+    ]
+    noted = await store_commands.note_asked(tx, book, said)
+    awaited = [each for each, row in zip(booked, noted, strict=True) if row["is_awaited"]]
+    await reversal.book_waiting(tx, awaited)
+    return {
+        command.key: _as_booked(booking, command, row)
+        for booking, command, row in zip(booked, commands, noted, strict=True)
+    }
+
+
+def _as_booked(booking: Booking, command: Command, noted: Row) -> Posted:
+    """The entry as it stands in the book since just now."""
+    entry = booking.entry
+    row = {
+        "tenant_id": booking.tenant_id,
+        "book": entry.book,
+        "id": booking.id,
+        "source_key": entry.source_key,
+        "content_hash": entry.content_hash,
+        "effective_at": booking.effective_at,
+        "booked_at": booking.booked_at,
+        "causation_id": booking.cause.causation_id,
+        "rule": entry.rule,
+        "rule_version": entry.rule_version,
+        "reverses": None,
+        "chain_seq": noted["chain_seq"],
+        "chain_hash": noted["chain_hash"],
+        "metadata": dict(command.metadata),
+        "belongs_to": booking.belongs_to,
+        "true_effective_at": booking.true_effective_at,
+    }
+    places = zip(entry.lines, noted["account_seqs"], noted["balances_after"], strict=True)
+    return Posted(
+        row,
+        [
+            {
+                "account": line.account.code,
+                "side": line.side,
+                "amount_minor": line.amount_minor,
+                "currency": line.currency,
+                "account_seq": account_seq,
+                "balance_after_minor": balance_after_minor,
+            }
+            for line, account_seq, balance_after_minor in places
+        ],
+    )
 
 
 async def _told(tx: Tx, command: Command, now: datetime) -> Booking:
@@ -343,20 +391,10 @@ async def _told(tx: Tx, command: Command, now: datetime) -> Booking:
     )
 
 
-async def _posted(
-    tx: Tx, book: Book, known: Mapping[Key, Row], fresh: Sequence[Key]
-) -> dict[Key, Posted]:
-    """The entries as they stand in the book now: those that were known, and those booked since."""
-    rows = list(known.values())
-    if fresh:
-        rows += await store_commands.find_booked(tx, book, fresh)
-    if not rows:
-        return {}
+async def _standing(tx: Tx, book: Book, keys: Sequence[Key]) -> dict[Key, Posted]:
+    """Entries that are booked, with their postings."""
+    rows = await store_commands.find_booked(tx, book, keys)
     lines: dict[UUID, list[Row]] = {row["id"]: [] for row in rows}
     for line in await store.postings_of(tx, tx.mode, book, rows):
         lines[line["entry_id"]].append(line)
-    return {_key_of(row): Posted(row, lines[row["id"]]) for row in rows}
-
-
-def _key_of(row: Row) -> Key:
-    return row["tenant_id"], row["source_key"]
+    return {(row["tenant_id"], row["source_key"]): Posted(row, lines[row["id"]]) for row in rows}

@@ -21,10 +21,14 @@ async def take_commands(tx: Tx, deliveries: Sequence[Delivery]) -> None:
         each.event.data.entry_id: each.event.data for each in deliveries
     }
     booked = await posting.book(tx, told)
-    if booked:
-        asked = [(each, facts[each.id].metadata, facts[each.id].actor) for each in booked]
-        await store_commands.note_asked(tx, asked)
-        await reversal.book_waiting(tx, booked)
+    for book in dict.fromkeys(each.entry.book for each in booked):
+        asked = [
+            (each, facts[each.id].metadata, facts[each.id].actor)
+            for each in booked
+            if each.entry.book == book
+        ]
+        await store_commands.note_asked(tx, book, asked)
+    await reversal.book_waiting(tx, booked)
 
 
 async def _unbooked(tx: Tx, bookings: Sequence[Booking]) -> list[Booking]:

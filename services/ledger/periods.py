@@ -8,7 +8,7 @@ effective time, is as it was when it was closed. Closing takes the lock of the b
 booked before, or knows of it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Literal
@@ -188,9 +188,16 @@ async def into_open(tx: Tx, bookings: Sequence[Booking]) -> list[Booking]:
     opened = await store_periods.lock_books(
         tx, {(booking.tenant_id, booking.entry.book) for booking in bookings}
     )
-    if not opened:
+    return moved(bookings, opened)
+
+
+def moved(
+    bookings: Sequence[Booking], open_from: Mapping[tuple[UUID, str], datetime]
+) -> list[Booking]:
+    """These bookings, in books (tenant, book) of which some are open from a moment only."""
+    if not open_from:
         return list(bookings)
-    return [_moved(booking, opened) for booking in bookings]
+    return [_moved(booking, open_from) for booking in bookings]
 
 
 async def link(tx: Tx, booked: Sequence[Booking]) -> None:
@@ -204,7 +211,7 @@ async def link(tx: Tx, booked: Sequence[Booking]) -> None:
         await store_periods.link_late(tx, late)
 
 
-def _moved(booking: Booking, opened: dict[tuple[UUID, str], datetime]) -> Booking:
+def _moved(booking: Booking, opened: Mapping[tuple[UUID, str], datetime]) -> Booking:
     open_from = opened.get((booking.tenant_id, booking.entry.book))
     if open_from is None or booking.effective_at >= open_from:
         return booking

@@ -48,7 +48,11 @@ async def book(tx: Tx, bookings: Sequence[Booking]) -> list[Booking]:
         for line in booking.entry.lines
     }
     await store.open_accounts(tx, accounts.values())
-    bookings = await periods.into_open(tx, bookings)
+    return await book_in_open(tx, await periods.into_open(tx, bookings))
+
+
+async def book_in_open(tx: Tx, bookings: Sequence[Booking]) -> list[Booking]:
+    """Book entries, each of them once among these, whose accounts and months are open; see `book`."""
     try:
         new, letters = await _post_and_compose(tx, bookings)
     except store.SourceKeyConflictError:

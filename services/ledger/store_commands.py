@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
@@ -16,18 +17,50 @@ TURNOVER_MINOR_MAX = 2**62
 The other half is for facts, which nobody may be able to keep out.
 """
 
+Place = tuple[UUID, str]
+"""A tenant, and a source key or an account's code in its book."""
 
-async def lock_books(tx: Tx, book: Book, tenants: Collection[UUID]) -> None:
-    """Be the only one to book in these tenants' books, locked in the order of `post_entries`."""
-    await tx.execute(
-        """
-        select pg_advisory_xact_lock(
-            hashtextextended(concat_ws('/', 'book', t, $1::text, $2::text), 0))
-        from (select t from unnest($3::uuid[]) as u(t) order by t) as tenants
-        """,
-        tx.mode,
+
+@dataclass(frozen=True)
+class Looked:
+    """What is known of books that are locked.
+
+    Attributes:
+        booked: entries (tenant, source key) that stand in them already.
+        unopened, full: accounts (tenant, code) that they do not have, or that take no more on
+            request.
+        open_from: since when each (tenant, book) is open, where months are closed.
+    """
+
+    booked: list[Place]
+    unopened: frozenset[Place]
+    full: frozenset[Place]
+    open_from: dict[Place, datetime]
+
+
+async def look(tx: Tx, book: Book, keys: Collection[Place], accounts: Collection[Place]) -> Looked:
+    """Be the only one to book in the books of these entries, refuse overruns, and look into them.
+
+    Args:
+        keys, accounts: entries (tenant, source key) and accounts (tenant, code) to look for.
+    """
+    keys, accounts = list(keys), list(accounts)
+    row = await tx.fetchrow(
+        "select * from look_into_books($1, $2, $3, $4, $5, $6)",
         book,
-        list(tenants),
+        [tenant_id for tenant_id, _ in keys],
+        [key for _, key in keys],
+        [tenant_id for tenant_id, _ in accounts],
+        [code for _, code in accounts],
+        TURNOVER_MINOR_MAX,
+    )
+    assert row is not None, "the function answers once"
+    opened = zip(row["closed_tenants"] or (), row["open_from"] or (), strict=True)
+    return Looked(
+        booked=[keys[n - 1] for n in row["booked"] or ()],
+        unopened=frozenset(accounts[n - 1] for n in row["unopened"] or ()),
+        full=frozenset(accounts[n - 1] for n in row["full_ones"] or ()),
+        open_from={(tenant_id, book): at for tenant_id, at in opened},
     )
 
 
@@ -75,19 +108,45 @@ async def find_accounts(tx: Tx, book: Book, accounts: Collection[tuple[UUID, str
     )
 
 
-async def note_asked(tx: Tx, asked: Sequence[tuple[Booking, Mapping[str, str], str]]) -> None:
-    """Keep what was said of entries that are booked: the metadata, and who asked for them."""
-    await tx.execute(
+async def note_asked(
+    tx: Tx, book: Book, asked: Sequence[tuple[Booking, Mapping[str, str], str]]
+) -> list[Row]:
+    """Keep what was said of entries that were booked: the metadata, and who asked for them.
+
+    Returns:
+        Of each, in their order: its place in the chain, the numbers and running balances of its
+        postings in the order of their lines, and whether a reversal waits for it.
+    """
+    return await tx.fetch(
         """
-        insert into asked_entry (tenant_id, mode, book, entry_id, metadata, asked_by)
-        select t, $1, b, e, m::jsonb, a
-        from unnest($2::uuid[], $3::text[], $4::uuid[], $5::text[], $6::text[])
-            as u(t, b, e, m, a)
+        with told as (
+            select * from unnest($3::uuid[], $4::uuid[], $5::text[], $6::text[], $7::text[])
+                with ordinality as u(t, i, k, m, a, n)
+        ), noted as (
+            insert into asked_entry (tenant_id, mode, book, entry_id, metadata, asked_by)
+            select t, $1, $2, i, m::jsonb, a from told
+        )
+        select e.chain_seq, e.chain_hash, l.account_seqs, l.balances_after,
+               w.waits is not null as is_awaited
+        from told
+        cross join lateral (
+            select e.chain_seq, e.chain_hash from journal_entry e where e.tenant_id = told.t
+                and e.mode = $1 and e.book = $2 and e.id = told.i limit 1) e
+        cross join lateral (
+            select array_agg(p.account_seq order by p.line) as account_seqs,
+                array_agg(p.balance_after_minor order by p.line) as balances_after
+            from posting p where p.tenant_id = told.t and p.mode = $1 and p.book = $2
+                and p.entry_id = told.i) l
+        left join lateral (
+            select true as waits from waiting_reversal w where w.tenant_id = told.t
+                and w.mode = $1 and w.book = $2 and w.source_key = told.k limit 1) w on true
+        order by told.n
         """,
         tx.mode,
+        book,
         [booking.tenant_id for booking, _, _ in asked],
-        [booking.entry.book for booking, _, _ in asked],
         [booking.id for booking, _, _ in asked],
+        [booking.entry.source_key for booking, _, _ in asked],
         [json.dumps(dict(metadata)) for _, metadata, _ in asked],
         [actor for _, _, actor in asked],
     )

@@ -44,7 +44,7 @@ async def held(ledger: Database, tenant: Tenant) -> AsyncGenerator[None, None]:
 
 
 async def waits_for_the_lock(database: TestDatabase) -> None:
-    async with database.admin() as admin, asyncio.timeout(10):
+    async with database.admin() as admin, asyncio.timeout(60):
         while not await admin.fetchval(
             "select exists (select from pg_locks where locktype = 'advisory' and not granted)"
         ):
@@ -151,7 +151,7 @@ async def test_what_the_database_refuses_fails_alone(
 async def test_postgres_goes_away_and_comes_back(
     api: Api, database: TestDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    book = posting.book
+    book = posting.book_in_open
     calls = 0
 
     async def fails_once(tx: Tx, bookings: Sequence[Booking]) -> list[Booking]:
@@ -161,7 +161,7 @@ async def test_postgres_goes_away_and_comes_back(
             raise ConnectionResetError
         return await book(tx, bookings)
 
-    monkeypatch.setattr(posting, "book", fails_once)
+    monkeypatch.setattr(posting, "book_in_open", fails_once)
     bodies = [in_book(sale(f"k{at}")) for at in range(5)]
     answers = await asyncio.gather(*(api.post("entries", api.poster, body) for body in bodies))
     codes = {answer.status_code for answer in answers}

@@ -50,7 +50,7 @@ async def test_a_commit_that_postgres_gave_up_is_tried_again(
     monkeypatch: pytest.MonkeyPatch,
     error: type[asyncpg.PostgresError],
 ) -> None:
-    book, calls = posting.book, 0
+    book, calls = posting.book_in_open, 0
 
     async def fails_once(tx: Tx, bookings: Sequence[Booking]) -> list[Booking]:
         nonlocal calls
@@ -60,7 +60,7 @@ async def test_a_commit_that_postgres_gave_up_is_tried_again(
             raise error("planted")
         return booked
 
-    monkeypatch.setattr(posting, "book", fails_once)
+    monkeypatch.setattr(posting, "book_in_open", fails_once)
     bodies = [in_book(sale(f"k{at}")) for at in range(5)]
     answers = await asyncio.gather(*(api.post("entries", api.poster, body) for body in bodies))
     assert {answer.status_code for answer in answers} == {201}
@@ -79,7 +79,7 @@ async def test_it_is_not_tried_without_end(
         calls += 1
         raise asyncpg.DeadlockDetectedError("planted")
 
-    monkeypatch.setattr(posting, "book", fails)
+    monkeypatch.setattr(posting, "book_in_open", fails)
     with pytest.raises(asyncpg.DeadlockDetectedError):
         await Coalescer(ledger).post([command(Tenant(), "k")])
     assert calls == coalescing.TRIES_MAX
@@ -98,7 +98,7 @@ async def test_a_tenant_whose_entries_overrun_keeps_nobody_waiting(
         commits += 1
         return await post(*args, **named)  # type: ignore[arg-type]
 
-    book, tries = posting.book, 0
+    book, tries = posting.book_in_open, 0
 
     async def tried(tx: Tx, bookings: Sequence[Booking]) -> list[Booking]:
         nonlocal tries
@@ -109,7 +109,7 @@ async def test_a_tenant_whose_entries_overrun_keeps_nobody_waiting(
         first = asyncio.create_task(coalescer.post([command(acme, "first")]))
         await waits_for_the_lock(database)
         monkeypatch.setattr(commands, "post", counted)
-        monkeypatch.setattr(posting, "book", tried)
+        monkeypatch.setattr(posting, "book_in_open", tried)
         bad = [
             asyncio.create_task(coalescer.post([command(acme, f"a{at}", overrun(f"a{at}"))]))
             for at in range(200)
