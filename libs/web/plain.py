@@ -8,8 +8,9 @@
 FastAPI looks for the route, works out dependencies and checks the answer on every call, for longer than
 such a route itself works. Here the function takes the request and its path parameters as text, and
 answers by itself; what it raises becomes an answer as everywhere. Of all that FastAPI has, it may ask
-for a permission (`access: Annotated[Access, Depends(Requires(…))]`) and for one body, a model.
-`create_app(plain_routers=…)` puts these before others.
+for a permission (`access: Annotated[Access, Depends(Requires(…))]`), for one body, a model, and for its
+query as a model (`wanted: Annotated[Wanted, Query()]`). `create_app(plain_routers=…)` puts these before
+others.
 """
 
 from collections.abc import Callable, Sequence
@@ -50,6 +51,13 @@ class PlainRoute(APIRoute):
             assert issubclass(model, BaseModel), "a plain route takes a model"
             assert self._takes is None, "a plain route takes one body"
             self._takes = (taken.name, model)
+        self._asks: tuple[str, type[BaseModel]] | None = None
+        for asked_for in self.dependant.query_params:
+            model = asked_for.field_info.annotation
+            assert isinstance(model, type), "a plain route takes its query as a model"
+            assert issubclass(model, BaseModel), "a plain route takes its query as a model"
+            assert self._asks is None, "a plain route has one query"
+            self._asks = (asked_for.name, model)
 
     async def answer(self, request: Request, arguments: dict[str, Any]) -> Response:
         """What the function answers.
@@ -70,6 +78,9 @@ class PlainRoute(APIRoute):
         if self._takes is not None:
             name, model = self._takes
             arguments[name] = read_model(request, content, model)
+        if self._asks is not None:
+            name, model = self._asks
+            arguments[name] = read_query(request, model)
         answer: Response = await self.endpoint(request, **arguments)
         return answer
 
@@ -133,10 +144,27 @@ def read_model(request: Request, content: bytes, model: type[M]) -> M:
     try:
         return model.model_validate_json(content)
     except ValidationError as error:
-        errors = error.errors(include_url=False)
-        raise RequestValidationError(
-            [{**each, "loc": ("body", *each["loc"])} for each in errors]
-        ) from None
+        raise _refusal(error, "body") from None
+
+
+def read_query(request: Request, model: type[M]) -> M:
+    """The query of a request as a model, refused as FastAPI refuses it; what it does not name is left out.
+
+    Raises:
+        RequestValidationError: it is not what the model describes.
+    """
+    given = request.query_params
+    try:
+        return model.model_validate(
+            {name: given[name] for name in model.model_fields if name in given}
+        )
+    except ValidationError as error:
+        raise _refusal(error, "query") from None
+
+
+def _refusal(error: ValidationError, where: str) -> RequestValidationError:
+    errors = error.errors(include_url=False)
+    return RequestValidationError([{**each, "loc": (where, *each["loc"])} for each in errors])
 
 
 async def read_body(receive: Receive) -> bytes:

@@ -42,3 +42,29 @@ async def test_it_is_documented(api: httpx.AsyncClient):
     assert [parameter["name"] for parameter in operation["parameters"]] == ["name"]
     answer = operation["responses"]["200"]["content"]["application/json"]["schema"]
     assert answer == {"$ref": "#/components/schemas/Named"}
+
+
+@pytest.mark.parametrize(
+    ("query", "named"), [("name=a", "a"), ("name=a&times=2&more=1", "aa"), ("name=b&name=a", "a")]
+)
+async def test_it_takes_its_query_as_a_model(api: httpx.AsyncClient, query: str, named: str):
+    answer = await api.get(f"/api/v1/plainly?{query}")
+    assert (answer.status_code, answer.json()) == (200, {"name": named})
+
+
+@pytest.mark.parametrize(
+    ("query", "field"), [("", "name"), ("name=", "name"), ("name=a&times=4", "times")]
+)
+async def test_it_refuses_a_query_that_does_not_fit(api: httpx.AsyncClient, query: str, field: str):
+    answer = await api.get(f"/api/v1/plainly?{query}")
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+    assert [each["field"] for each in answer.json()["fields"]] == [f"query.{field}"]
+
+
+async def test_its_query_is_documented(api: httpx.AsyncClient):
+    document = (await api.get("/openapi.json")).json()
+    parameters = document["paths"]["/api/v1/plainly"]["get"]["parameters"]
+    assert [(each["name"], each["in"], each["required"]) for each in parameters] == [
+        ("name", "query", True),
+        ("times", "query", False),
+    ]

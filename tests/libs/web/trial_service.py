@@ -14,9 +14,9 @@ from uuid import UUID
 
 import asyncpg
 import structlog
-from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from libs.money import Money
 from libs.observability.health import Check, Health
@@ -134,6 +134,20 @@ async def name_plainly(request: Request, name: str) -> Response:
     if body in [kind.encode() for kind in FAILURES]:
         raise FAILURES[body.decode()]
     return Response(Named(name=name).model_dump_json(), media_type="application/json")
+
+
+class Wanted(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    name: Annotated[str, Field(min_length=1, max_length=20)]
+    times: Annotated[int, Field(ge=1, le=3)] = 1
+
+
+@plain_routes.get("/plainly", response_model=Named)
+async def ask_plainly(request: Request, wanted: Annotated[Wanted, Query()]) -> Response:
+    del request
+    answer = Named(name=wanted.name * wanted.times)
+    return Response(answer.model_dump_json(), media_type="application/json")
 
 
 def build() -> FastAPI:
