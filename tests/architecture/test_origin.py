@@ -18,6 +18,7 @@ import pytest
 from cli.generate_apps import CONSOLE, Route, ServiceApp
 from deploy.local import caddy
 from deploy.local.environment import SERVICE_PORTS
+from deploy.local.ports import scratch_port
 from libs.web.serve import KEEP_ALIVE_SECONDS
 
 STAFF = "127.0.0.1"
@@ -80,19 +81,13 @@ def _upstream(service: str) -> ThreadingHTTPServer:
     return server
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
 def origin(scratch: Path) -> Generator[Origin, None, None]:
     """Caddy with the committed Caddyfile; ledger's upstream is down."""
     upstreams = {name: _upstream(name) for name in SERVICE_PORTS if name != "ledger"}
     values = {f"SLUICE_{n.upper()}_PORT": str(s.server_port) for n, s in upstreams.items()}
-    port = _free_port()
-    values |= {"SLUICE_ORIGIN_PORT": str(port), "SLUICE_LEDGER_PORT": str(_free_port())}
+    port = scratch_port()
+    values |= {"SLUICE_ORIGIN_PORT": str(port), "SLUICE_LEDGER_PORT": str(scratch_port())}
     folder = scratch / "caddy"
     environment = caddy.environment(values, folder)
     command = caddy.prepare(folder, environment)
@@ -110,7 +105,7 @@ def origin(scratch: Path) -> Generator[Origin, None, None]:
 
 
 def _wait_for(port: int) -> None:
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 60
     while True:
         try:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()

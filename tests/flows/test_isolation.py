@@ -4,6 +4,7 @@ The operations come from the generated document: a new one is tried without anyb
 and one that takes a body must say here how a tenant could name another in it.
 """
 
+import asyncio
 import json
 import os
 from collections.abc import AsyncGenerator, Mapping
@@ -585,9 +586,7 @@ async def test_acme_itself_finds_each_so_the_ids_are_real(
     assert answer.status_code == 200, answer.text
 
 
-async def test_a_revoked_key_is_refused_everywhere_within_two_seconds(
-    played_story: Story, theirs: Theirs
-) -> None:
+async def test_a_revoked_key_is_refused_everywhere(played_story: Story, theirs: Theirs) -> None:
     operator = Api(played_story.origin, played_story.environment["SLUICE_OPERATOR_KEY"])
     body = {"tenant": theirs.tenant_id, "name": "short", "scopes": SCOPES, "mode": "test"}
     made = await operator.post("/api/v1/api-keys", body)
@@ -597,12 +596,12 @@ async def test_a_revoked_key_is_refused_everywhere_within_two_seconds(
         assert (await ask(theirs, operation, made["key"])).status_code != 401, operation
     owner = Api(played_story.origin, theirs.keys["owner"])
     await owner.call("DELETE", f"/api/v1/api-keys/{made['id']}", expect=204)
-    revoked_at = utc_now()
     pending = dict(reading)
-    while pending and (utc_now() - revoked_at).total_seconds() < 2:
-        for name, operation in list(pending.items()):
-            if (await ask(theirs, operation, made["key"])).status_code == 401:
-                del pending[name]
+    # How soon, tests/bench/test_propagation.py measures.
+    async with asyncio.timeout(60):
+        while pending:
+            for name, operation in list(pending.items()):
+                if (await ask(theirs, operation, made["key"])).status_code == 401:
+                    del pending[name]
     await owner.close()
     await operator.close()
-    assert sorted(pending) == []

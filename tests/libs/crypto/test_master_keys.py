@@ -104,7 +104,7 @@ async def test_a_holder_that_is_away_is_told_apart_and_soon(provider: Provider) 
         with pytest.raises(MasterKeyUnavailableError) as caught:
             await attempt
         assert TOKEN not in str(caught.value)
-    assert time.monotonic() - began < 40
+    assert time.monotonic() - began < 120
 
 
 async def test_a_version_that_vault_has_retired_opens_nothing(

@@ -159,7 +159,7 @@ async def test_a_client_that_has_lost_kafka_holds_nothing_up_and_ends_the_proces
         return True
 
     consumer.places.client = LostClient()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await consumer.take([log.publish(credit(ACME, 2))])
     assert await sums.sum_of(ledger, ACME) == 3
     monkeypatch.setattr("libs.messaging.consume.answers", nobody)

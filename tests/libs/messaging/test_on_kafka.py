@@ -33,7 +33,7 @@ async def until(condition: Callable[[], bool], seconds: float = 40.0) -> None:
 
 
 async def until_sum(sums: Sums, ledger: Database, tenant: object, amount: int) -> None:
-    async with asyncio.timeout(40):
+    async with asyncio.timeout(60):
         while await sums.sum_of(ledger, tenant) != amount:  # type: ignore[arg-type]
             await asyncio.sleep(0.05)
 
@@ -167,7 +167,7 @@ async def recreate(bootstrap: str, topic: str) -> None:
     await admin.start()
     try:
         await admin.delete_topics([topic])
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while topic in await admin.list_topics():
                 await asyncio.sleep(0.1)
     finally:

@@ -75,7 +75,7 @@ async def sent(database: TestDatabase) -> int:
 
 
 async def until_sent(database: TestDatabase, rows: int) -> None:
-    async with asyncio.timeout(40):
+    async with asyncio.timeout(60):
         while await sent(database) != rows:
             await asyncio.sleep(0.05)
 
@@ -89,7 +89,7 @@ async def arrived(kafka: str, tenants: set[UUID], number: int) -> dict[UUID, lis
     await consumer.start()
     found: dict[UUID, list[int]] = {tenant: [] for tenant in tenants}
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             ends = await consumer.end_offsets(consumer.assignment())
             while any(number not in numbers for numbers in found.values()) or any(
                 [await consumer.position(place) < end for place, end in ends.items()]
@@ -112,7 +112,7 @@ async def allow(kafka: str, batch_bytes: int) -> None:
     """How large a record batch of the topic may be."""
     (topic,) = [each for each in TOPICS if each.name == TOPIC]
     settings = topic.config | {"max.message.bytes": str(batch_bytes)}
-    async with asyncio.timeout(40):
+    async with asyncio.timeout(60):
         while True:
             admin = AIOKafkaAdminClient(bootstrap_servers=kafka)
             try:
@@ -130,7 +130,7 @@ async def allow(kafka: str, batch_bytes: int) -> None:
 
 async def until_refused(kafka: str, characters: int) -> None:
     """A broker tells that a setting is taken before it keeps to it."""
-    async with AIOKafkaProducer(bootstrap_servers=kafka) as producer, asyncio.timeout(40):
+    async with AIOKafkaProducer(bootstrap_servers=kafka) as producer, asyncio.timeout(60):
         with suppress(MessageSizeTooLargeError):
             while True:
                 # No consumer knows the type, so all pass it over.
@@ -194,13 +194,14 @@ async def test_a_broker_that_hangs_half_way_loses_nothing_and_keeps_the_order(
             async with gateway.tenant(tenant, "test") as tx:
                 for number in range(1, EACH + 1):
                     emit(tx, event(number))
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await hung.wait()
         try:
             before = await sent(database)
             await asyncio.sleep(1.5)
             assert await sent(database) == before < TENANTS * EACH
         finally:
+            monkeypatch.setattr(relay_module, "SEND_TIMEOUT_SECONDS", 30.0)
             os.kill(kafka_server.pid, signal.SIGCONT)
         await until_sent(database, TENANTS * EACH)
         await asyncio.sleep(1.0)
@@ -236,10 +237,11 @@ async def test_a_producer_given_up_sends_nothing_behind_its_successor(
     async with relaying(database, kafka) as gateway:
         async with gateway.tenant(tenant, "test") as tx:
             emit(tx, event(1))
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(60):
             while given_up() < before + 3:
                 await asyncio.sleep(0.05)
         cut_off = False
+        monkeypatch.setattr(relay_module, "SEND_TIMEOUT_SECONDS", 60.0)
         await until_sent(database, 1)
         async with gateway.tenant(tenant, "test") as tx:
             emit(tx, event(2))

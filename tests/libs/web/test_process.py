@@ -15,6 +15,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from deploy.local.ports import scratch_port
+
 SERVICE = Path(__file__).parent / "trial_service.py"
 PATIENCE_SECONDS = 60
 
@@ -40,17 +42,10 @@ class Running:
         return self.process.returncode, [json.loads(line) for line in out.splitlines()]
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @asynccontextmanager
 async def running(root: Path, *arguments: str) -> AsyncGenerator[Running, None]:
     """The trial service as a process of its own, ended when the block is left."""
-    port = free_port()
+    port = scratch_port()
     environment = {
         "PATH": os.environ["PATH"],
         "PYTHONPATH": str(root),

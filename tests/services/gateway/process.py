@@ -5,7 +5,6 @@ import base64
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -14,19 +13,18 @@ from typing import Any
 
 import httpx
 
+from deploy.local.ports import scratch_port
 from libs.testing.databases import TestDatabase
 from tests.services.gateway.conftest import CONNECT, CURRENT, MASTER_KEY, PEPPER, PREVIOUS
 
 ROOT = Path(__file__).resolve().parents[3]
 NO_KAFKA = "127.0.0.1:1"
-STARTS_SECONDS = 40
+STARTS_SECONDS = 60
 
 
 def free_port() -> int:
     """A port nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return scratch_port()
 
 
 @dataclass
@@ -118,7 +116,7 @@ class GatewayProcess:
         assert self.process is not None
         process, self.process = self.process, None
         process.send_signal(number)
-        return process.wait(20)
+        return process.wait(60)
 
     def lines(self) -> list[dict[str, Any]]:
         """Its log so far; every line is one JSON object."""

@@ -100,7 +100,7 @@ async def test_whoever_comes_back_at_once_finds_no_writer_that_has_ended(
 ) -> None:
     monkeypatch.setattr(arrivals_of_gateway, "WRITERS_MAX", 1)
     arrivals = Arrivals(gateway.database)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         for _ in range(5):
             # In the turn of the loop right after the one in which the writer found nothing more.
             assert await arrivals.keep(taken(snapshot_event()), "test", PLACE) == "stored"

@@ -37,7 +37,7 @@ from tests.services.gateway.conftest import (
 from tests.services.gateway.process import GatewayProcess
 
 ANSWERED = "http_request_answered"
-LOG_SECONDS = 5
+LOG_SECONDS = 60
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ async def test_22_the_same_id_with_another_body_changes_nothing(door: Door) -> N
 async def test_bad_framing_has_its_answer_and_its_effect(door: Door) -> None:
     """All at once: the slow ones are cut off by the clock."""
     before = await door.effects()
-    async with asyncio.timeout(BODY_SECONDS + 8):
+    async with asyncio.timeout(BODY_SECONDS + 60):
         answers = await asyncio.gather(*(speak(door, wire) for wire in WIRES))
     for wire, (status, text) in zip(WIRES, answers, strict=True):
         await check(door, wire, status, text)

@@ -79,7 +79,7 @@ async def first_answer(kafka: str, party: Party) -> PeriodUsage:
     )
     await consumer.start()
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             async for record in consumer:
                 kind = dict(record.headers)[TYPE_HEADER].decode()
                 if kind == "PeriodUsage" and record.key == str(party.id).encode():
@@ -99,7 +99,7 @@ async def test_from_http_to_the_answer_of_a_period(app: FastAPI, kafka: str) -> 
         transport=httpx.ASGITransport(app=app), base_url="http://sluice.test"
     ) as client:
         api = Api(client, world)
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(60):
             while await app.state.directory.by_id(acme.id) is None:
                 await asyncio.sleep(0.1)
         await api.meter(platform)
@@ -107,7 +107,7 @@ async def test_from_http_to_the_answer_of_a_period(app: FastAPI, kafka: str) -> 
         for batch in (events, events[:500], [world.event()]):
             answer = await api.post("/api/v1/events", acme, batch)
             assert answer.status_code == 202, answer.text
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while await api.value(acme) != 2001:
                 await asyncio.sleep(0.1)
         now = floor_to_minute(utc_now())
@@ -123,7 +123,7 @@ async def test_from_http_to_the_answer_of_a_period(app: FastAPI, kafka: str) -> 
         told = await first_answer(kafka, acme)
         assert (told.closure_id, told.quantity, told.revision) == (fact.closure_id, 0, 1)
         asked_at = utc_now()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while True:
                 answer = await api.get("/api/v1/meters/api_calls/query", acme)
                 if (answer.json()["as_of"] or "") >= asked_at.isoformat().replace("+00:00", "Z"):

@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,8 @@ import httpx
 import pytest
 import pytest_asyncio
 import stripe
+
+from deploy.local.ports import scratch_port
 
 ROOT = Path(__file__).resolve().parents[3]
 KEY = "sk_test_platform_sandbox"
@@ -35,19 +36,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.filterwarnings(allowed))
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 _open: list[stripe.HTTPXClient] = []
 
 
 def transport() -> stripe.HTTPXClient:
     """The one HTTP client of the run, closed at its end."""
     if not _open:
-        _open.append(stripe.HTTPXClient(timeout=20))
+        _open.append(stripe.HTTPXClient(timeout=60))
     return _open[0]
 
 
@@ -62,7 +57,7 @@ async def close_transport() -> AsyncGenerator[None]:
 class Receiver:
     """Keeps what it is sent, and answers with `status`; a wrong signature is an error for good."""
 
-    port: int = field(default_factory=free_port)
+    port: int = field(default_factory=scratch_port)
     status: int = 200
     events: list[dict[str, Any]] = field(default_factory=list)
     headers: list[str] = field(default_factory=list)
@@ -116,7 +111,7 @@ class Receiver:
     def types(self) -> list[str]:
         return [event["type"] for event in self.events]
 
-    async def until(self, condition: Callable[[], bool], seconds: float = 10) -> None:
+    async def until(self, condition: Callable[[], bool], seconds: float = 60) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, self.types()
@@ -166,7 +161,7 @@ class Sim:
     def stop(self, sign: int = signal.SIGTERM) -> int:
         if self.process.poll() is None:
             self.process.send_signal(sign)
-        return self.process.wait(15)
+        return self.process.wait(60)
 
     def start_again(self) -> None:
         self.process = _spawn(self.environment)
@@ -190,7 +185,7 @@ def _wait(url: str, process: subprocess.Popen[bytes]) -> None:
 
 
 def start(**environment: str) -> Sim:
-    port = free_port()
+    port = scratch_port()
     inherited = {
         name: value
         for name, value in os.environ.items()

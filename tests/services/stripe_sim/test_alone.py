@@ -11,7 +11,9 @@ from pathlib import Path
 
 import stripe
 
-from .conftest import KEY, ROOT, Sim, _wait, free_port
+from deploy.local.ports import scratch_port
+
+from .conftest import KEY, ROOT, Sim, _wait
 
 NEEDS = ("starlette", "uvicorn", "httpx", "jinja2", "python-multipart")
 
@@ -77,7 +79,7 @@ async def test_it_starts_with_its_folder_and_its_own_packages(tmp_path: Path) ->
         if any(plain(owner) in distributions for owner in owners)
     ]
     assert not {"asyncpg", "aiokafka", "fastapi", "stripe", "libs"} & set(modules)
-    environment = {"PATH": os.environ["PATH"], "SLUICE_STRIPE_SIM_PORT": str(free_port())}
+    environment = {"PATH": os.environ["PATH"], "SLUICE_STRIPE_SIM_PORT": str(scratch_port())}
     sim = spawn(modules, tmp_path, environment)
     try:
         _wait(sim.url, sim.process)

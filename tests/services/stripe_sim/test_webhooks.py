@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Receiver, Sim, free_port, start
+from deploy.local.ports import scratch_port
+
+from .conftest import Receiver, Sim, start
 
 
 async def make_customers(sim: Sim, number: int) -> list[str]:
@@ -41,7 +43,7 @@ async def test_a_webhook_is_retried_and_signed_anew_until_it_is_accepted(
 
 
 async def test_undelivered_webhooks_survive_kill_9(tmp_path: Path) -> None:
-    receiver = Receiver(port=free_port())
+    receiver = Receiver(port=scratch_port())
     sim = start(STRIPE_SIM_WEBHOOK_URL=receiver.url, STRIPE_SIM_STATE=str(tmp_path / "sim.db"))
     try:
         made = await make_customers(sim, 5)

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ import pytest
 import stripe
 from fastapi import FastAPI
 
+from deploy.local.ports import scratch_port
 from libs.clock import from_unix, utc_now
 from libs.contracts.billing import FlatPrice, PlanPublished
 from libs.contracts.envelope import Fact, wrap
@@ -57,7 +57,7 @@ from services.stripe_sync.settings import API_VERSION, Settings
 ROOT = Path(__file__).resolve().parents[3]
 PEPPER, MASTER_KEY = b"p" * 32, b"m" * 32
 GOOD_CARD, DECLINED_LATER = "4242424242424242", "4000000000000341"
-SETTLE_SECONDS = 20
+SETTLE_SECONDS = 60
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -112,9 +112,7 @@ class Sandbox:
 @pytest.fixture(scope="session")
 def sandbox_process() -> Iterator[Sandbox]:
     """One sandbox for the run; each test works with an account of its own."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = scratch_port()
     url = f"http://127.0.0.1:{port}"
     environment = {
         "PATH": os.environ["PATH"],
@@ -125,8 +123,8 @@ def sandbox_process() -> Iterator[Sandbox]:
     process = subprocess.Popen(
         [sys.executable, "-m", "services.stripe_sim.app"], cwd=ROOT, env=environment
     )
-    client = httpx.Client(base_url=url, timeout=20)
-    deadline = time.monotonic() + 20
+    client = httpx.Client(base_url=url, timeout=60)
+    deadline = time.monotonic() + 60
     while True:
         try:
             client.get("/healthz")
@@ -137,7 +135,7 @@ def sandbox_process() -> Iterator[Sandbox]:
     yield Sandbox(url, process, client)
     client.close()
     process.send_signal(signal.SIGTERM)
-    process.wait(15)
+    process.wait(60)
 
 
 @pytest.fixture

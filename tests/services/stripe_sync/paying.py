@@ -101,7 +101,7 @@ class Shop:
         worker = RequestWorker(
             self.world.database, self.world.app.state.directory, self.world.identities
         )
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while True:
             async with self.world.test_database.admin() as admin:
                 await admin.execute("update stripe_sync.payment_request set next_try_at = now()")

@@ -14,6 +14,7 @@ from libs.contracts.stripe_sync import (
     StripeSubscriptionChanged,
 )
 from libs.ids import new_id
+from services.stripe_sync import plans
 from tests.services.stripe_sync.conftest import World, without_platform
 
 
@@ -106,7 +107,10 @@ async def test_a_page_whose_opener_never_heard_of_it_is_found_by_the_next(world:
     assert (await world.checkout(acme)).json() == page
 
 
-async def test_a_plan_on_its_way_is_waited_for(world: World) -> None:
+async def test_a_plan_on_its_way_is_waited_for(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plans, "WAIT_SECONDS", 60)
     asking = asyncio.create_task(world.checkout(world.tenants["acme"]))
     await asyncio.sleep(0.3)
     await world.plan()

@@ -314,6 +314,7 @@ async def test_a_customer_that_is_on_its_way_is_waited_for(
     stranger = await open_shop(world, "RAW_KEYS", "globex")
     for unknown in (public_id("customer", new_id()), "cus_x", stranger.customer):
         assert (await shop.pay(customer=unknown)).status_code == 404
+    monkeypatch.setattr(payers, "WAIT_SECONDS", 60)
     shop.customer_id = new_id()
     asking = asyncio.create_task(shop.pay())
     await asyncio.sleep(0.3)

@@ -5,7 +5,6 @@ import base64
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncGenerator, Callable
@@ -19,6 +18,7 @@ import httpx
 import pytest
 from aiokafka import AIOKafkaProducer
 
+from deploy.local.ports import scratch_port
 from deploy.local.scratch import RunningKafka
 from libs.clock import utc_now
 from libs.contracts.billing import FlatPrice, PlanPublished
@@ -42,12 +42,6 @@ WANTED = {
 }
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @dataclass
 class Stack:
     """Three processes, their environment and their ports."""
@@ -64,17 +58,17 @@ class Stack:
     def kill(self, name: str) -> None:
         """As the machine would: without a word."""
         self.processes[name].send_signal(signal.SIGKILL)
-        self.processes.pop(name).wait(10)
+        self.processes.pop(name).wait(60)
 
     async def ready(self, name: str) -> None:
         url = f"http://127.0.0.1:{self.ports[name]}/readyz"
-        await until(lambda: caught_up(httpx.get(url, timeout=5)))
+        await until(lambda: caught_up(httpx.get(url, timeout=20)))
 
     def stop(self) -> None:
         for process in self.processes.values():
             process.send_signal(signal.SIGTERM)
         for process in self.processes.values():
-            assert process.wait(20) in (0, -signal.SIGTERM)
+            assert process.wait(60) in (0, -signal.SIGTERM)
 
 
 def caught_up(answer: httpx.Response) -> bool:
@@ -102,7 +96,7 @@ async def until(condition: Callable[[], Any], seconds: float = 60) -> Any:
 async def running(
     database: TestDatabase, kafka: RunningKafka, **more: str
 ) -> AsyncGenerator[Stack, None]:
-    ports = {name: free_port() for name in ("gateway", "stripe_sync", "stripe_sim")}
+    ports = {name: scratch_port() for name in ("gateway", "stripe_sync", "stripe_sim")}
     secret = f"whsec_{secrets.token_hex(8)}"
     environment = {
         "PATH": os.environ["PATH"],
@@ -140,7 +134,7 @@ async def test_a_payment_arrives_although_every_process_is_killed_on_the_way(
     acme = new_id()
     async with (
         running(database, kafka_server) as stack,
-        httpx.AsyncClient(timeout=20) as client,
+        httpx.AsyncClient(timeout=60) as client,
         AIOKafkaProducer(bootstrap_servers=kafka_server.bootstrap) as producer,
     ):
 

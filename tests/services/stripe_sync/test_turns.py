@@ -21,7 +21,7 @@ from tests.services.stripe_sync.test_backlog import pay_at_stripe
 
 STRANGERS = 2_000
 GONE = [("customer", "cus_gone")]
-PATIENCE_SECONDS = 10
+PATIENCE_SECONDS = 60
 
 
 async def mark(world: World, accounts: list[str]) -> None:

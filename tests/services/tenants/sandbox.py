@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from uuid import UUID
 import httpx
 import pytest
 
+from deploy.local.ports import scratch_port
 from libs.contracts.tenants import TenantSecrets
 from libs.db.pool import Row
 from services.tenants.means import Means
@@ -100,9 +100,7 @@ class Sandbox:
 @pytest.fixture(scope="session")
 def sandbox_process() -> Iterator[Sandbox]:
     """One sandbox for the run; each test works with accounts of its own."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = scratch_port()
     url = f"http://127.0.0.1:{port}"
     environment = {
         "PATH": os.environ["PATH"],
@@ -113,8 +111,8 @@ def sandbox_process() -> Iterator[Sandbox]:
     process = subprocess.Popen(
         [sys.executable, "-m", "services.stripe_sim.app"], cwd=ROOT, env=environment
     )
-    client = httpx.Client(base_url=url, timeout=20)
-    deadline = time.monotonic() + 20
+    client = httpx.Client(base_url=url, timeout=60)
+    deadline = time.monotonic() + 60
     while True:
         try:
             client.get("/healthz")
@@ -125,7 +123,7 @@ def sandbox_process() -> Iterator[Sandbox]:
     yield Sandbox(url, client)
     client.close()
     process.send_signal(signal.SIGTERM)
-    assert process.wait(15) == 0
+    assert process.wait(60) == 0
 
 
 @pytest.fixture

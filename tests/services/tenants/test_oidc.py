@@ -23,6 +23,7 @@ from fastapi.responses import JSONResponse
 from joserfc import jwt
 from joserfc.jwk import OctKey, RSAKey
 
+from deploy.local.ports import scratch_port
 from libs.clock import utc_now
 from libs.contracts.audit import SecurityEventRaised
 from services.tenants import identities, oidc, people, store_people, throttle
@@ -38,9 +39,7 @@ ADA = "ada@acme.example"
 @pytest.fixture(scope="module")
 def provider() -> Generator[str, None, None]:
     """A provider that others wrote, in a process of its own; its issuer."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
+    port = scratch_port()
     arguments = ["-W", "ignore", "-m", "oidc_provider_mock", "--port", str(port), "--require-nonce"]
     process = subprocess.Popen(
         [sys.executable, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -51,7 +50,7 @@ def provider() -> Generator[str, None, None]:
         yield issuer
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
 
 
 def _wait_until_it_answers(address: str) -> None:
