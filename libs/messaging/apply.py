@@ -7,8 +7,8 @@ import itertools
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
@@ -21,7 +21,7 @@ from libs.messaging.inbox import note_streams, take_new
 from libs.messaging.parked import ParkFullError, park_key, parked_keys, queue_behind
 from libs.messaging.records import Record, UndecodableError, decode
 from libs.observability.metrics import HANDLER_SECONDS, RECORDS_CONSUMED_TOTAL
-from libs.observability.tracing import extract, span_beside, start_span
+from libs.observability.tracing import Beside, extract, spans_beside, start_span
 
 log = structlog.get_logger()
 
@@ -130,7 +130,7 @@ class Applier:
         if isinstance(handle, Together) and handle.ahead is not None:
             # Whatever it raises, the work will raise too, where the event is isolated.
             with suppress(Exception):
-                return replace(read, made=handle.ahead(read.event))
+                return Read(read.event, made=handle.ahead(read.event))
         return read
 
     async def apply(self, tx: Tx, records: Sequence[Record]) -> None:
@@ -198,18 +198,14 @@ class Applier:
         readable, letters = _decode_all(records)
         await bury(tx, self.name, letters)
         await self._note_streams(tx, readable)
-        waiting = set()
         if self.parks and readable:
             await tx.enter(NOBODY)
             waiting = await parked_keys(tx, self.name, [record for record, _ in readable])
-        behind = [r for r, _ in readable if (r.topic, r.key_text) in waiting]
-        if behind:
-            await queue_behind(tx, self.name, behind)
-        events = [
-            (record, event)
-            for record, event in readable
-            if event is not None and (record.topic, record.key_text) not in waiting
-        ]
+            behind = [r for r, _ in readable if waiting and (r.topic, r.key_text) in waiting]
+            if behind:
+                await queue_behind(tx, self.name, behind)
+                readable = [(r, e) for r, e in readable if (r.topic, r.key_text) not in waiting]
+        events = [(record, event) for record, event in readable if event is not None]
         new = await take_new(tx, self.name, [event.id for _, event in events])
         fresh = []
         for record, event in events:
@@ -244,17 +240,17 @@ class Applier:
             tenants = tuple(sorted({event.tenant_id for _, event in mine}))
             await tx.enter(Scope(tenants, mode, BOTH_BOOKS))
             started = time.perf_counter()
-            with ExitStack() as spans:
+            beside = [
+                Beside(
+                    f"{self.name} {event.type}",
+                    record.header("traceparent"),
+                    {"topic": record.topic, "event_id": event.id},
+                )
+                for record, event in mine
+            ]
+            with spans_beside(beside) as traces:
                 deliveries = []
-                for record, event in mine:
-                    trace = spans.enter_context(
-                        span_beside(
-                            f"{self.name} {event.type}",
-                            behind=_headers_of(record),
-                            topic=record.topic,
-                            event_id=event.id,
-                        )
-                    )
+                for (record, event), trace in zip(mine, traces, strict=True):
                     cause = Cause(event.id, event.correlation_id, trace)
                     made = record.prepared.made if isinstance(record.prepared, Read) else None
                     deliveries.append(Delivery(event, cause, made))

@@ -5,6 +5,7 @@ from uuid import UUID
 
 from libs.contracts.envelope import Envelope, Fact
 from libs.contracts.topics import TOPICS
+from libs.db import arrays
 from libs.db.pool import Tx
 from libs.db.tenant import Scope
 from libs.messaging.records import Record
@@ -16,10 +17,10 @@ COMPACTED = frozenset(topic.name for topic in TOPICS if topic.cleanup == "compac
 async def take_new(tx: Tx, consumer: str, event_ids: Sequence[UUID]) -> set[UUID]:
     """Enter ids into the inbox; those that were not there before."""
     rows = await tx.fetch(
-        "insert into inbox (consumer, event_id) select $1, unnest($2::uuid[]) "
+        "insert into inbox (consumer, event_id) select $1, unnest($2::text::uuid[]) "
         "on conflict do nothing returning event_id",
         consumer,
-        list(dict.fromkeys(event_ids)),
+        arrays.uuids(dict.fromkeys(event_ids)),
     )
     return {row["event_id"] for row in rows}
 

@@ -23,7 +23,8 @@ class ParkFullError(RuntimeError):
 
 async def parked_keys(tx: Tx, consumer: str, records: Sequence[Record]) -> set[tuple[str, str]]:
     """Which (topic, key) of these records are parked."""
-    wanted = sorted({(record.topic, record.key_text) for record in records})
+    first_of_key = {(record.topic, record.key): record for record in records}
+    wanted = sorted({(record.topic, record.key_text) for record in first_of_key.values()})
     rows = await tx.fetch(
         """
         select topic, key from parked_key

@@ -97,6 +97,7 @@ Reader = Callable[[Record], Any]
 rests on more than the record's bytes has to be held against what is true in the transaction."""
 
 SECONDS_REMEMBERED = 256
+KEYS_REMEMBERED = 1_024
 
 
 @lru_cache(maxsize=SECONDS_REMEMBERED)
@@ -132,14 +133,20 @@ def tenant_in(key: bytes | None) -> UUID:
     Raises:
         UndecodableError: it is not a lower-case UUID.
     """
-    text = (key or b"").decode("utf-8", "backslashreplace")
+    tenant_id = _tenant(key or b"")
+    if tenant_id is None:
+        raise UndecodableError("bad_key", "the record's key is not a tenant id")
+    return tenant_id
+
+
+@lru_cache(maxsize=KEYS_REMEMBERED)
+def _tenant(key: bytes) -> UUID | None:
+    text = key.decode("utf-8", "backslashreplace")
     try:
         tenant_id = UUID(text)
     except ValueError:
-        tenant_id = None
-    if tenant_id is None or str(tenant_id) != text:
-        raise UndecodableError("bad_key", "the record's key is not a tenant id")
-    return tenant_id
+        return None
+    return tenant_id if str(tenant_id) == text else None
 
 
 def decode(record: Record) -> Envelope[Fact] | None:

@@ -6,8 +6,9 @@ where an OTLP endpoint is set; without one they still give logs a trace id.
 """
 
 import re
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 from opentelemetry import trace
@@ -137,31 +138,45 @@ def start_span(
             raise
 
 
-@contextmanager
-def span_beside(
-    name: str, *, behind: Mapping[str, str], **attributes: Any
-) -> Generator[Mapping[str, str], None, None]:
-    """A span around the block that is not current inside it: for one of many things done at once.
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """One of many things that are done at once.
 
-    Args:
-        behind: headers of the trace that it goes on with.
+    Attributes:
+        behind: the `traceparent` of the trace that it goes on with; None where there is none.
+    """
+
+    name: str
+    behind: str | None
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@contextmanager
+def spans_beside(things: Sequence[Beside]) -> Generator[Sequence[Mapping[str, str]], None, None]:
+    """A span for each of these around the block, none of them current inside it.
 
     Yields:
-        The headers that carry it on, as `inject` gives those of the current one.
+        For each the headers that carry it on, as `inject` gives those of the current one.
     """
     if not _is_recorded():
-        yield behind if _TRACEPARENT.fullmatch(behind.get("traceparent", "")) else _begun()
+        yield [_unrecorded(thing.behind) for thing in things]
         return
-    parent = extract(behind)
-    shown = {key: _attribute(key, value) for key, value in attributes.items()}
-    span = _tracer.start_span(name, context=parent, attributes=shown)
+    spans, carried = [], []
+    for thing in things:
+        parent = extract({"traceparent": thing.behind or ""})
+        shown = {key: _attribute(key, value) for key, value in thing.attributes.items()}
+        span = _tracer.start_span(thing.name, context=parent, attributes=shown)
+        spans.append(span)
+        carried.append(_carried(trace.set_span_in_context(span, parent)))
     try:
-        yield _carried(trace.set_span_in_context(span, parent))
+        yield carried
     except BaseException as error:
-        span.set_status(Status(StatusCode.ERROR, type(error).__name__))
+        for span in spans:
+            span.set_status(Status(StatusCode.ERROR, type(error).__name__))
         raise
     finally:
-        span.end()
+        for span in reversed(spans):
+            span.end()
 
 
 def _is_recorded() -> bool:
@@ -170,8 +185,10 @@ def _is_recorded() -> bool:
     return not isinstance(provider, _Provider) or provider.is_recorded
 
 
-def _begun() -> dict[str, str]:
-    """The headers of a trace that begins here and is not recorded."""
+def _unrecorded(behind: str | None) -> dict[str, str]:
+    """The headers of a trace that is not recorded: those it came with, or of one that begins here."""
+    if behind is not None and _TRACEPARENT.fullmatch(behind):
+        return {"traceparent": behind}
     trace_id, span_id = _IDS.generate_trace_id(), _IDS.generate_span_id()
     return {"traceparent": f"00-{trace_id:032x}-{span_id:016x}-00"}
 

@@ -1,7 +1,6 @@
 """A journal entry before it is booked: balanced postings that one money fact leads to."""
 
 import hashlib
-import json
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,12 +8,14 @@ from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from uuid import UUID
 
+import msgspec
+
 from libs.contracts.ledger import Book
 from libs.db.tenant import Mode
 from services.ledger.chart import Account, Side
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_json = json.JSONEncoder(ensure_ascii=False).encode
+_json = msgspec.json.encode
 
 
 class ContradictoryFactError(ValueError):
@@ -73,15 +74,11 @@ class Entry:
 
         Times and event ids are not in it: the same fact told again by another event is the same.
         """
-        lines = sorted(
+        postings = sorted(
             (line.account.code, line.side, line.amount_minor, line.currency) for line in self.lines
         )
-        postings = ",".join(
-            f'[{_json(code)},"{side}",{amount_minor},{_json(currency)}]'
-            for code, side, amount_minor, currency in lines
-        )
-        text = f'{{"book":"{self.book}","postings":[{postings}],"source_key":{_json(self.source_key)}}}'
-        return hashlib.sha256(text.encode()).digest()
+        content = {"book": self.book, "postings": postings, "source_key": self.source_key}
+        return hashlib.sha256(_json(content)).digest()
 
 
 def debit(account: Account, amount_minor: int, currency: str) -> Line:

@@ -9,7 +9,7 @@ from libs.ids import public_id
 from libs.messaging.apply import Delivery
 from services.ledger import store_invoices
 from services.ledger.matching import Finding, Proposal
-from services.ledger.rules import RULES
+from services.ledger.money import drafted
 from services.ledger.store_invoices import InvoicePayment, PaidInvoice
 
 
@@ -19,7 +19,7 @@ async def follow_payments(tx: Tx, deliveries: Sequence[Delivery]) -> None:
     for delivery in deliveries:
         fact = delivery.event.data
         if isinstance(fact, PaymentSucceeded | OutsidePaymentRecorded) and fact.stripe_invoice_id:
-            entry = RULES[type(fact)](fact)
+            entry = drafted(delivery).entry
             if entry is not None:
                 payments.append(
                     InvoicePayment(

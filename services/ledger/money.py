@@ -37,8 +37,18 @@ def draft_of(event: Envelope[Any]) -> Draft:
     entry = RULES[type(event.data)](event.data)
     if entry is None or event.mode is None:
         return Draft(None, None)
+    entry.content_hash  # noqa: B018 - made ahead, it is there when the books are locked
     place = (event.tenant_id, event.mode, entry.book, entry.source_key)
     return Draft(entry_id(*place, event.occurred_at), entry)
+
+
+def drafted(delivery: Delivery) -> Draft:
+    """What a money fact leads to, where it was not made ahead as well.
+
+    Raises:
+        ContradictoryFactError: the amounts of the fact do not add up.
+    """
+    return delivery.made or draft_of(delivery.event)
 
 
 async def book_facts(tx: Tx, deliveries: Sequence[Delivery]) -> None:
@@ -56,7 +66,7 @@ async def book_facts(tx: Tx, deliveries: Sequence[Delivery]) -> None:
     bookings = []
     for delivery in deliveries:
         event = delivery.event
-        draft: Draft = delivery.made or draft_of(event)
+        draft = drafted(delivery)
         if draft.id is not None and draft.entry is not None:
             booking = Booking(
                 id=draft.id,

@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 from uuid import UUID
 
 import structlog
 
-from libs.contracts.ledger import JournalEntryPosted, PostedLine
+from libs.contracts.ledger import JournalEntryPosted
 from libs.db.pool import Tx
 from libs.messaging.outbox import Letter, compose, send
 from services.ledger import chart, periods, store
@@ -79,7 +80,8 @@ async def _post_and_compose(
                 await asyncio.sleep(0)
             letters[booking.id] = compose(
                 tx,
-                _told(booking),
+                JournalEntryPosted,
+                told(booking),
                 tenant_id=booking.tenant_id,
                 effective_at=booking.effective_at,
                 cause=booking.cause,
@@ -101,23 +103,24 @@ def _each_once(bookings: Sequence[Booking]) -> list[Booking]:
     return list(by_id.values())
 
 
-def _told(booking: Booking) -> JournalEntryPosted:
+def told(booking: Booking) -> dict[str, Any]:
+    """The data of a `JournalEntryPosted`."""
     entry = booking.entry
-    return JournalEntryPosted(
-        entry_id=booking.id,
-        book=entry.book,
-        source_key=entry.source_key,
-        booked_at=booking.booked_at,
-        reverses=booking.reverses,
-        belongs_to=booking.belongs_to,
-        true_effective_at=booking.true_effective_at,
-        postings=tuple(
-            PostedLine(
-                account=line.account.code,
-                side=line.side,
-                amount_minor=line.amount_minor,
-                currency=line.currency,
-            )
+    return {
+        "entry_id": booking.id,
+        "book": entry.book,
+        "source_key": entry.source_key,
+        "booked_at": booking.booked_at,
+        "postings": [
+            {
+                "account": line.account.code,
+                "side": line.side,
+                "amount_minor": line.amount_minor,
+                "currency": line.currency,
+            }
             for line in entry.lines
-        ),
-    )
+        ],
+        "reverses": booking.reverses,
+        "belongs_to": booking.belongs_to,
+        "true_effective_at": booking.true_effective_at,
+    }

@@ -7,6 +7,7 @@ from uuid import UUID
 
 import asyncpg
 
+from libs.db import arrays
 from libs.db.pool import Cause, Row, Tx
 from libs.db.tenant import Mode
 from services.ledger.chart import Account
@@ -51,8 +52,8 @@ async def open_accounts(tx: Tx, accounts: Iterable[tuple[UUID, str, Account]]) -
         """
         insert into account (tenant_id, mode, book, code, type, normal_side)
         select i, $1, b, c, t, s
-        from unnest($2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[])
-            with ordinality as u(i, b, c, t, s, n)
+        from unnest($2::text::uuid[], $3::text::text[], $4::text::text[], $5::text::text[],
+                $6::text::text[]) with ordinality as u(i, b, c, t, s, n)
         left join lateral (
             select true as known from account a where a.tenant_id = i and a.mode = $1
                 and a.book = b and a.code = c limit 1) k on true
@@ -60,11 +61,11 @@ async def open_accounts(tx: Tx, accounts: Iterable[tuple[UUID, str, Account]]) -
         on conflict do nothing
         """,
         tx.mode,
-        [tenant_id for tenant_id, _, _ in ordered],
-        [book for _, book, _ in ordered],
-        [account.code for _, _, account in ordered],
-        [account.type for _, _, account in ordered],
-        [account.normal_side for _, _, account in ordered],
+        arrays.uuids(tenant_id for tenant_id, _, _ in ordered),
+        arrays.texts(book for _, book, _ in ordered),
+        arrays.texts(account.code for _, _, account in ordered),
+        arrays.texts(account.type for _, _, account in ordered),
+        arrays.texts(account.normal_side for _, _, account in ordered),
     )
 
 
@@ -78,24 +79,29 @@ async def post_entries(tx: Tx, bookings: Sequence[Booking]) -> set[UUID]:
     lines = [(booking.id, line) for booking in bookings for line in booking.entry.lines]
     try:
         rows = await tx.fetch(
-            "select post_entries($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, "
-            "$11, $12, $13, $14, $15, $16) as id",
-            [booking.tenant_id for booking in bookings],
-            [booking.entry.book for booking in bookings],
-            [booking.id for booking in bookings],
-            [booking.entry.source_key for booking in bookings],
-            [booking.entry.content_hash for booking in bookings],
-            [booking.effective_at for booking in bookings],
-            [booking.booked_at for booking in bookings],
-            [booking.cause.causation_id for booking in bookings],
-            [booking.entry.rule for booking in bookings],
-            [booking.entry.rule_version for booking in bookings],
-            [entry_id for entry_id, _ in lines],
-            [line.account.code for _, line in lines],
-            [line.side for _, line in lines],
-            [line.amount_minor for _, line in lines],
-            [line.currency for _, line in lines],
-            [booking.reverses for booking in bookings],
+            """
+            select post_entries($1::text::uuid[], $2::text::text[], $3::text::uuid[],
+                $4::text::text[], $5::text::bytea[], $6::text::timestamptz[],
+                $7::text::timestamptz[], $8::text::uuid[], $9::text::text[], $10::text::integer[],
+                $11::text::uuid[], $12::text::text[], $13::text::text[], $14::text::bigint[],
+                $15::text::text[], $16::text::uuid[]) as id
+            """,
+            arrays.uuids(booking.tenant_id for booking in bookings),
+            arrays.texts(booking.entry.book for booking in bookings),
+            arrays.uuids(booking.id for booking in bookings),
+            arrays.texts(booking.entry.source_key for booking in bookings),
+            arrays.digests(booking.entry.content_hash for booking in bookings),
+            arrays.times(booking.effective_at for booking in bookings),
+            arrays.times(booking.booked_at for booking in bookings),
+            arrays.uuids(booking.cause.causation_id for booking in bookings),
+            arrays.texts(booking.entry.rule for booking in bookings),
+            arrays.numbers(booking.entry.rule_version for booking in bookings),
+            arrays.uuids(entry_id for entry_id, _ in lines),
+            arrays.texts(line.account.code for _, line in lines),
+            arrays.texts(line.side for _, line in lines),
+            arrays.numbers(line.amount_minor for _, line in lines),
+            arrays.texts(line.currency for _, line in lines),
+            arrays.uuids(booking.reverses for booking in bookings),
         )
     except asyncpg.PostgresError as error:
         if error.sqlstate == CONFLICT_SQLSTATE:

@@ -6,6 +6,7 @@ from datetime import datetime
 from uuid import UUID
 
 from libs.contracts.ledger import Book
+from libs.db import arrays
 from libs.db.pool import Row, Tx
 from services.ledger.store_matching import Run
 
@@ -62,17 +63,17 @@ async def add_payments(tx: Tx, payments: Sequence[InvoicePayment]) -> None:
         insert into invoice_payment (tenant_id, mode, book, source_key, stripe_invoice_id, currency,
             amount_minor)
         select t, $1, b, k, s, c, m
-        from unnest($2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[])
-            as u(t, b, k, s, c, m)
+        from unnest($2::text::uuid[], $3::text::text[], $4::text::text[], $5::text::text[],
+            $6::text::text[], $7::text::bigint[]) as u(t, b, k, s, c, m)
         on conflict do nothing
         """,
         tx.mode,
-        [each.tenant_id for each in payments],
-        [each.book for each in payments],
-        [each.source_key for each in payments],
-        [each.stripe_invoice_id for each in payments],
-        [each.currency for each in payments],
-        [each.amount_minor for each in payments],
+        arrays.uuids(each.tenant_id for each in payments),
+        arrays.texts(each.book for each in payments),
+        arrays.texts(each.source_key for each in payments),
+        arrays.texts(each.stripe_invoice_id for each in payments),
+        arrays.texts(each.currency for each in payments),
+        arrays.numbers(each.amount_minor for each in payments),
     )
 
 

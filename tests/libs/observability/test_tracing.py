@@ -16,12 +16,14 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
 
+from libs.observability.redaction import REDACTED
 from libs.observability.tracing import (
+    Beside,
     _Provider,
     configure_tracing,
     extract,
     inject,
-    span_beside,
+    spans_beside,
     start_span,
 )
 
@@ -76,12 +78,27 @@ def test_spans_that_go_nowhere_are_ids_until_they_go_somewhere():
 
 def test_a_trace_that_nobody_records_goes_on_as_it_came(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(trace, "get_tracer_provider", lambda: _Provider(Resource.create({})))
-    came = {"traceparent": f"00-{'a' * 32}-{'b' * 16}-01"}
-    with span_beside("work", behind=came) as headers:
-        assert headers == came
-    for nonsense in ({}, {"traceparent": f"00-{'0' * 32}-{'b' * 16}-01"}, {"traceparent": "é"}):
-        with span_beside("work", behind=nonsense) as headers:
+    came = f"00-{'a' * 32}-{'b' * 16}-01"
+    nonsense = (None, f"00-{'0' * 32}-{'b' * 16}-01", "é")
+    with spans_beside([Beside("work", each) for each in (came, *nonsense)]) as (carried, *begun):
+        assert carried == {"traceparent": came}
+        for headers in begun:
             assert trace.get_current_span(extract(headers)).get_span_context().is_valid
+
+
+def test_many_things_at_once_have_a_span_each(exporter: InMemorySpanExporter):
+    came = f"00-{'a' * 32}-{'b' * 16}-01"
+    things = [Beside("first", came, {"topic": "t", "password": "x"}), Beside("second", None)]
+    with pytest.raises(ValueError, match="hunter"), spans_beside(things) as carried:
+        assert not trace.get_current_span().get_span_context().is_valid
+        raise ValueError("hunter2")
+    spans = finished(exporter)
+    assert format(spans["first"].context.trace_id, "032x") == "a" * 32
+    assert dict(spans["first"].attributes or {}) == {"topic": "t", "password": REDACTED}
+    assert spans["second"].context.trace_id != spans["first"].context.trace_id
+    for span, headers in zip((spans["first"], spans["second"]), carried, strict=True):
+        assert span.status.description == "ValueError"
+        assert headers["traceparent"].split("-")[2] == format(span.context.span_id, "016x")
 
 
 def test_without_a_span_nothing_is_injected():
