@@ -35,6 +35,7 @@ HEAD_SECONDS = 15.0
 
 LINGER_SECONDS = 2.0
 VERSIONS = ("1.0", "1.1")
+HEAD_BEGINS = b"HTTP/"
 _ANY_METHOD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,40} /")
 
 _logger = get_logger(__name__)
@@ -45,12 +46,15 @@ class _Lingering:
 
     A peer that is sending when the connection closes sees it broken and loses the answer. So where the
     answer came before the request had ended, what still comes is thrown away for a moment.
+
+    The head of an answer waits for what is said next in the same step, and they go as one.
     """
 
     def __init__(self, transport: Any, protocol: "Http") -> None:
         self._transport = transport
         self._protocol = protocol
         self._lingers = False
+        self._head: bytes | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
@@ -59,8 +63,26 @@ class _Lingering:
         """Whether nothing can be said any more."""
         return self._lingers or self._transport.is_closing()
 
+    def write(self, data: bytes) -> None:
+        """Say it, a head with what follows it."""
+        if self._head is not None:
+            head, self._head = self._head, None
+            self._transport.writelines((head, data))
+        elif data.startswith(HEAD_BEGINS):
+            self._head = data
+            self._protocol.loop.call_soon(self._write_head)
+        else:
+            self._transport.write(data)
+
+    def _write_head(self) -> None:
+        """Say a head that nothing has followed yet, where somebody is still there."""
+        head, self._head = self._head, None
+        if head is not None and not self._transport.is_closing():
+            self._transport.write(head)
+
     def close(self) -> None:
         """Close now, or after a moment."""
+        self._write_head()
         if self._lingers or not self._protocol.is_being_sent_to():
             self._transport.close()
         else:
@@ -69,6 +91,7 @@ class _Lingering:
     def linger(self) -> None:
         """Say that nothing more will come, and close after a moment."""
         self._lingers = True
+        self._write_head()
         self._protocol.throw_away()
         self._transport.write_eof()
         self._protocol.loop.call_later(LINGER_SECONDS, self._transport.close)

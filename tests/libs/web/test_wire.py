@@ -1,10 +1,12 @@
 """Requests behind each other on one connection: each is answered in its turn, or none after the last."""
 
 import asyncio
+from collections.abc import Iterable
+from types import SimpleNamespace
 
 import pytest
 
-from libs.web.wire import PIPELINED_MAX
+from libs.web.wire import PIPELINED_MAX, _Lingering
 from tests.libs.web.test_process import PATIENCE_SECONDS, RAW, exchange, running
 
 BRIEF = b"GET /api/v1/brief HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -76,3 +78,65 @@ async def test_a_head_that_does_not_come_is_not_waited_for(pytestconfig: pytest.
     assert second.startswith(b"HTTP/1.1 200 OK")
     assert second.count(b"HTTP/1.1 408 ") == 1
     assert blank.count(b"HTTP/1.1 408 ") == 1
+
+
+class Transport:
+    """What goes out, each time as one."""
+
+    def __init__(self) -> None:
+        self.said: list[bytes] = []
+        self.closed = False
+
+    def write(self, data: bytes) -> None:
+        self.said.append(data)
+
+    def writelines(self, parts: Iterable[bytes]) -> None:
+        self.said.append(b"".join(parts))
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def connection(transport: Transport) -> _Lingering:
+    """A connection on which nobody is sending."""
+    here = SimpleNamespace(loop=asyncio.get_running_loop(), is_being_sent_to=lambda: False)
+    return _Lingering(transport, here)  # type: ignore[arg-type]
+
+
+HEAD = b"HTTP/1.1 200 OK\r\n\r\n"
+
+
+async def test_a_head_goes_with_what_follows_it() -> None:
+    transport = Transport()
+    said = connection(transport)
+    for part in (HEAD, b"HTTP/ is how this body begins", b"more", HEAD, b""):
+        said.write(part)
+    await asyncio.sleep(0)
+    assert transport.said == [HEAD + b"HTTP/ is how this body begins", b"more", HEAD]
+
+
+async def test_a_head_waits_for_nothing_that_comes_later() -> None:
+    transport = Transport()
+    said = connection(transport)
+    said.write(HEAD)
+    assert transport.said == []
+    await asyncio.sleep(0)
+    assert transport.said == [HEAD]
+    said.write(b"late")
+    assert transport.said == [HEAD, b"late"]
+
+
+async def test_a_head_goes_before_the_connection_is_closed_and_never_after() -> None:
+    transport, gone = Transport(), Transport()
+    last = connection(transport)
+    last.write(HEAD)
+    last.close()
+    assert (transport.said, transport.closed) == ([HEAD], True)
+    late = connection(gone)
+    late.write(HEAD)
+    gone.close()
+    await asyncio.sleep(0)
+    assert gone.said == []
