@@ -3,6 +3,7 @@
 import hashlib
 import re
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 from uuid import UUID
 
@@ -23,7 +24,7 @@ class EndpointSecret:
     scope: Literal["platform", "connect"]
     mode: Mode
 
-    @property
+    @cached_property
     def modes(self) -> frozenset[Mode]:
         """The modes of events it signs; a live endpoint for connected accounts gets test events too.
 

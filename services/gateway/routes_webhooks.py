@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import get_args
 
 from fastapi import APIRouter, Request, Response
@@ -27,7 +27,8 @@ from services.gateway.stripe_event import NotAnEventError
 
 router = APIRouter(route_class=PlainRoute)
 
-KEPT_HEADERS = ("content-type", "stripe-signature", "user-agent")
+SIGNATURE_HEADER = b"stripe-signature"
+KEPT_HEADERS = {name.encode(): name for name in ("content-type", "stripe-signature", "user-agent")}
 HEADER_LENGTH_MAX = 4096
 
 REFUSAL_SECONDS = 0.05
@@ -43,7 +44,14 @@ class WebhookReceipt(BaseModel):
 
 
 RECEIPTS = {
-    outcome: WebhookReceipt(status=outcome).model_dump_json() for outcome in get_args(Outcome)
+    outcome: Response(
+        WebhookReceipt(status=outcome).model_dump_json(), media_type="application/json"
+    )
+    for outcome in get_args(Outcome)
+}
+RECEIVED = {
+    outcome: WEBHOOKS_RECEIVED_TOTAL.labels(outcome=outcome)
+    for outcome in (*get_args(Outcome), "refused", "unavailable")
 }
 
 
@@ -111,7 +119,7 @@ async def _receive(
         spool.require_room()
         body = await read_body(request.receive)
     except SpoolFullError:
-        WEBHOOKS_RECEIVED_TOTAL.labels(outcome="unavailable").inc()
+        RECEIVED["unavailable"].inc()
         raise Unavailable(
             "Too many events wait to be passed on. Send this one again later.",
             code="spool_full",
@@ -119,43 +127,49 @@ async def _receive(
         ) from None
     except ClientDisconnect:
         raise RequestTimeout from None
-    webhook = intake.Webhook(body, _signature_header(request), _kept_headers(request))
+    webhook = _webhook(body, request.scope["headers"])
     try:
         outcome = await take(webhook)
     except intake.EndpointClosedError:
         raise RouteNotFound from None
     except intake.OtherAccountError:
-        WEBHOOKS_RECEIVED_TOTAL.labels(outcome="refused").inc()
+        RECEIVED["refused"].inc()
         raise InvalidRequest(
             "The event names another Stripe account than the one this address belongs to.",
             code="account_mismatch",
         ) from None
     except intake.SignatureRefusedError:
-        WEBHOOKS_RECEIVED_TOTAL.labels(outcome="refused").inc()
+        RECEIVED["refused"].inc()
         raise InvalidRequest(
             "The signature in `Stripe-Signature` is missing, wrong or not of the last five "
             "minutes. Check the endpoint's signing secret and the clock.",
             code="signature_invalid",
         ) from None
     except NotAnEventError as error:
-        WEBHOOKS_RECEIVED_TOTAL.labels(outcome="refused").inc()
+        RECEIVED["refused"].inc()
         raise InvalidRequest(
             f"The body is signed but is not a Stripe event: {error}.", code="not_an_event"
         ) from None
-    WEBHOOKS_RECEIVED_TOTAL.labels(outcome=outcome).inc()
-    return Response(RECEIPTS[outcome], media_type="application/json")
+    RECEIVED[outcome].inc()
+    return RECEIPTS[outcome]
 
 
-def _signature_header(request: Request) -> bytes | None:
-    """The one `Stripe-Signature`; two of them are as good as none."""
-    values = [value for name, value in request.scope["headers"] if name == b"stripe-signature"]
-    return values[0] if len(values) == 1 else None
+def _webhook(body: bytes, headers: Iterable[tuple[bytes, bytes]]) -> intake.Webhook:
+    """The webhook with the headers worth keeping, of each the first.
+
+    One `Stripe-Signature` is a signature; two of them are as good as none.
+    """
+    kept: dict[str, str] = {}
+    signatures = []
+    for name, value in headers:
+        if name in KEPT_HEADERS:
+            kept.setdefault(KEPT_HEADERS[name], _printable(value[:HEADER_LENGTH_MAX]))
+        if name == SIGNATURE_HEADER:
+            signatures.append(value)
+    return intake.Webhook(body, signatures[0] if len(signatures) == 1 else None, kept)
 
 
-def _kept_headers(request: Request) -> dict[str, str]:
-    """The headers worth keeping; a header is bytes, so what is not printable is escaped."""
-    return {
-        name: request.headers[name][:HEADER_LENGTH_MAX].encode("ascii", "backslashreplace").decode()
-        for name in KEPT_HEADERS
-        if name in request.headers
-    }
+def _printable(value: bytes) -> str:
+    """A header is bytes, so what is not ASCII is escaped."""
+    text = value.decode("latin-1")
+    return text if text.isascii() else text.encode("ascii", "backslashreplace").decode()
