@@ -40,6 +40,7 @@ from services.metering.producers import ProducerKeys
 from services.metering.progress import Progress
 from services.metering.settings import Settings
 from services.metering.shared_looks import SharedLooks
+from services.metering.unchanging import Unchanging
 from services.metering.usage_log import UsageLog
 from services.metering.usage_reader import UsageReader
 
@@ -143,9 +144,7 @@ def build() -> FastAPI:
         health=health,
         routers=[
             routes_meters.router,
-            routes_events.router,
             routes_usage.router,
-            routes_limits.router,
             routes_overages.router,
             routes_conflicts.router,
             routes_corrections.router,
@@ -155,6 +154,7 @@ def build() -> FastAPI:
             routes_producers.router,
             routes_backfills.router,
         ],
+        plain_routers=[routes_events.router, routes_limits.router],
         lifespan=lifespan,
         limits=Limits(
             body_bytes_max_by_prefix={
@@ -165,6 +165,7 @@ def build() -> FastAPI:
         description="Meters, usage events, quantities and limits.",
     )
     app.state.limit_checks = SharedLooks()
+    app.state.billers_meters = Unchanging()
     return app
 
 

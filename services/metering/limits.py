@@ -10,13 +10,16 @@ from libs.clock import floor_to_minute
 from libs.contracts.billing import CreditLimitSet, PlanLimit, PlanPublished
 from libs.contracts.tenants import PLATFORM_TENANT_ID
 from libs.db.pool import Row, Tx
-from libs.db.tenant import Scope
+from libs.db.tenant import Mode, Scope
 from services.metering import store_plans as store
 from services.metering import store_queries
 from services.metering.measuring import EXACT, Meter
 from services.metering.store_queries import Question
+from services.metering.unchanging import Unchanging
 from services.metering.window import AHEAD_MAX
 from services.metering.windows import MINUTE, ceil_to_minute, month_of
+
+_plans: Unchanging[tuple[UUID, Mode, UUID], Row] = Unchanging()
 
 
 @dataclass(frozen=True)
@@ -118,18 +121,29 @@ async def standing_of(tx: Tx, customer_id: UUID | None, now: datetime, zone: tzi
     Args:
         zone: the tenant's.
     """
-    tenant, mode = tx.tenant_id, tx.mode
     subscription = plan = None
     if customer_id is not None:
-        subscription = await store.subscription_of(tx, tenant, customer_id)
+        subscription = await store.subscription_of(tx, tx.tenant_id, customer_id)
     if subscription is not None:
-        biller = PLATFORM_TENANT_ID if subscription["billed_by"] == "platform" else tenant
-        await tx.enter(Scope((biller,), mode))
-        plan = await store.find_plan_version(tx, biller, subscription["plan_version_id"])
-        await tx.enter(Scope((tenant,), mode))
+        biller = PLATFORM_TENANT_ID if subscription["billed_by"] == "platform" else tx.tenant_id
+        plan = await _plan_of(tx, biller, subscription["plan_version_id"])
     period = _current_period(subscription, now)
     start, end = period or month_of(now, zone)
     return Standing(subscription, plan, start, end, now, period is not None)
+
+
+async def _plan_of(tx: Tx, biller: UUID, plan_version_id: UUID) -> Row | None:
+    """A version of a biller's plan; None while billing has not told of it."""
+    named = (biller, tx.mode, plan_version_id)
+    plan = _plans.find(named)
+    if plan is None:
+        tenant = tx.tenant_id
+        await tx.enter(Scope((biller,), tx.mode))
+        plan = await store.find_plan_version(tx, biller, plan_version_id)
+        await tx.enter(Scope((tenant,), tx.mode))
+        if plan is not None:
+            _plans.keep(named, plan)
+    return plan
 
 
 async def check(

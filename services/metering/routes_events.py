@@ -13,6 +13,7 @@ from libs.directory.local import Directory, Tenant
 from libs.ids import parse_uuid
 from libs.observability.metrics import USAGE_EVENTS_TOTAL
 from libs.web.auth import Access, Gate, Requires
+from libs.web.plain import PlainRoute
 from libs.web.problems import (
     InvalidRequest,
     NotFound,
@@ -29,7 +30,7 @@ from services.metering.plain_events import Plain
 from services.metering.usage_log import LogUnavailableError, UsageLog
 from services.metering.verdicts import Batch, Status
 
-router = APIRouter(tags=["usage"])
+router = APIRouter(tags=["usage"], route_class=PlainRoute)
 
 TENANTS_MAX = 20
 """Tenants other than the caller's that the events of one request may name."""

@@ -4,25 +4,30 @@ from datetime import datetime
 from decimal import Decimal
 from functools import partial
 from typing import Annotated, Literal
+from uuid import UUID
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from libs.contracts.tenants import PLATFORM_TENANT_ID
 from libs.db.pool import Database
+from libs.db.tenant import Mode
 from libs.directory.local import business_now
 from libs.ids import parse_uuid
 from libs.web.auth import Access, Requires
+from libs.web.plain import PlainRoute
 from services.metering import limits, reservations, store_usage
 from services.metering.capacity import spread_of
 from services.metering.limits import Check, CreditCheck, Standing
 from services.metering.measuring import Meter, plain
 from services.metering.progress import Progress
 from services.metering.routes_meters import found_meter
-from services.metering.routes_usage import Text, customers_of
+from services.metering.routes_usage import customers_of
 from services.metering.shared_looks import SharedLooks
+from services.metering.unchanging import Unchanging
 from services.metering.zones import zone_of
 
-router = APIRouter(tags=["limits"])
+router = APIRouter(tags=["limits"], route_class=PlainRoute)
 
 CHECKS_MAX = 100
 AMOUNT = r"^[0-9]{1,20}(\.[0-9]{1,15})?$"
@@ -89,35 +94,31 @@ class ChecksAnswer(BaseModel):
     results: list[LimitCheck]
 
 
-@router.get("/api/v1/limits/check")
+@router.get("/api/v1/limits/check", response_model=LimitCheck)
 async def check_limit(
-    request: Request,
-    access: Reader,
-    meter: Annotated[str, Query(min_length=1, max_length=200, pattern=r"^[^\x00]+$")],
-    customer: Annotated[Text | None, Query(description="Without: the tenant itself.")] = None,
-    amount: Annotated[str, Query(pattern=AMOUNT, description="How much more; a decimal.")] = "1",
-) -> LimitCheck:
+    request: Request, access: Reader, wanted: Annotated[Wanted, Query()]
+) -> Response:
     """Whether this much more may be used in the current period. It reserves nothing."""
-    return await _checked(request, access, Wanted(meter=meter, customer=customer, amount=amount))
+    return Response(await _checked(request, access, wanted), media_type="application/json")
 
 
-@router.post("/api/v1/limits/check")
-async def check_limits(request: Request, body: ChecksRequest, access: Reader) -> ChecksAnswer:
+@router.post("/api/v1/limits/check", response_model=ChecksAnswer)
+async def check_limits(request: Request, body: ChecksRequest, access: Reader) -> Response:
     """The same for several meters and customers at once; each is looked at by itself."""
-    return ChecksAnswer(results=[await _checked(request, access, each) for each in body.checks])
+    results = [await _checked(request, access, each) for each in body.checks]
+    answer = b'{"results":[%b]}' % b",".join(results)
+    return Response(answer, media_type="application/json")
 
 
-async def _checked(request: Request, access: Access, wanted: Wanted) -> LimitCheck:
-    """A check; those who ask the same at the same moment share it."""
+async def _checked(request: Request, access: Access, wanted: Wanted) -> bytes:
+    """A check as JSON; those who ask the same at the same moment share it."""
     customers = customers_of(access, wanted.customer or "self")
-    checks: SharedLooks[LimitCheck] = request.app.state.limit_checks
+    checks: SharedLooks[bytes] = request.app.state.limit_checks
     question = (access.tenant_id, access.mode, *customers, wanted.meter, wanted.amount)
     return await checks.ask(question, partial(_look, request, access, wanted, customers))
 
 
-async def _look(
-    request: Request, access: Access, wanted: Wanted, customers: list[str]
-) -> LimitCheck:
+async def _look(request: Request, access: Access, wanted: Wanted, customers: list[str]) -> bytes:
     meter = await billers_meter(request, access, wanted.meter, customers)
     database: Database = request.app.state.database
     zone = await zone_of(request.app.state.directory, access.tenant)
@@ -130,7 +131,7 @@ async def _look(
     progress: Progress = request.app.state.progress
     spread = await spread_of(request.app.state.directory, access.tenant)
     as_of = progress.as_of(access.tenant_id, last_received_at, spread)
-    return shape(meter, standing, found, as_of)
+    return shape(meter, standing, found, as_of).model_dump_json().encode()
 
 
 async def billers_meter(
@@ -144,8 +145,18 @@ async def billers_meter(
     Raises:
         NotFound: neither the tenant nor the platform has it.
     """
-    row = await found_meter(request, access, reference, platform_first=not customers[0])
-    return row.meter
+    platform_first = not customers[0]
+    at_hand: Unchanging[tuple[UUID, Mode, str], Meter] = request.app.state.billers_meters
+    owner = PLATFORM_TENANT_ID if platform_first else access.tenant_id
+    named = (owner, access.mode, reference)
+    meter = at_hand.find(named)
+    if meter is None:
+        row = await found_meter(request, access, reference, platform_first=platform_first)
+        meter = row.meter
+        if meter.tenant_id == owner:
+            # Another's is only for now: the one that comes first may still be defined.
+            at_hand.keep(named, meter)
+    return meter
 
 
 def shape(meter: Meter, standing: Standing, found: Check, as_of: datetime | None) -> LimitCheck:

@@ -7,7 +7,9 @@ from typing import Literal
 from libs.clock import floor_to_minute, format_time, utc_now
 from libs.contracts.billing import PlanLimit, PlanPublished, SubscriptionChanged
 from libs.ids import new_id
+from libs.testing.databases import TestDatabase
 from metering.world import Api, Party, World
+from services.metering.unchanging import Unchanging
 
 
 async def subscribe(
@@ -154,3 +156,49 @@ async def test_the_report_of_a_tenant(api: Api, world: World) -> None:
     wide = {"from_": format_time(now - timedelta(days=5)), "to": format_time(now)}
     longer = (await api.get("/api/v1/usage/report", world.acme, **wide)).json()
     assert longer["summary"]["total_usage"] != "10"
+
+
+async def test_a_meter_that_comes_later_stands_before_the_other_of_its_key(
+    api: Api, world: World
+) -> None:
+    """A customer's limit is on the tenant's own meter, the tenant's on the platform's."""
+    for key, party, customer, first, then in (
+        ("sold", world.acme, "shop-7", world.platform, world.acme),
+        ("bought", world.globex, None, world.globex, world.platform),
+    ):
+        counter = {"key": key, "aggregation": "count", "value_path": None}
+        await api.meter(first, **counter)
+        await api.send(party, world.event(subject=customer))
+        asked = {"meter": key} | ({} if customer is None else {"customer": customer})
+        for _ in range(2):
+            answer = await api.get("/api/v1/limits/check", party, **asked)
+            assert answer.json()["used"] == "1"
+        await api.meter(then, **counter)
+        for _ in range(2):
+            answer = await api.get("/api/v1/limits/check", party, **asked)
+            assert answer.json()["used"] == "0"
+
+
+async def test_what_never_changes_is_asked_for_once(
+    api: Api, world: World, database: TestDatabase
+) -> None:
+    await api.meter(world.platform)
+    now = floor_to_minute(utc_now())
+    period = (now - timedelta(days=3), now + timedelta(days=27))
+    await subscribe(world, world.acme, "hard", "10", period)
+    path, asked = "/api/v1/limits/check", {"meter": "api_calls"}
+    assert (await api.get(path, world.acme, **asked)).json()["remaining"] == "10"
+    await api.send(world.acme, world.event(data={"calls": 4}))
+    async with database.admin() as admin:
+        await admin.execute(
+            "revoke select on metering.meter, metering.plan_version from sluice_metering"
+        )
+    assert (await api.get(path, world.acme, **asked)).json()["remaining"] == "6"
+    assert (await api.get(path, world.acme, meter="other")).status_code == 500
+
+
+def test_no_more_is_kept_at_hand_than_may_be() -> None:
+    kept: Unchanging[str, int] = Unchanging(2)
+    for number, name in enumerate("abc"):
+        kept.keep(name, number)
+    assert [kept.find(name) for name in "abc"] == [None, 1, 2]
