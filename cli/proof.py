@@ -33,6 +33,7 @@ EXEMPT_TABLES: Mapping[str, str] = {
     "archive_place": "says how far the topic of usage is archived",
     "archived_file": "lists what lies on that topic, also what was sent again and counts no more",
     "usage_forecast": "is made anew by the clock",
+    "planned_occurrence": "is decided by the clock when it is due",
     "walk": "says how far a periodic walk through an account's lists has come",
     "walked_object": "says what that walk has seen",
     "transaction_cursor": "says how far the periodic listing at Stripe has looked",

@@ -31,6 +31,7 @@ PREFIXES = {
     "payment_link": "lnk",
     "payout": "pyo",
     "plan": "plan",
+    "planned_usage": "pln",
     "price": "price",
     "producer": "prd",
     "rebuild": "rbd",

@@ -238,6 +238,11 @@ JOB_ITEMS_FAILED_TOTAL = Counter(
     "Items that a timed job could not do; the others had their turn, and these have theirs again.",
     ["job"],
 )
+PLANNED_USAGE_DECIDED_TOTAL = Counter(
+    "sluice_planned_usage_decided_total",
+    "Occurrences of planned usage that were decided when they were due, each time they were.",
+    ["outcome"],
+)
 JOB_SECONDS = Histogram(
     "sluice_job_seconds", "Time one run of a job took.", ["job"], buckets=_SLOW_SECONDS
 )

@@ -1,8 +1,8 @@
 """Metering: usage events in, exact quantities out; never a price.
 
 Owns: meters, the ids of counted events, aggregates by minute, corrections, backfills, closed periods and their
-answers, limits of plans and credit and what was told of them, reservations, conflicts, forecasts, the archive of usage,
-who may put usage straight on the topic.
+answers, limits of plans and credit and what was told of them, reservations, planned usage, conflicts,
+forecasts, the archive of usage, who may put usage straight on the topic.
 Consumes: `usage.events` (CloudEvents), `billing.events` (PlanPublished, SubscriptionChanged,
 CreditLimitSet, UsagePeriodClosed).
 Produces: usage and its voids on `usage.events`; MeterCreated, PeriodUsage, LimitThresholdCrossed and
@@ -13,5 +13,5 @@ the same aggregates; a void takes back exactly what its event added, whichever c
 from archive or topic gives the same; quantities are exact decimals; a closed period is answered for
 exactly its interval, and again with the next revision when late usage or a void changes it; what is
 reserved weighs on a limit exactly once from the hold to the counted event; a threshold of a limit is
-told once in a period, whatever came in how.
+told once in a period, whatever came in how; what is planned is held at most once each time it is due.
 """

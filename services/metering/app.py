@@ -28,6 +28,7 @@ from services.metering import (
     routes_limits,
     routes_meters,
     routes_overages,
+    routes_planned,
     routes_producers,
     routes_rebuilds,
     routes_reservations,
@@ -103,6 +104,11 @@ def build() -> FastAPI:
             every_seconds=5,
         )
         runtime.add_job(
+            "decide_planned_usage",
+            partial(jobs.decide_planned_usage, database, directory),
+            every_seconds=1,
+        )
+        runtime.add_job(
             "work_on_backfills",
             partial(jobs.work_on_backfills, database, usage_log, settings.archive),
             every_seconds=1,
@@ -149,6 +155,7 @@ def build() -> FastAPI:
             routes_conflicts.router,
             routes_corrections.router,
             routes_forecast.router,
+            routes_planned.router,
             routes_reservations.router,
             routes_rebuilds.router,
             routes_producers.router,

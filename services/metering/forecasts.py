@@ -4,8 +4,8 @@ Forecasts are made of what has a limit, and of what somebody asked for once, as 
 """
 
 import asyncio
-from bisect import bisect_left
-from collections.abc import Mapping
+from bisect import bisect_left, bisect_right
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta, tzinfo
 from decimal import Decimal
 
@@ -17,11 +17,18 @@ from libs.db.tenant import Scope
 from libs.directory.local import Directory, Tenant, business_now
 from libs.ids import parse_uuid
 from libs.observability.metrics import JOB_ITEMS_FAILED_TOTAL
-from services.metering import closing, limits, meters, store_queries, store_thresholds
+from services.metering import (
+    closing,
+    limits,
+    meters,
+    store_planned,
+    store_queries,
+    store_thresholds,
+)
 from services.metering import store_forecasts as store
 from services.metering.forecasting import look_ahead
 from services.metering.limits import Standing
-from services.metering.measuring import Meter
+from services.metering.measuring import EXACT, Meter
 from services.metering.projection import ADDED_UP, Grain, grain_of, hit_at, project, shares_of
 from services.metering.store_forecasts import DueForecast, Forecast
 from services.metering.store_queries import Question
@@ -93,7 +100,10 @@ async def make(
     # A tenth of a second of reckoning at most: others are served meanwhile.
     outlook = await asyncio.to_thread(look_ahead, history, grain.season, len(shares))
     elapsed = (now - standing.start) / grain.length if totals else 0.0
+    coming = await store_planned.coming(tx, meter.id, customers[-1], now, standing.end)
     found = project(meter.aggregation, used, elapsed, outlook, shares)
+    trend = found.expected
+    found = found.with_planned(coming, edges)
     limit = standing.limit_on(meter)
     hit = None
     if limit is not None:
@@ -112,8 +122,9 @@ async def make(
         limit_amount=None if limit is None else limit.amount,
         limit_kind=None if limit is None else limit.kind,
         limit_hit_on=None if hit is None else hit.astimezone(zone).date(),
+        planned=EXACT.subtract(found.expected, trend),
     )
-    return made, bool(totals or history)
+    return made, bool(totals or history or coming)
 
 
 async def _made_again(tx: Tx, tenant: Tenant, zone: tzinfo, due: DueForecast) -> Forecast | None:
@@ -137,7 +148,7 @@ async def _made_again(tx: Tx, tenant: Tenant, zone: tzinfo, due: DueForecast) ->
 async def _history(
     tx: Tx, meter: Meter, customers: list[str], standing: Standing, grain: Grain, zone: tzinfo
 ) -> list[float]:
-    """The complete windows from the first use on.
+    """The complete windows from the first use on, without what was planned: that is known apart.
 
     Where nothing was used a window of what adds up is empty; of the rest it is as the one before.
     """
@@ -153,12 +164,27 @@ async def _history(
         question = Question(edges[0], end, grain.window, customers, zone=zone)
         totals = await store_queries.add_up(tx, meter, question, limit=WINDOWS_MAX)
         found = {each.window[0]: each.value for each in totals if each.window is not None}
+    planned = await _planned_in(tx, meter, customers, edges)
     values: list[float] = []
     first = min(found, default=end)
     for window in edges[bisect_left(edges, first) : -1]:
         value = found.get(window)
-        if value is not None:
+        if value is not None and window in planned:
+            values.append(max(float(EXACT.subtract(value, planned[window])), 0.0))
+        elif value is not None:
             values.append(float(value))
         else:
             values.append(0.0 if meter.aggregation in ADDED_UP else values[-1])
     return values
+
+
+async def _planned_in(
+    tx: Tx, meter: Meter, customers: list[str], edges: Sequence[datetime]
+) -> Mapping[datetime, Decimal]:
+    """What of the windows was planned: a trend that went on with it would count it twice."""
+    found: dict[datetime, Decimal] = {}
+    if len(edges) > 1:
+        for at, quantity in await store_planned.settled(tx, meter.id, customers[-1], edges[0]):
+            window = edges[bisect_right(edges, at) - 1]
+            found[window] = EXACT.add(found.get(window, Decimal(0)), quantity)
+    return found

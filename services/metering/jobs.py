@@ -17,6 +17,7 @@ from services.metering import (
     closing,
     conflicts,
     forecasts,
+    planned,
     reservations,
     store_closures,
     store_producers,
@@ -37,6 +38,7 @@ PUBLISHED_MAX = 50
 CUSTOMERS_LOOKED_AT_MAX = 200
 FORECASTS_MAX = 20
 BACKFILLS_MAX = 5
+OCCURRENCES_MAX = 100
 
 
 async def close_periods(database: Database, usage_log: UsageLog) -> None:
@@ -124,3 +126,8 @@ async def prune_refusals(database: Database) -> None:
 async def refresh_forecasts(database: Database, directory: Directory) -> None:
     """Make forecasts again that are an hour old."""
     await forecasts.refresh(database, directory, limit=FORECASTS_MAX)
+
+
+async def decide_planned_usage(database: Database, directory: Directory) -> None:
+    """Hold planned usage that is due, where limits and credit allow it."""
+    await planned.decide_due(database, directory, limit=OCCURRENCES_MAX)

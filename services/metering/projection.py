@@ -1,9 +1,10 @@
 """From the outlook on single windows to a meter's value at the end of a period, with a range."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Context, Decimal
+from functools import reduce
 from itertools import accumulate, pairwise
 
 from libs.contracts.metering import Aggregation
@@ -57,6 +58,32 @@ class Projection:
     low: Decimal
     high: Decimal
     by_window: tuple[Decimal, ...]
+
+    def with_planned(
+        self, coming: Sequence[tuple[datetime, Decimal]], edges: Sequence[datetime]
+    ) -> "Projection":
+        """The same with what is planned on top: nobody has to guess that.
+
+        Args:
+            coming: when what comes within the period.
+            edges: where the coming windows begin, and where the last of them ends.
+        """
+        by_window = tuple(
+            EXACT.add(value, _sum_of(quantity for at, quantity in coming if at < end))
+            for value, end in zip(self.by_window, edges[1:], strict=True)
+        )
+        more = _sum_of(quantity for _, quantity in coming)
+        return replace(
+            self,
+            expected=EXACT.add(self.expected, more),
+            low=EXACT.add(self.low, more),
+            high=EXACT.add(self.high, more),
+            by_window=by_window,
+        )
+
+
+def _sum_of(quantities: Iterable[Decimal]) -> Decimal:
+    return reduce(EXACT.add, quantities, Decimal(0))
 
 
 def grain_of(start: datetime, end: datetime) -> Grain:

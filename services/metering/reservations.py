@@ -87,9 +87,7 @@ async def hold(tx: Tx, wish: Wish, standing: Standing) -> tuple[Row, Check]:
         NotReservableError, AmountError: see there.
         LimitReachedError: a hard limit or credit does not leave so much.
     """
-    if wish.meter.aggregation not in ("count", "sum"):
-        raise NotReservableError
-    _require_whole(wish.meter, wish.amount)
+    require_reservable(wish.meter, wish.amount)
     await store.lock_line(tx, wish.meter.id, wish.customers[-1])
     found = await check(tx, wish.meter, standing, wish.customers, wish.amount)
     if not found.allowed:
@@ -108,6 +106,17 @@ async def hold(tx: Tx, wish: Wish, standing: Standing) -> tuple[Row, Check]:
         },
     )
     return row, found
+
+
+def require_reservable(meter: Meter, amount: Decimal) -> None:
+    """So much of the meter can be held.
+
+    Raises:
+        NotReservableError, AmountError: see there.
+    """
+    if meter.aggregation not in ("count", "sum"):
+        raise NotReservableError
+    _require_whole(meter, amount)
 
 
 async def check(

@@ -28,7 +28,9 @@ class ForecastBody(BaseModel):
     period_from: datetime
     period_to: datetime
     used: str = Field(description="When the forecast was made.")
-    expected: str
+    trend: str = Field(description="What it comes to without what is planned still.")
+    planned: str = Field(description="What is planned until the period ends and not used yet.")
+    expected: str = Field(description="Trend and plan together.")
     low: str = Field(description="Nine of ten outcomes lie between `low` and `high`.")
     high: str
     method: Method = Field(description="The one that was best on past usage.")
@@ -62,6 +64,8 @@ async def forecast_usage(
         period_from=made.period_from,
         period_to=made.period_to,
         used=plain(made.used),
+        trend=plain(made.trend),
+        planned=plain(made.planned),
         expected=plain(made.expected),
         low=plain(made.low),
         high=plain(made.high),

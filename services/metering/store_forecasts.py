@@ -10,7 +10,7 @@ from uuid import UUID
 from libs.db.pool import Database, Row, Tx
 from libs.db.tenant import Mode
 from services.metering.forecasting import Method
-from services.metering.measuring import Meter
+from services.metering.measuring import EXACT, Meter
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,9 @@ class Forecast:
     """What a meter of a customer comes to by the end of a period.
 
     Attributes:
+        expected: by its trend and what is planned.
         low, high: nine of ten outcomes lie between them.
+        planned: what of it is planned.
         limit_hit_on: the day the limit is reached in business time; None: not in this period.
         made_at: business time.
     """
@@ -36,6 +38,12 @@ class Forecast:
     limit_amount: Decimal | None
     limit_kind: Literal["soft", "hard"] | None
     limit_hit_on: date | None
+    planned: Decimal
+
+    @property
+    def trend(self) -> Decimal:
+        """What is expected without what is planned."""
+        return EXACT.subtract(self.expected, self.planned)
 
 
 @dataclass(frozen=True)
@@ -65,6 +73,23 @@ async def want(tx: Tx, lines: Sequence[tuple[UUID, str]], due_at: datetime) -> N
     )
 
 
+async def want_anew(tx: Tx, meter_id: UUID, customer: str, due_at: datetime) -> None:
+    """Have a forecast made, also where there is one: it knew less."""
+    await tx.execute(
+        """
+        insert into usage_forecast as f (tenant_id, mode, meter_id, customer, due_at)
+        values ($1, $2, $3, $4, $5)
+        on conflict (tenant_id, mode, meter_id, customer) do update set
+            due_at = least(f.due_at, excluded.due_at), made_at = null
+        """,
+        tx.tenant_id,
+        tx.mode,
+        meter_id,
+        customer,
+        due_at,
+    )
+
+
 async def list_due(database: Database, now: datetime, *, limit: int) -> list[DueForecast]:
     """Forecasts whose time has come, in turn: one of each tenant before the second of any."""
     async with database.maintenance() as tx:
@@ -87,7 +112,7 @@ async def find(tx: Tx, meter_id: UUID, customer: str) -> Forecast | None:
     row: Row | None = await tx.fetchrow(
         """
         select meter_id, customer, made_at, period_from, period_to, used, expected, low, high,
-            method, limit_amount, limit_kind, limit_hit_on
+            method, limit_amount, limit_kind, limit_hit_on, planned
         from usage_forecast
         where tenant_id = $1 and mode = $2 and meter_id = $3 and customer = $4
             and made_at is not null
@@ -106,15 +131,15 @@ async def put(tx: Tx, made: Forecast, due_at: datetime) -> None:
         """
         insert into usage_forecast (tenant_id, mode, meter_id, customer, due_at, made_at,
             period_from, period_to, used, expected, low, high, method, limit_amount, limit_kind,
-            limit_hit_on)
-        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
+            limit_hit_on, planned)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
         on conflict (tenant_id, mode, meter_id, customer) do update set
             due_at = excluded.due_at, made_at = excluded.made_at,
             period_from = excluded.period_from, period_to = excluded.period_to,
             used = excluded.used, expected = excluded.expected, low = excluded.low,
             high = excluded.high, method = excluded.method,
             limit_amount = excluded.limit_amount, limit_kind = excluded.limit_kind,
-            limit_hit_on = excluded.limit_hit_on
+            limit_hit_on = excluded.limit_hit_on, planned = excluded.planned
         """,
         tx.tenant_id,
         tx.mode,
@@ -132,6 +157,7 @@ async def put(tx: Tx, made: Forecast, due_at: datetime) -> None:
         made.limit_amount,
         made.limit_kind,
         made.limit_hit_on,
+        made.planned,
     )
 
 

@@ -223,6 +223,8 @@ async def theirs(played_story: Story) -> AsyncGenerator[Theirs, None]:
     }
     held = await owner.post("/api/v1/reservations", {"meter": meter["key"], "amount": "1"})
     paths["reservation"] = held["id"]
+    plan = {"meter": meter["key"], "quantity": "1", "at": FAR_AHEAD}
+    paths["planned_usage"] = (await owner.post("/api/v1/usage/planned", plan))["id"]
     paths["backfill"] = (await owner.post("/api/v1/usage/backfills", {"reason": "x"}))["id"]
     paths["hold"] = await _hold(owner)
     paths |= await _of_an_account(story, owner)
@@ -469,6 +471,7 @@ def naming_acme(theirs: Theirs) -> dict[str, list[tuple[Any, int]]]:
         ],
         "hold_amount": [({"meter": theirs.paths["meter"], "amount": "1"}, 404)],
         "settle_reservation": [({}, 404)],
+        "plan_usage": [({"meter": theirs.paths["meter"], "quantity": "1", "at": FAR_AHEAD}, 404)],
         "check_limits": [({"checks": [{"meter": theirs.paths["meter"]}]}, 404)],
         "publish_plan": [({"tenant_id": acme}, 403)],
         "start_resync": [({"tenant_id": acme}, 403), ({"tenant_id": slug}, 403)],

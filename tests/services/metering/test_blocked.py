@@ -88,10 +88,10 @@ async def test_a_forecast_that_cannot_be_made(
         )
     straight = forecasts._made_again
 
-    async def made_again(tx: Any, tenant: Any, due: Any) -> Any:
+    async def made_again(tx: Any, tenant: Any, zone: Any, due: Any) -> Any:
         if due.tenant_id == world.acme.id:
             raise ArithmeticError("each time")
-        return await straight(tx, tenant, due)
+        return await straight(tx, tenant, zone, due)
 
     monkeypatch.setattr(forecasts, "_made_again", made_again)
     monkeypatch.setattr(jobs, "FORECASTS_MAX", 1)

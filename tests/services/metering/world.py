@@ -262,6 +262,8 @@ COMPARED = (
     "subscription",
     "credit_limit",
     "reservation",
+    "planned_usage",
+    "planned_occurrence",
     "limited_meter",
     "subscription_period",
     "limit_crossing",
