@@ -19,7 +19,7 @@ from libs.contracts.tenants import PLATFORM_TENANT_ID
 from libs.db.pool import Tx
 from libs.directory.local import LookupKind
 from libs.ids import new_id
-from libs.messaging.outbox import emit
+from libs.messaging.outbox import compose, emit, send
 from services.gateway import erasure, store
 from services.gateway.stripe_event import StripeEvent
 
@@ -171,23 +171,26 @@ def publish(
 ) -> None:
     """Tell the others of a kept event, for the first time or again."""
     travels = len(kept.payload) <= PAYLOAD_BYTES_MAX
-    emit(
+    letter = compose(
         tx,
-        StripeEventReceived(
-            account=kept.account,
-            stripe_event_id=kept.stripe_event_id,
-            event_type=kept.event_type.removeprefix(THIN_PREFIX),
-            api_version=kept.api_version,
-            created_at=kept.event_created_at,
-            object_type=kept.object_type,
-            object_id=kept.object_id,
-            payload=kept.payload.decode() if travels else None,
-            replay_id=replay_id,
-            dry_run=dry_run,
-        ),
+        StripeEventReceived,
+        {
+            "account": kept.account,
+            "stripe_event_id": kept.stripe_event_id,
+            "event_type": kept.event_type.removeprefix(THIN_PREFIX),
+            "api_version": kept.api_version,
+            "created_at": kept.event_created_at,
+            "object_type": kept.object_type,
+            "object_id": kept.object_id,
+            "payload": kept.payload.decode() if travels else None,
+            "replay_id": replay_id,
+            "dry_run": dry_run,
+        },
         effective_at=kept.event_created_at,
-        tenant_id=tenant_id,
+        tenant_id=tenant_id or tx.tenant_id,
+        cause=tx.cause,
     )
+    send(tx, letter)
 
 
 def raise_alarm(tx: Tx, kind: str, event: StripeEvent, tenant_id: UUID | None = None) -> None:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
+from libs.db import arrays
 from libs.db.pool import Row, Tx
 
 
@@ -112,56 +113,58 @@ async def take_ids(tx: Tx, arrivals: Sequence[Arrival]) -> dict[UUID, bool]:
         with taken as (
             insert into taken_event_id (account, mode, stripe_event_id, event_id, body_digest)
             select a, $1, s, e, d
-            from unnest($2::text[], $3::text[], $4::uuid[], $5::bytea[]) as u(a, s, e, d)
+            from unnest($2::text::text[], $3::text::text[], $4::text::uuid[], $5::text::bytea[])
+                as u(a, s, e, d)
             order by a, s
             on conflict do nothing returning event_id)
         select event_id, exists (
-            select from unnest($6::uuid[], $7::uuid[], $8::text[]) as n(e, t, c)
+            select from unnest($6::text::uuid[], $7::text::uuid[], $8::text::text[]) as n(e, t, c)
             join erased_customer on tenant_id = t and mode = $1 and stripe_customer_id = c
             where n.e = event_id) as names_erased
         from taken
         """,
         tx.mode,
-        [arrival.id_account for arrival in arrivals],
-        [event.stripe_event_id for event in events],
-        [event.id for event in events],
-        [arrival.digest for arrival in arrivals],
-        [arrival.event.id for arrival, _ in named],
-        [arrival.tenant_id for arrival, _ in named],
-        [customer_id for _, customer_id in named],
+        arrays.texts(arrival.id_account for arrival in arrivals),
+        arrays.texts(event.stripe_event_id for event in events),
+        arrays.uuids(event.id for event in events),
+        arrays.digests(arrival.digest for arrival in arrivals),
+        arrays.uuids(arrival.event.id for arrival, _ in named),
+        arrays.uuids(arrival.tenant_id for arrival, _ in named),
+        arrays.texts(customer_id for _, customer_id in named),
     )
     return {row["event_id"]: row["names_erased"] for row in rows}
 
 
 async def insert(tx: Tx, kept: Sequence[tuple[UUID, KeptEvent]]) -> None:
     """Put (tenant, event) into the archive, byte for byte."""
-    tenants, events = [tenant_id for tenant_id, _ in kept], [event for _, event in kept]
+    events = [event for _, event in kept]
     await tx.execute(
         """
         insert into webhook_event (tenant_id, mode, id, account, stripe_event_id, event_type,
             api_version, event_created_at, object_type, object_id, assignment, quarantine_reason,
             payload, payload_bytes, headers, received_at)
         select t, $1, i, a, s, y, v, c, ot, oi, g, q, p, length(p), h::jsonb, r
-        from unnest($2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[],
-                $8::timestamptz[], $9::text[], $10::text[], $11::text[], $12::text[], $13::bytea[],
-                $14::text[], $15::timestamptz[])
+        from unnest($2::text::uuid[], $3::text::uuid[], $4::text::text[], $5::text::text[],
+                $6::text::text[], $7::text::text[], $8::text::timestamptz[], $9::text::text[],
+                $10::text::text[], $11::text::text[], $12::text::text[], $13::bytea[],
+                $14::text::text[], $15::text::timestamptz[])
             as u(t, i, a, s, y, v, c, ot, oi, g, q, p, h, r)
         """,
         tx.mode,
-        tenants,
-        [event.id for event in events],
-        [event.account for event in events],
-        [event.stripe_event_id for event in events],
-        [event.event_type for event in events],
-        [event.api_version for event in events],
-        [event.event_created_at for event in events],
-        [event.object_type for event in events],
-        [event.object_id for event in events],
-        [event.assignment for event in events],
-        [event.quarantine_reason for event in events],
+        arrays.uuids(tenant_id for tenant_id, _ in kept),
+        arrays.uuids(event.id for event in events),
+        arrays.texts(event.account for event in events),
+        arrays.texts(event.stripe_event_id for event in events),
+        arrays.texts(event.event_type for event in events),
+        arrays.texts(event.api_version for event in events),
+        arrays.times(event.event_created_at for event in events),
+        arrays.texts(event.object_type for event in events),
+        arrays.texts(event.object_id for event in events),
+        arrays.texts(event.assignment for event in events),
+        arrays.texts(event.quarantine_reason for event in events),
         [event.payload for event in events],
-        [json.dumps(event.headers) for event in events],
-        [event.received_at for event in events],
+        arrays.texts(json.dumps(event.headers) for event in events),
+        arrays.times(event.received_at for event in events),
     )
 
 
@@ -212,9 +215,9 @@ async def assign(tx: Tx, holder_id: UUID, tenant_id: UUID, event_id: UUID) -> Ke
 async def find_tenant_ids(tx: Tx, wanted: Sequence[tuple[str, str]]) -> dict[tuple[str, str], UUID]:
     """The tenants that exact (kind, value) belong to in the local directory, where there are any."""
     rows = await tx.fetch(
-        "select kind, value, tenant_id from find_tenant_ids($1, $2)",
-        [kind for kind, _ in wanted],
-        [value for _, value in wanted],
+        "select kind, value, tenant_id from find_tenant_ids($1::text::text[], $2::text::text[])",
+        arrays.texts(kind for kind, _ in wanted),
+        arrays.texts(value for _, value in wanted),
     )
     return {(row["kind"], row["value"]): row["tenant_id"] for row in rows}
 

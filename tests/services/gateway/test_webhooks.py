@@ -44,6 +44,7 @@ async def test_a_webhook_is_stored_byte_for_byte_and_published_once(gateway: Gat
     assert row["headers"]["stripe-signature"].startswith("t=")
     ((tenant_id, mode, published),) = await gateway.published()
     assert (tenant_id, mode) == (ACME, "test")
+    assert list(published["data"]) == list(StripeEventReceived.model_fields)
     assert published["data"]["stripe_event_id"] == event["id"]
     assert published["data"]["account"] == "platform"
     assert (published["data"]["object_type"], published["data"]["object_id"]) == ("invoice", "in_1")
