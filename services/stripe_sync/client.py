@@ -6,6 +6,7 @@ Whose key a call is made with is asked anew for every call: see `identities`.
 """
 
 import asyncio
+import json
 import random
 import time
 from collections.abc import Hashable, Mapping
@@ -49,6 +50,10 @@ BREAK_SECONDS_MIN, BREAK_SECONDS_MAX = 1.0, 30.0
 
 ACCOUNT_INVALID = "account_invalid"
 """Stripe's word for a connected account that has withdrawn our access, or never gave it."""
+
+
+NUL = r"\u0000"
+"""As JSON writes it."""
 
 
 class StripeCallError(Exception):
@@ -221,8 +226,7 @@ class StripeApi:
             self._breaker.note(failed=False)
             self._logins.used(login)
             STRIPE_REQUESTS_TOTAL.labels(operation=operation, outcome="ok").inc()
-            answer: Json = _plain(response.data)
-            return answer
+            return _answer(response)
         raise StripeTransientError("rate_limited", "Stripe's rate limit held on", status=429)
 
     async def _request(
@@ -344,8 +348,14 @@ def _code_of(error: stripe.StripeError) -> str:
     return str(code)[:100] if code else type(error).__name__
 
 
+def _answer(response: stripe.StripeResponse) -> Json:
+    """What Stripe answered: read anew, for the SDK's own containers take longer to copy."""
+    answer: Json = json.loads(response.body)
+    return _plain(answer) if NUL in response.body else answer
+
+
 def _plain(value: Any) -> Any:
-    """Plain containers, without NUL characters, which Postgres cannot keep."""
+    """The same without NUL characters, which Postgres cannot keep."""
     if isinstance(value, dict):
         return {name: _plain(member) for name, member in value.items()}
     if isinstance(value, list):

@@ -4,6 +4,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+import stripe
 from opentelemetry import trace
 
 from libs.clock import utc_now
@@ -20,7 +21,7 @@ from libs.contracts.tenants import ClockAdvanceRequested
 from libs.ids import new_id
 from libs.observability.tracing import configure_tracing, start_span
 from libs.testing.databases import TestDatabase
-from services.stripe_sync import commands, fetching, store_marks, store_work
+from services.stripe_sync import client, commands, fetching, store_marks, store_work
 from services.stripe_sync.lease import LeaseLostError, hold, leased
 from services.stripe_sync.once import Writer
 from tests.services.stripe_sync.conftest import Tenant, World, nobody
@@ -219,3 +220,14 @@ async def test_a_command_tried_for_weeks_is_put_off_as_before(database: TestData
         await commands.CommandWorker(opened, nobody(opened)).run_once()
         async with opened.tenant(tenant_id, "live") as tx:
             assert await tx.fetchval("select attempts from command") == 5001
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        (r'{"a": ["x\u0000y", {"b": "\u0000"}]}', {"a": ["xy", {"b": ""}]}),
+        (r'{"a": "x\\u0000y"}', {"a": r"x\u0000y"}),
+    ],
+)
+def test_what_no_row_can_keep_is_left_out_of_an_answer(said: str, kept: Any) -> None:
+    assert client._answer(stripe.StripeResponse(said, 200, {})) == kept
