@@ -85,7 +85,7 @@ def dirty_objects(event: StripeEventReceived) -> list[tuple[str, str]]:
 def _marks_of(delivery: Delivery) -> Iterator[Mark]:
     fact: StripeEventReceived = delivery.event.data
     subject = _subject(fact.payload)
-    made_at = _made_at(subject)
+    born_at = made_at(subject)
     for kind, object_id in _dirty(fact, subject):
         if kind == "account" and delivery.event.tenant_id == PLATFORM_TENANT_ID:
             continue  # Nobody has connected it.
@@ -97,7 +97,7 @@ def _marks_of(delivery: Delivery) -> Iterator[Mark]:
             object_id if kind == "account" else fact.account,
             kind,
             object_id,
-            made_at=made_at if tells else None,
+            made_at=born_at if tells else None,
             told_at=fact.created_at,
             trace=delivery.cause.trace,
         )
@@ -144,8 +144,8 @@ def _payment(event: StripeEventReceived, subject: Mapping[str, Any]) -> Iterator
         yield "charge", charge_id
 
 
-def _made_at(subject: Mapping[str, Any]) -> datetime | None:
-    """When the event's object was made, where it says so; it is only looked for there."""
+def made_at(subject: Mapping[str, Any]) -> datetime | None:
+    """When an object was made, where it says so; it is only looked for there."""
     created = subject.get("created")
     return from_unix(created) if type(created) is int and 0 < created < UNIX_SECONDS_MAX else None
 

@@ -35,6 +35,7 @@ from services.stripe_sync.objects_invoices import invoice_fact, invoice_time, su
 from services.stripe_sync.objects_money import dispute_fact, payout_fact, refund_fact, with_loss
 from services.stripe_sync.objects_payments import (
     charge_of,
+    charge_within,
     failure_fact,
     payment_of_charge,
     payment_of_intent,
@@ -110,9 +111,8 @@ class Sighting:
                 yield self.kind, self.dirty.object_id, raw
             return
         yield self.kind, self.dirty.object_id, raw
-        charge = charge_of(raw) if raw is not None and self.kind == "payment_intent" else None
-        if charge is not None:
-            yield "charge", charge["id"], charge
+        if raw is not None:
+            yield from charge_within(self.kind, raw)
 
 
 def of_an_intent(charge: Json) -> bool:

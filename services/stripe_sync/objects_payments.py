@@ -4,7 +4,7 @@ A payment is a payment intent with its latest charge, or a charge that has no in
 the invoice it pays: that is looked up.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 from uuid import UUID
 
@@ -31,6 +31,13 @@ def charge_of(intent: Json) -> dict[str, Any] | None:
     """The latest charge of an intent, where it was expanded."""
     charge = intent.get("latest_charge")
     return charge if isinstance(charge, dict) else None
+
+
+def charge_within(kind: str, raw: Json) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """(type, id, JSON) of the charge that an intent was read with."""
+    charge = charge_of(raw) if kind == "payment_intent" else None
+    if charge is not None:
+        yield "charge", charge["id"], charge
 
 
 def is_ours(intent: Json) -> bool:

@@ -116,6 +116,10 @@ class AccountWorker:
                     break
                 try:
                     handled += await self._refresh_all(lease, batch)
+                    if len(batch) < BATCH_OBJECTS or utc_now() >= ends:
+                        # A backlog brings most of them with their charges, and before it is
+                        # worked off nobody would know whose they are.
+                        handled += await self._list_transactions(lease, batch)
                 except LeaseLostError as lost:
                     log.warning("lease_lost", detail=str(lost))
                     break
@@ -131,10 +135,9 @@ class AccountWorker:
     async def _refresh_all(self, lease: Lease, batch: list[Dirty]) -> int:
         """Fetch at once as much as may be, and mirror what has come, group by group; how many."""
         slots = asyncio.Semaphore(AT_ONCE_MAX)
-        balance = [each for each in batch if (each.object_type, each.object_id) == BALANCE]
         listed = listing.stretches(batch, utc_now())
         in_lists = {id(dirty) for stretch in listed for dirty in stretch.objects}
-        others = [each for each in batch if id(each) not in in_lists and each not in balance]
+        others = [each for each in batch if id(each) not in in_lists and not _is_balance(each)]
         alone = others[:ALONE_MAX]
         waiting = {
             *(asyncio.create_task(self._list(slots, stretch)) for stretch in listed),
@@ -153,9 +156,7 @@ class AccountWorker:
             for task in waiting:
                 task.cancel()
             await asyncio.gather(*waiting, return_exceptions=True)
-        for dirty in balance:
-            await self._list_transactions(lease, dirty)
-        return len(in_lists) + len(alone) + len(balance)
+        return len(in_lists) + len(alone)
 
     async def _list(self, slots: asyncio.Semaphore, stretch: Stretch) -> list[Outcome]:
         """Read objects in a list, and what it has not each by itself."""
@@ -166,6 +167,9 @@ class AccountWorker:
                     found = await listing.read(self.api, stretch)
                 except StripeStoppedError as stopped:
                     return [(dirty, stopped) for dirty in stretch.objects]
+                found = await listing.confirmed(
+                    self.database, self.account, self.mode, stretch, found
+                )
         here = [dirty for dirty in stretch.objects if dirty.object_id in found]
         rest = [dirty for dirty in stretch.objects if dirty.object_id not in found]
         return [
@@ -312,19 +316,24 @@ class AccountWorker:
             return first + await self._mirror(lease, sightings[middle:])
         return mirroring.late
 
-    async def _list_transactions(self, lease: Lease, dirty: Dirty) -> None:
+    async def _list_transactions(self, lease: Lease, batch: list[Dirty]) -> int:
+        """Have the balance transactions listed where the batch asks for it; how many marks did."""
+        asked = [dirty for dirty in batch if _is_balance(dirty)]
+        if not asked:
+            return 0
         try:
-            with start_span("refresh balance", parent=extract(dirty.trace)):
+            with start_span("refresh balance", parent=extract(asked[0].trace)):
                 await list_transactions(self.database, self.directory, self.identity)
         except ENDS_THE_RUN:
             raise
         except Exception as error:  # noqa: BLE001 - it is tried again
-            await self._later(lease, [(dirty, error)])
-            return
-        tenants = tuple(sorted({tenant_id for tenant_id, _ in dirty.marks}))
+            await self._later(lease, [(dirty, error) for dirty in asked])
+            return len(asked)
+        tenants = tuple(sorted({tenant_id for dirty in asked for tenant_id, _ in dirty.marks}))
         async with self.database.transaction(Scope(tenants, self.mode)) as tx:
             await hold(tx, lease)
-            await store_marks.clear_all(tx, self.account, [dirty])
+            await store_marks.clear_all(tx, self.account, asked)
+        return len(asked)
 
     def _payer(self, owner: Owner, tenants: Mapping[UUID, Tenant]) -> UUID | None:
         """The customer who pays; money from nobody we know is booked on whoever's account it is."""
@@ -363,6 +372,10 @@ class AccountWorker:
 def _pause(attempts: int) -> timedelta:
     seconds = PAUSE_SECONDS_MIN * 2 ** min(attempts, DOUBLINGS_MAX)
     return timedelta(seconds=min(seconds, PAUSE_SECONDS_MAX))
+
+
+def _is_balance(dirty: Dirty) -> bool:
+    return (dirty.object_type, dirty.object_id) == BALANCE
 
 
 def _intent_of(dirty: Dirty, fetched: Fetched | None) -> str | None:

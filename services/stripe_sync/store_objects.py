@@ -115,6 +115,30 @@ async def read_objects(
     return {(row["object_type"], row["object_id"]): row for row in rows}
 
 
+async def read_kept(
+    tx: Tx, account: str, mode: str, keys: Sequence[tuple[str, str]]
+) -> dict[tuple[str, str], Json]:
+    """What the mirror has of objects, whoever's they are; by (type, id).
+
+    Args:
+        keys: (type, id).
+    """
+    rows = await tx.fetch(
+        """
+        select o.object_type, o.object_id, o.raw
+        from unnest($3::text[], $4::text[]) as k(object_type, object_id)
+        join stripe_object o on o.account = $1 and o.mode = $2
+            and o.object_type = k.object_type and o.object_id = k.object_id
+        where not o.deleted
+        """,
+        account,
+        mode,
+        [kind for kind, _ in keys],
+        [object_id for _, object_id in keys],
+    )
+    return {(row["object_type"], row["object_id"]): row["raw"] for row in rows}
+
+
 async def write_objects(tx: Tx, account: str, objects: Iterable[ObjectRow]) -> None:
     """Put the latest state of objects into the mirror; their tenants are in scope."""
     rows = list(objects)
@@ -148,7 +172,7 @@ async def write_objects(tx: Tx, account: str, objects: Iterable[ObjectRow]) -> N
 
 async def unmentioned(
     tx: Tx, account: str, movers: Sequence[tuple[UUID, str, str, str]]
-) -> list[tuple[UUID, str, str]]:
+) -> set[tuple[UUID, str, str]]:
     """Objects that the mirror has not, or not as they are since they name another one.
 
     Args:
@@ -159,7 +183,7 @@ async def unmentioned(
     """
     rows = await tx.fetch(
         """
-        select distinct m.tenant_id, m.object_type, m.object_id
+        select m.tenant_id, m.object_type, m.object_id
         from unnest($3::uuid[], $4::text[], $5::text[], $6::text[])
             as m(tenant_id, object_type, object_id, other_id)
         where not exists (select from stripe_object o where o.tenant_id = m.tenant_id
@@ -174,7 +198,7 @@ async def unmentioned(
         [object_id for _, _, object_id, _ in movers],
         [other_id for _, _, _, other_id in movers],
     )
-    return [(row["tenant_id"], row["object_type"], row["object_id"]) for row in rows]
+    return {(row["tenant_id"], row["object_type"], row["object_id"]) for row in rows}
 
 
 async def has_live_subscription(tx: Tx, account: str, stripe_customer_id: str) -> bool:

@@ -23,7 +23,7 @@ from libs.observability.metrics import STRIPE_OBJECTS_UNREADABLE_TOTAL
 from services.stripe_sync import store_marks, store_objects, store_transactions
 from services.stripe_sync.client import PAGE_SIZE, Json, StripeRefusedError
 from services.stripe_sync.identities import Identity
-from services.stripe_sync.marks import BALANCE
+from services.stripe_sync.marks import BALANCE, made_at
 from services.stripe_sync.objects import UnreadableObjectError, id_of
 from services.stripe_sync.objects_money import source_of, transaction_fact
 from services.stripe_sync.owners import (
@@ -33,6 +33,7 @@ from services.stripe_sync.owners import (
     resolve_all,
 )
 from services.stripe_sync.payments import collected_by
+from services.stripe_sync.store_marks import Mark
 from services.stripe_sync.store_objects import Owner
 from services.stripe_sync.store_transactions import Listing
 
@@ -203,8 +204,7 @@ async def record_listed(
     waiting = [
         raw for raw, owner in zip(missing, owners, strict=True) if not isinstance(owner, Owner)
     ]
-    for raw in waiting:
-        await _look_at_source(database, identity, raw, identity.tenant_id)
+    await _look_behind(database, identity, waiting)
     tenants = await directory.by_ids(owner.tenant_id for _, owner in found)
     recorded = 0
     for start in range(0, len(found), AT_ONCE):
@@ -229,13 +229,24 @@ async def _record_some(
     async with database.transaction(scope) as tx:
         new = await record_all(tx, account, movements)
         movers = [
-            (each.owner.tenant_id, *source, each.raw["id"])
+            (_mark(identity, each.owner.tenant_id, source, each.raw), each.raw["id"])
             for each in new
             if (source := source_of(each.raw)) is not None
         ]
-        await store_marks.mark_all(
-            tx, account, await store_objects.unmentioned(tx, account, movers)
+        unmentioned = await store_objects.unmentioned(
+            tx,
+            account,
+            [
+                (mark.tenant_id, mark.object_type, mark.object_id, transaction_id)
+                for mark, transaction_id in movers
+            ],
         )
+        behind = [
+            mark
+            for mark, _ in movers
+            if (mark.tenant_id, mark.object_type, mark.object_id) in unmentioned
+        ]
+        await store_marks.mark_each(tx, behind)
     return len(new)
 
 
@@ -246,14 +257,38 @@ def _foundling(identity: Identity, raw: Json) -> Foundling:
     return Foundling("balance_transaction", raw["id"], raw, hint, attempts)
 
 
-async def _look_at_source(
-    database: Database, identity: Identity, raw: Json, tenant_id: UUID
-) -> None:
-    """Fetch the payment behind a movement: it tells whose it is, should its events have been lost."""
+async def _look_behind(database: Database, identity: Identity, waiting: Sequence[Json]) -> None:
+    """Fetch the payments behind movements: they tell whose these are, should events have been lost."""
+    marks = [
+        _mark(identity, identity.tenant_id, behind, raw)
+        for raw in waiting
+        if (behind := _payment_behind(raw)) is not None
+    ]
+    if marks:
+        async with database.tenant(identity.tenant_id, identity.mode) as tx:
+            await store_marks.mark_each(tx, marks)
+
+
+def _payment_behind(raw: Json) -> tuple[str, str] | None:
+    """(type, id) of the payment that a movement is about, else of what moved the money."""
     source = raw["source"] if isinstance(raw["source"], dict) else {}
     intent_id, charge_id = id_of(source.get("payment_intent")), id_of(source.get("charge"))
-    behind = ("payment_intent", intent_id) if intent_id else ("charge", charge_id)
-    kind, object_id = behind if behind[1] else (source_of(raw) or behind)
-    if object_id is not None:
-        async with database.tenant(tenant_id, identity.mode) as tx:
-            await store_marks.mark(tx, identity.account, [(kind, object_id)])
+    if intent_id is not None:
+        return "payment_intent", intent_id
+    return ("charge", charge_id) if charge_id is not None else source_of(raw)
+
+
+def _mark(identity: Identity, tenant_id: UUID, behind: tuple[str, str], raw: Json) -> Mark:
+    """That what is behind a movement is to be fetched, with the times that the movement tells.
+
+    Of a backlog, which has thousands, they are so read in lists. A payment is made before its charge,
+    as that is before what is given back of it.
+    """
+    source = raw["source"] if isinstance(raw["source"], dict) else {}
+    return Mark(
+        tenant_id,
+        identity.account,
+        *behind,
+        made_at=made_at(source),
+        told_at=from_unix(raw["created"]),
+    )

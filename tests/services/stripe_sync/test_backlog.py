@@ -1,5 +1,6 @@
 """A backlog of webhooks: taken in together, read in lists, and the same mirror and facts as ever."""
 
+import itertools
 from collections import Counter
 from datetime import timedelta
 from typing import Any
@@ -8,14 +9,15 @@ import pytest
 from opentelemetry import trace
 from prometheus_client import REGISTRY
 
-from libs.clock import from_unix
+from libs.clock import from_unix, utc_now
 from libs.contracts.gateway import StripeEventReceived
 from libs.contracts.stripe_accounts import StripeAccountDeauthorized
 from libs.contracts.stripe_sync import BalanceTransactionRecorded, PaymentSucceeded
 from libs.contracts.tenants import PLATFORM_TENANT_ID
 from libs.db.tenant import Scope
 from libs.observability.tracing import configure_tracing, start_span
-from services.stripe_sync import listing, store_marks
+from services.stripe_sync import listing, refresh, store_marks
+from services.stripe_sync.marks import BALANCE
 from services.stripe_sync.store_marks import Mark
 from tests.services.stripe_sync.accounts import own_account
 from tests.services.stripe_sync.conftest import World
@@ -101,22 +103,99 @@ async def test_what_changed_just_now_is_fetched_by_itself(world: World) -> None:
     assert len(world.log.events(PaymentSucceeded)) == PAYMENTS
 
 
-async def test_what_the_mirror_has_from_just_now_is_fetched_by_itself(world: World) -> None:
-    """A list may be older than the mirror, whatever a webhook that comes late tells of."""
-    ids = pay_at_stripe(world, PAYMENTS)
-    events = [
-        each | {"id": f"{each['id']}_{turn}", "created": each["created"] - 3600}
-        for turn in range(2)
-        for each in world.sandbox.events(world.key)
-        if each["type"] == "payment_intent.succeeded"
+def told_again(world: World, turns: int) -> list[list[dict[str, Any]]]:
+    """What came of each payment an hour ago, by webhooks that come late, so many times."""
+    events = [e for e in world.sandbox.events(world.key) if e["type"] == "payment_intent.succeeded"]
+    return [
+        [e | {"id": f"{e['id']}_{turn}", "created": e["created"] - 3600} for e in events]
+        for turn in range(turns)
     ]
+
+
+async def deliver(world: World, events: list[dict[str, Any]]) -> tuple[float, float]:
+    """Lists read, and payments fetched, because of events."""
     listed, fetched = calls(LISTED), calls(FETCHED)
-    world.deliver(events[:PAYMENTS])
+    world.deliver(events)
+    await world.settle()
+    return calls(LISTED) - listed, calls(FETCHED) - fetched
+
+
+async def test_what_the_mirror_has_from_just_now_is_not_replaced_out_of_a_list(
+    world: World,
+) -> None:
+    """A list may be older than the mirror: where they differ it is fetched, also for its charge."""
+    pay_at_stripe(world, PAYMENTS)
+    first, second, third = told_again(world, 3)
+    assert await deliver(world, first) == (1, 0)
+    before, said = await mirror(world), sum(map(len, world.log.topics.values()))
+    assert await deliver(world, second) == (1, 0)
+    assert await mirror(world) == before
+    assert sum(map(len, world.log.topics.values())) == said + PAYMENTS
+
+    async with world.test_database.admin() as admin:
+        for kind in ("payment_intent", "charge"):
+            await admin.execute(
+                "update stripe_sync.stripe_object set raw = raw || '{\"livemode\": null}' "
+                "where object_id = (select max(object_id) from stripe_sync.stripe_object "
+                "where object_type = $1)",
+                kind,
+            )
+        changed = await admin.fetchval(
+            "select count(distinct coalesce(raw ->> 'payment_intent', object_id)) "
+            "from stripe_sync.stripe_object where raw -> 'livemode' = 'null'"
+        )
+    assert await deliver(world, third) == (1, changed)
+    assert await mirror(world) == before
+
+
+async def ask_for_transactions(world: World) -> None:
+    """Have the balance transactions listed, as is done every half minute."""
+    async with world.database.tenant(PLATFORM_TENANT_ID, "test") as tx:
+        await store_marks.mark(tx, "platform", [BALANCE])
+
+
+@pytest.mark.usefixtures("long_ago")
+async def test_payments_that_only_movements_tell_of_are_read_in_a_list(world: World) -> None:
+    ids = pay_at_stripe(world, PAYMENTS)
+    listed, fetched = calls(LISTED), calls(FETCHED)
+    await ask_for_transactions(world)
     await world.settle()
     assert (calls(LISTED) - listed, calls(FETCHED) - fetched) == (1, 0)
-    world.deliver(events[PAYMENTS:])
-    await world.settle()
-    assert (calls(LISTED) - listed, calls(FETCHED) - fetched) == (1, len(ids))
+    paid = world.log.events(PaymentSucceeded)
+    assert {each.data.stripe_payment_intent_id for each in paid} == set(ids)
+    assert len(world.log.events(BalanceTransactionRecorded)) == PAYMENTS
+
+
+async def test_movements_are_listed_once_a_backlog_is_worked_off(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before that nobody knows whose most of them are, and the list would be read for nothing."""
+    monkeypatch.setattr(refresh, "BATCH_OBJECTS", 4)
+    pay_at_stripe(world, PAYMENTS)
+    movements = calls("balance_transaction.list")
+    await ask_for_transactions(world)
+    await world.take_webhooks()
+    assert calls("balance_transaction.list") == movements + 1
+    assert len(world.log.events(BalanceTransactionRecorded)) == PAYMENTS
+    assert await world.pending() == []
+
+
+async def test_movements_are_listed_when_the_backlog_does_not_end(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its time is over after one batch: whenever the worker looks, 15 of its 20 seconds have gone."""
+    monkeypatch.setattr(refresh, "BATCH_OBJECTS", 4)
+    began, looks = utc_now(), itertools.count()
+    monkeypatch.setattr(refresh, "utc_now", lambda: began + timedelta(seconds=15 * next(looks)))
+    pay_at_stripe(world, PAYMENTS)
+    movements = calls("balance_transaction.list")
+    await ask_for_transactions(world)
+    world.deliver(world.sandbox.events(world.key))
+    await world.log.settle()
+    await world.work()
+    assert calls("balance_transaction.list") == movements + 1
+    left = [each for each in await world.pending() if each["object_type"] == "payment_intent"]
+    assert len(left) > 4
 
 
 @pytest.mark.usefixtures("long_ago")

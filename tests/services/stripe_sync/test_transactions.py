@@ -82,6 +82,21 @@ async def test_a_list_longer_than_one_run_is_read_on_where_the_last_one_stopped(
     assert await desk.booked() == await desk.balance()
 
 
+async def test_what_a_movement_leads_to_is_marked_with_its_times(desk: Desk) -> None:
+    """So that thousands are read in lists, and not each by itself as if it had changed just now."""
+    intent = await desk.pay()
+    await listed(desk)
+    api = await desk.api()
+    (movement,) = (await api.get("x", "/v1/balance_transactions", {"expand": ["data.source"]}))[
+        "data"
+    ]
+    (mark,) = [
+        row for row in await desk.world.rows("dirty_object") if row["object_id"] == intent["id"]
+    ]
+    assert mark["told_at"] == from_unix(movement["created"])
+    assert mark["made_at"] == from_unix(movement["source"]["created"])
+
+
 async def test_a_place_in_the_list_that_is_gone_is_forgotten(desk: Desk) -> None:
     await listed(desk)
     await desk.pay()
