@@ -78,16 +78,17 @@ _MEDIA_TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg
 _TONES = {
     "good": {
         "active", "paid", "ready", "live", "connected", "completed", "succeeded", "won", "done",
-        "closed", "resolved",
+        "closed", "resolved", "admitted",
     },
     "waiting": {
         "draft", "open", "trialing", "advancing", "incomplete", "pending", "processing", "unknown",
         "requires_action", "authorized", "in_transit", "under_review", "warning_needs_response",
         "warning_under_review", "unassigned", "running", "listing", "comparing", "proposed", "accepted",
+        "deferred",
     },
     "bad": {
         "past_due", "suspended", "unpaid", "uncollectible", "paused", "revoked", "failed", "lost",
-        "needs_response", "quarantined",
+        "needs_response", "quarantined", "refused",
     },
 }  # fmt: skip
 

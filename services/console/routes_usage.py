@@ -30,6 +30,7 @@ async def show_usage(request: Request, viewer: OfTenant, begin: From = None) -> 
     found = await all_of(usage.use_of(viewer.api, meter, period, before) for meter in meters)
     # What was used comes before what only could have been.
     found.sort(key=lambda use: not (use.total or use.before))
+    outlooks = await usage.outlooks(viewer.api, found) if place == 0 else {}
     return page(
         request,
         "usage.html",
@@ -40,6 +41,7 @@ async def show_usage(request: Request, viewer: OfTenant, begin: From = None) -> 
         begin=format_time(period.begin),
         end=format_time(period.end),
         uses=found,
+        outlooks=outlooks,
     )
 
 

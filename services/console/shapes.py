@@ -1,6 +1,6 @@
 """The API's answers as far as the pages read them; members they do not show are ignored."""
 
-from datetime import datetime
+from datetime import date, datetime
 from decimal import Decimal
 from typing import Generic, TypeVar
 
@@ -78,6 +78,7 @@ class Balances(Answer):
 class Meter(Answer):
     """A meter."""
 
+    id: str = ""
     key: str
     event_type: str
     aggregation: str
@@ -96,6 +97,47 @@ class Usage(Answer):
 
     rows: list[UsageRow]
     as_of: datetime | None = None
+
+
+class Forecast(Answer):
+    """What a meter of the tenant's own use comes to by the end of its period."""
+
+    period_to: datetime
+    trend: Decimal
+    planned: Decimal
+    expected: Decimal
+    low: Decimal
+    high: Decimal
+    limit: Decimal | None
+    kind: str | None
+    limit_hit_on: date | None
+    made_at: datetime
+
+
+class Occurrence(Answer):
+    """One time that planned usage happens, and what became of it."""
+
+    at: datetime
+    state: str
+    outcome: str
+    reason: str | None
+    used: Decimal | None
+    limit: Decimal | None
+    passes_at: datetime | None
+
+
+class Planned(Answer):
+    """Usage that was declared ahead."""
+
+    id: str
+    meter_id: str
+    customer: str | None
+    quantity: Decimal
+    every: str | None
+    note: str
+    canceled_at: datetime | None
+    next: Occurrence | None
+    last: Occurrence | None
 
 
 class Invoice(Answer):

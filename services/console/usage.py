@@ -1,6 +1,6 @@
 """What the usage page shows: a meter's value in a period, by day, beside the period before."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -8,9 +8,20 @@ from decimal import Decimal
 from libs.clock import floor_to_minute, format_time
 from services.console.origin import Api, all_of
 from services.console.plots import BarPlot, bar_plot, daily
-from services.console.shapes import Invoice, Listed, Meter, Subscription, Usage
+from services.console.shapes import (
+    Forecast,
+    Invoice,
+    Listed,
+    Meter,
+    Planned,
+    Subscription,
+    Usage,
+)
 
 METERS_MAX = 20
+PLANNED_MAX = 20
+"""Of one meter; the API has the rest."""
+
 DAYS_MAX = 400
 PERIODS_MAX = 12
 
@@ -38,6 +49,14 @@ class MeterUse:
     days: tuple[tuple[date, Decimal], ...]
     plot: BarPlot
     as_of: datetime | None
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """Where a meter is heading, and what is planned of it, the newest first."""
+
+    forecast: Forecast
+    planned: tuple[Planned, ...]
 
 
 def periods_of(
@@ -100,6 +119,23 @@ async def use_of(api: Api, meter: Meter, period: Period, before: Period | None) 
         bar_plot(days),
         total.as_of,
     )
+
+
+async def outlooks(api: Api, uses: Sequence[MeterUse]) -> Mapping[str, Outlook]:
+    """Of each meter that is used or planned of, by its key: until the end of the period that runs."""
+    listed = await api.read(Listed[Planned], "/api/v1/usage/planned", limit="200")
+    planned = [each for each in listed.items if each.canceled_at is None]
+    by_meter = {
+        use.meter.key: tuple(each for each in planned if each.meter_id == use.meter.id)
+        for use in uses
+    }
+    keys = [use.meter.key for use in uses if use.total or by_meter[use.meter.key]]
+    path = "/api/v1/usage/forecast"
+    forecasts = await all_of(api.read(Forecast, path, meter=key) for key in keys)
+    return {
+        key: Outlook(forecast, by_meter[key][:PLANNED_MAX])
+        for key, forecast in zip(keys, forecasts, strict=True)
+    }
 
 
 async def days_of(api: Api, key: str, period: Period) -> tuple[tuple[date, Decimal], ...]:

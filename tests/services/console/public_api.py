@@ -132,6 +132,47 @@ def explanation(number: int) -> dict[str, Any]:
     }
 
 
+def occurrence(number: int, state: str, outcome: str, reason: str | None) -> dict[str, Any]:
+    return {
+        "at": at(END + timedelta(days=number, hours=2)),
+        "state": state,
+        "outcome": outcome,
+        "reason": reason,
+        "used": "19500",
+        "limit": "20000",
+        "passes_at": at(NEXT) if reason == "next_period" else None,
+    }
+
+
+PLANNED = [
+    {
+        "id": f"pln_{number}",
+        "meter_id": meter,
+        "customer": None,
+        "quantity": "2500",
+        "every": "day",
+        "note": f"nightly import {HOSTILE}",
+        "canceled_at": at(END) if number == 3 else None,
+        "next": occurrence(20, "planned", "deferred", "next_period"),
+        "last": occurrence(19, "admitted", "admitted", None),
+    }
+    for number, meter in ((1, "mtr_1"), (2, "mtr_of_another"), (3, "mtr_1"))
+]
+FORECAST = {
+    "meter": "api_calls",
+    "period_to": at(NEXT),
+    "trend": "17000.5",
+    "planned": "5000",
+    "expected": "22000.5",
+    "low": "21000",
+    "high": "23001",
+    "limit": "20000",
+    "kind": "hard",
+    "limit_hit_on": "2026-03-27",
+    "made_at": at(END + timedelta(days=19)),
+}
+
+
 class PublicApi:
     """The program, with what it saw and the ways it can be told to misbehave."""
 
@@ -274,7 +315,15 @@ class PublicApi:
         @app.get("/api/v1/meters")
         async def meters() -> JSONResponse:
             item = {"key": "api_calls", "event_type": "api.request", "aggregation": "sum"}
-            return JSONResponse({"items": [] if self.empty else [item]})
+            return JSONResponse({"items": [] if self.empty else [{"id": "mtr_1"} | item]})
+
+        @app.get("/api/v1/usage/planned")
+        async def planned() -> JSONResponse:
+            return JSONResponse({"items": [] if self.empty else PLANNED})
+
+        @app.get("/api/v1/usage/forecast")
+        async def forecast() -> JSONResponse:
+            return JSONResponse(FORECAST)
 
         @app.get("/api/v1/meters/api_calls/query")
         async def query(request: Request) -> JSONResponse:

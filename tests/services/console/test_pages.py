@@ -66,9 +66,30 @@ async def test_usage_shows_totals_plot_table_and_csv(operator: httpx.AsyncClient
     }
 
 
-async def test_an_earlier_period_can_be_looked_at(operator: httpx.AsyncClient):
+async def test_usage_shows_the_forecast_and_what_is_planned(
+    operator: httpx.AsyncClient, api: PublicApi
+):
+    text = await text_of(operator, "/usage?tenant=acme")
+    for figure in ("22,000.5", "17,000.5", "5,000", "20,000"):
+        assert f"<b>{figure}</b>" in text
+    assert "21,000 to 23,001 in nine of ten cases" in text
+    assert "The hard limit of 20,000 is reached on 2026-03-27." in text
+    assert "made <time" in text
+    # One of the two that are not canceled is of another meter.
+    assert text.count("nightly import") == 1
+    assert "each day" in text
+    assert '<span class="badge waiting">deferred</span>' in text
+    assert '<span class="badge good">admitted</span>' in text
+    assert "next period: 19,500 of 20,000 used; room from <time" in text
+    assert len(api.calls_of("/api/v1/usage/forecast")) == 1
+
+
+async def test_an_earlier_period_can_be_looked_at(operator: httpx.AsyncClient, api: PublicApi):
     text = await text_of(operator, "/usage?tenant=acme&from=2026-02-01T00:00:00Z")
     assert "Earlier period" in text
+    # Nothing is ahead of it any more.
+    assert "Forecast to" not in text
+    assert api.calls_of("/api/v1/usage/forecast") == []
     assert "<b>18,000.5</b>" in text
 
 
