@@ -2,25 +2,41 @@
 
 Neither program is among this project's dependencies (Beancount's licence is not ours, hledger is no
 Python), so what they take is written down here: every line is one of the forms below or an error, and
-what the programs check, balances, declarations and assertions, is checked.
+what the programs check, balances, declarations and assertions, is checked. Where a program is
+installed it is asked itself (`checker`).
 
 Sources: beancount/parser/lexer.l and grammar.y of Beancount 3; "Journal" in hledger's manual, with the
 checks of `hledger check --strict`.
 """
 
 import re
+import shutil
+import sys
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
+
+_PROGRAMS = {
+    "bean-check": ("bean-check",),
+    "hledger": ("hledger", "check", "--strict", "--file"),
+}
 
 _ACCOUNT = r"(?:Assets|Liabilities|Equity|Income|Expenses)(?::[A-Z0-9][A-Za-z0-9-]*)+"
 _DATE = r"[1-9]\d{3}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])"
 _NUMBER = r"-?\d+(?:\.\d+)?"
 _CURRENCY = r"[A-Z][A-Z0-9'._-]{0,22}[A-Z0-9]"
 _STRING = r'"(?:\\.|[^"\\])*"'
+
+
+def checker(program: str) -> list[str] | None:
+    """The command that checks the file named after it; None where the program is not installed."""
+    name, *arguments = _PROGRAMS[program]
+    found = shutil.which(name) or shutil.which(name, path=Path(sys.executable).parent)
+    return [found, *arguments] if found else None
 
 
 @dataclass

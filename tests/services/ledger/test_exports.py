@@ -1,9 +1,11 @@
 """Books as files: every posting exactly, as of one moment, in forms that other programs take."""
 
+import asyncio
 import csv
 import io
 import itertools
 import json
+import subprocess
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -24,7 +26,7 @@ from libs.testing.databases import TestDatabase
 from libs.testing.memory_log import MemoryLog
 from services.ledger import exports, routes_exports
 from services.ledger.exports_plain import amount_of, code_of, name_of
-from tests.journals import Journal, read_beancount, read_hledger
+from tests.journals import Journal, checker, read_beancount, read_hledger
 
 ACME = {"X-Tenant-ID": "acme"}
 PLATFORM = {"book": "platform"}
@@ -141,6 +143,26 @@ async def test_a_journal_that_others_read(
         {"beancount": read_beancount, "hledger": read_hledger}[plain](
             text.replace("49.00", "49.01", 1)
         )
+
+
+@pytest.mark.parametrize("program", ["bean-check", "hledger"])
+async def test_the_program_itself_takes_it(
+    api: Api, ledger: Database, log: MemoryLog, tmp_path: Path, program: str
+) -> None:
+    """Where it is installed, strictly; and it finds an amount that was changed."""
+    command = checker(program)
+    if command is None:
+        pytest.skip(f"{program} is not installed here")
+    await three_currencies(api, ledger, log)
+    plain = "beancount" if program == "bean-check" else "hledger"
+    text = (await file_of(api, format=plain)).text
+    path = tmp_path / f"book.{plain}"
+    for written, is_right in ((text, True), (text.replace("49.00", "49.01", 1), False)):
+        path.write_text(written)
+        checked = await asyncio.to_thread(
+            subprocess.run, [*command, path], capture_output=True, text=True, check=False
+        )
+        assert (checked.returncode == 0) == is_right, checked.stdout + checked.stderr
 
 
 def assert_told(journal: Journal) -> None:
