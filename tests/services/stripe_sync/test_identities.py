@@ -28,6 +28,11 @@ from tests.services.stripe_sync.accounts import Own, own_account
 from tests.services.stripe_sync.conftest import World, make_world
 
 
+@pytest.fixture(autouse=True)
+def _another_key_is_not_waited_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(identities, "RENEWAL_SECONDS", 0.1)
+
+
 async def test_each_account_is_called_with_its_own_key_and_mirrored_for_its_tenant(
     world: World,
 ) -> None:

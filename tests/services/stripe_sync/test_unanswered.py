@@ -9,12 +9,18 @@ import pytest
 from libs.contracts.billing import CustomerErased
 from libs.contracts.stripe_sync import OutsidePaymentRecorded
 from libs.observability.metrics import PAYMENT_REQUESTS_OLDEST_AGE_SECONDS
-from services.stripe_sync import janitor, lookups, outcomes, requests, store_requests
+from services.stripe_sync import identities, janitor, lookups, outcomes, requests, store_requests
 from services.stripe_sync.janitor import RequestWorker
 from services.stripe_sync.outcomes import Outcome
 from services.stripe_sync.store_requests import OUTCOME_UNKNOWN
 from tests.services.stripe_sync.conftest import World
 from tests.services.stripe_sync.paying import EUR, Shop, open_shop
+
+
+@pytest.fixture(autouse=True)
+def _refused_keys_are_tried_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(identities, "RENEWAL_SECONDS", 0.1)
+    monkeypatch.setattr(identities, "PAUSE_SECONDS_MIN", 0.1)
 
 
 @pytest.fixture
