@@ -14,7 +14,7 @@ from cli.terms import draw
 from deploy.local.scratch import RunningKafka, RunningPostgres, start_kafka, start_postgres
 from deploy.local.stack import Stack
 from libs.messaging.key_use import KEY_USES
-from libs.testing.databases import TestDatabase, clone, make_template
+from libs.testing.databases import TestDatabase, clone, leave, make_template
 from libs.testing.memory_log import MemoryLog
 from tests.trace_sink import TraceSink, trace_sink
 
@@ -69,10 +69,11 @@ def kafka_server(scratch: Path) -> Generator[RunningKafka, None, None]:
 
 
 @pytest.fixture(scope="session")
-async def template(postgres_server: RunningPostgres) -> str:
+async def template(postgres_server: RunningPostgres) -> AsyncGenerator[str, None]:
     """The migrated template database; its server's DSN."""
     await make_template(postgres_server.dsn)
-    return postgres_server.dsn
+    yield postgres_server.dsn
+    leave(postgres_server.dsn)
 
 
 @pytest.fixture

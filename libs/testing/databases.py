@@ -82,6 +82,12 @@ async def make_template(server_dsn: str) -> None:
     await deploy_postgres(with_database(server_dsn, TEMPLATE), dsns, services)
 
 
+def leave(server_dsn: str) -> None:
+    """Close what is kept of a server's databases, before it stops."""
+    if pool := _POOLS.pop(server_dsn, None):
+        pool.close()
+
+
 @asynccontextmanager
 async def clone(server_dsn: str) -> AsyncGenerator[TestDatabase, None]:
     """A database that is as the template is, for one test."""
@@ -129,12 +135,14 @@ class _Pool:
     """The databases of a server that wait for the next test.
 
     Attributes:
+        connections: one to each database, kept from test to test: it knows the catalog already.
         schemas: what `_SCHEMA` says of each database when it was new.
         seeds: the rows that the migrations themselves have entered, by table, as COPY writes them.
     """
 
     server_dsn: str
     free: list[str] = field(default_factory=list)
+    connections: dict[str, asyncpg.Connection] = field(default_factory=dict)
     schemas: dict[str, str] = field(default_factory=dict)
     seeds: Mapping[str, bytes] | None = None
 
@@ -147,17 +155,16 @@ class _Pool:
         finally:
             await admin.close()
         connection = await asyncpg.connect(with_database(self.server_dsn, name))
-        try:
-            self.schemas[name] = await connection.fetchval(_SCHEMA)
-            if self.seeds is None:
-                filled = [row["name"] for row in await connection.fetch(_FILLED)]
-                self.seeds = {table: await _rows_of(connection, table) for table in filled}
-        finally:
-            await connection.close()
+        self.connections[name] = connection
+        self.schemas[name] = await connection.fetchval(_SCHEMA)
+        if self.seeds is None:
+            filled = [row["name"] for row in await connection.fetch(_FILLED)]
+            self.seeds = {table: await _rows_of(connection, table) for table in filled}
         return name
 
     async def drop(self, name: str) -> None:
         """Drop a database that cannot be used again."""
+        self.connections.pop(name).terminate()
         del self.schemas[name]
         admin = await asyncpg.connect(self.server_dsn)
         try:
@@ -167,21 +174,21 @@ class _Pool:
 
     async def empty(self, name: str) -> bool:
         """Make a database as it was when it was new; False where that is not possible."""
-        try:
-            connection = await asyncpg.connect(with_database(self.server_dsn, name))
-        except asyncpg.InvalidCatalogNameError:
-            return False
+        connection = self.connections[name]
         try:
             if not await _left_by_all(connection):
                 return False
             if await connection.fetchval(_SCHEMA) != self.schemas[name]:
                 return False
             await self._empty(connection)
-        except asyncpg.PostgresError:
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
             return False
-        finally:
-            await connection.close()
         return True
+
+    def close(self) -> None:
+        """Let go of every database, before its server stops."""
+        for connection in self.connections.values():
+            connection.terminate()
 
     async def _empty(self, connection: asyncpg.Connection) -> None:
         assert self.seeds is not None, "it was made by `create`"
