@@ -68,17 +68,24 @@ async def current(
     tx: Tx, meter: Meter, customers: list[str], zone: tzinfo, now: datetime
 ) -> Forecast:
     """The forecast for the running period, made now where the last is of another or too old."""
-    found = await store.find(tx, meter.id, customers[-1])
-    if (
-        found is not None
-        and found.period_from <= now < found.period_to
-        and now - REFRESHED_AFTER <= found.made_at <= now
-    ):
+    found = await _kept(tx, meter, customers, now)
+    if found is None:
+        await store.lock(tx, meter.id, customers[-1])
+        found = await _kept(tx, meter, customers, now)
+    if found is not None:
         return found
     made, is_used = await make(tx, meter, customers, zone, now)
     if is_used:
         await store.put(tx, made, utc_now() + REFRESHED_AFTER)
     return made
+
+
+async def _kept(tx: Tx, meter: Meter, customers: list[str], now: datetime) -> Forecast | None:
+    """The forecast that was made last; None where it is of another period, or too old."""
+    found = await store.find(tx, meter.id, customers[-1])
+    if found is None or not found.period_from <= now < found.period_to:
+        return None
+    return found if now - REFRESHED_AFTER <= found.made_at <= now else None
 
 
 async def make(
@@ -129,6 +136,7 @@ async def make(
 
 async def _made_again(tx: Tx, tenant: Tenant, zone: tzinfo, due: DueForecast) -> Forecast | None:
     """The forecast as of now; None where there was no use for so long that it says nothing."""
+    await store.lock(tx, due.meter_id, due.customer)
     known = await meters.applying(tx, [due.tenant_id], due.mode)
     await tx.enter(Scope((due.tenant_id,), due.mode))
     mine = meters.of_tenant(known, due.tenant_id)

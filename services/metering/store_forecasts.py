@@ -73,8 +73,20 @@ async def want(tx: Tx, lines: Sequence[tuple[UUID, str]], due_at: datetime) -> N
     )
 
 
+async def lock(tx: Tx, meter_id: UUID, customer: str) -> None:
+    """Let one after the other make a forecast, or change what it is made of, until this transaction ends."""
+    await tx.execute(
+        "select pg_advisory_xact_lock(hashtextextended($1, 0))",
+        f"forecast {tx.tenant_id} {tx.mode} {meter_id} {customer}",
+    )
+
+
 async def want_anew(tx: Tx, meter_id: UUID, customer: str, due_at: datetime) -> None:
-    """Have a forecast made, also where there is one: it knew less."""
+    """Have a forecast made, also where there is one: it knew less.
+
+    Whoever makes it at this moment is waited for, and what it knew forgotten.
+    """
+    await lock(tx, meter_id, customer)
     await tx.execute(
         """
         insert into usage_forecast as f (tenant_id, mode, meter_id, customer, due_at)

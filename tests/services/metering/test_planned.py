@@ -14,7 +14,7 @@ from libs.testing.databases import TestDatabase
 from metering.test_credit_limits import tell
 from metering.test_limits import subscribe
 from metering.world import Api, Party, World, checksums
-from services.metering import jobs, planned
+from services.metering import jobs, planned, store_planned
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 PATH = "/api/v1/usage/planned"
@@ -279,6 +279,31 @@ async def test_a_trend_does_not_go_on_with_what_was_planned(stage: Stage) -> Non
     found = await stage.forecast()
     assert (found["used"], found["trend"], found["planned"]) == ("6", "6", "2")
     assert (found["expected"], found["high"]) == ("8", "8")
+
+
+async def test_a_forecast_that_is_being_made_does_not_outlast_a_plan(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has read what was planned before: what it keeps must not stand for what is planned now."""
+    await stage.use(1)
+    reading, go_on = asyncio.Event(), asyncio.Event()
+    straight = store_planned.coming
+
+    async def coming(tx: Any, *asked: Any) -> Any:
+        found = await straight(tx, *asked)
+        reading.set()
+        await go_on.wait()
+        return found
+
+    monkeypatch.setattr(store_planned, "coming", coming)
+    making = asyncio.create_task(stage.forecast())
+    await reading.wait()
+    planning = asyncio.create_task(stage.plan("4"))
+    await asyncio.wait([planning], timeout=0.3)
+    go_on.set()
+    assert (await making)["planned"] == "0"
+    await planning
+    assert (await stage.forecast())["planned"] == "4"
 
 
 async def test_bad_plans_are_refused_and_the_same_one_is_declared_once(
