@@ -83,7 +83,7 @@ async def stranger(chromium: Browser, played_story: Story) -> AsyncGenerator[Wat
     """A browser that is not signed in; whatever went wrong on its pages fails the test."""
     origin = played_story.environment["SLUICE_ORIGIN"]
     async with await chromium.new_context(base_url=origin) as context:
-        context.set_default_timeout(20_000)
+        context.set_default_timeout(60_000)
         watched = Watched(await context.new_page())
         watched.start()
         yield watched
@@ -123,7 +123,9 @@ class Owner:
 
     async def sandbox_account(self, name: str) -> dict[str, str]:
         """A company at the sandbox, with keys of its own."""
-        async with httpx.AsyncClient(base_url=self.environment["STRIPE_SIM_URL"]) as sandbox:
+        async with httpx.AsyncClient(
+            base_url=self.environment["STRIPE_SIM_URL"], timeout=60
+        ) as sandbox:
             answer = await sandbox.post("/_sim/accounts", json={"name": name})
             answer.raise_for_status()
             made: dict[str, str] = answer.json()

@@ -19,7 +19,9 @@ PAGES = ("/payments", "/payouts", "/disputes", "/webhooks", "/webhooks/replays")
 
 async def sandbox(owner: Owner, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
     """What a payer, a bank or an account's owner does at the sandbox."""
-    async with httpx.AsyncClient(base_url=owner.environment["STRIPE_SIM_URL"]) as client:
+    async with httpx.AsyncClient(
+        base_url=owner.environment["STRIPE_SIM_URL"], timeout=60
+    ) as client:
         answer = await client.post(f"/_sim{path}", json=body or {})
     assert answer.is_success, answer.text
     found: dict[str, Any] = answer.json()
@@ -221,7 +223,9 @@ async def test_an_event_is_looked_at_and_replayed_from_its_page(owner: Owner, ap
 async def test_an_event_of_nobody_s_is_given_to_its_tenant(operator: Watched, played_story: Story):
     page, environment = operator.page, played_story.environment
     key = {"Authorization": f"Bearer {environment['STRIPE_SECRET_KEY']}"}
-    async with httpx.AsyncClient(base_url=environment["STRIPE_SIM_URL"], headers=key) as client:
+    async with httpx.AsyncClient(
+        base_url=environment["STRIPE_SIM_URL"], headers=key, timeout=60
+    ) as client:
         made = (await client.post("/v1/customers", data={"name": "Nobody's"})).json()
     path = f"/webhooks?object={made['id']}&assignment=unassigned"
     await appears(operator, path, "customer.created")

@@ -30,7 +30,7 @@ async def second(chromium: Browser, played_story: Story) -> AsyncGenerator[Watch
     """Another browser that is not signed in."""
     origin = played_story.environment["SLUICE_ORIGIN"]
     async with await chromium.new_context(base_url=origin) as context:
-        context.set_default_timeout(20_000)
+        context.set_default_timeout(60_000)
         watched = Watched(await context.new_page())
         watched.start()
         yield watched
@@ -63,7 +63,9 @@ async def test_keys_of_one_s_own_account_are_proved_kept_and_rotated(owner: Owne
     assert account["secret_key"][-4:] in text
     assert account["secret_key"] not in await page.content()
 
-    async with httpx.AsyncClient(base_url=owner.environment["STRIPE_SIM_URL"]) as sandbox:
+    async with httpx.AsyncClient(
+        base_url=owner.environment["STRIPE_SIM_URL"], timeout=60
+    ) as sandbox:
         rolled = await sandbox.post(f"/_sim/accounts/{account['id']}/keys", json={"kind": "secret"})
         rolled.raise_for_status()
     await page.get_by_text("Rotate keys").click()
@@ -135,7 +137,7 @@ async def test_a_key_is_made_used_rotated_and_revoked(owner: Owner):
 
 async def status_with(owner: Owner, key: str) -> int:
     """What the API answers to a key; one that was just made may be on its way."""
-    async with httpx.AsyncClient(base_url=owner.environment["SLUICE_ORIGIN"]) as client:
+    async with httpx.AsyncClient(base_url=owner.environment["SLUICE_ORIGIN"], timeout=60) as client:
         answer = await client.get(
             f"/api/v1/tenants/{owner.slug}", headers={"Authorization": f"Bearer {key}"}
         )

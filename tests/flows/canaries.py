@@ -50,7 +50,7 @@ def traces(path: Path) -> Iterator[Piece]:
 
 async def metrics(environment: Mapping[str, str]) -> AsyncGenerator[Piece, None]:
     """What each service shows to Prometheus."""
-    async with httpx.AsyncClient(timeout=30) as http:
+    async with httpx.AsyncClient(timeout=60) as http:
         for name, url in environment.items():
             if name.startswith("SLUICE_") and name.endswith("_URL"):
                 answer = await http.get(f"{url}/metrics")

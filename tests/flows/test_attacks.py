@@ -72,7 +72,7 @@ async def home(stack: Stack) -> AsyncGenerator[House, None]:
 
 @pytest.fixture(scope="module")
 async def http(home: House) -> AsyncGenerator[httpx.AsyncClient, None]:
-    async with httpx.AsyncClient(base_url=home.origin, timeout=30) as client:
+    async with httpx.AsyncClient(base_url=home.origin, timeout=60) as client:
         yield client
 
 

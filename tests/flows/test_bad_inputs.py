@@ -95,7 +95,7 @@ async def attacker(stack: Stack) -> AsyncGenerator[Attacker, None]:
     key = (await operator.post("/api/v1/api-keys", body))["key"]
     await operator.close()
     secret = ("KEY", "SECRET", "PASSWORD", "PEPPER", "POSTGRES")
-    http = httpx.AsyncClient(base_url=origin, timeout=30)
+    http = httpx.AsyncClient(base_url=origin, timeout=60)
     yield Attacker(
         http,
         tenant["id"],

@@ -75,7 +75,7 @@ async def aviary(stack: Stack) -> AsyncGenerator[Aviary, None]:
     """A tenant with secrets in every place that takes one, after everything has settled."""
     async with (
         house(stack.environment(), "aviary") as home,
-        httpx.AsyncClient(base_url=home.origin, timeout=30) as http,
+        httpx.AsyncClient(base_url=home.origin, timeout=60) as http,
     ):
         made = Aviary(home, http, unique("marker"))
         await plant_keys(made)
@@ -179,7 +179,9 @@ async def plant_stripe_keys(to: Aviary) -> None:
     """A tenant's own Stripe keys: bad ones, good ones, in both spellings, and the webhook's."""
     key = (await to.home.make_key(*SCOPES))["key"]
     headers = {"X-API-Key": key}
-    async with httpx.AsyncClient(base_url=to.home.environment["STRIPE_SIM_URL"]) as sandbox:
+    async with httpx.AsyncClient(
+        base_url=to.home.environment["STRIPE_SIM_URL"], timeout=60
+    ) as sandbox:
         account = (await sandbox.post("/_sim/accounts", json={"name": to.marker})).json()
     to.keep("a Stripe key", account["secret_key"])
     webhook_secret = to.canary("a webhook secret", "whsec_")

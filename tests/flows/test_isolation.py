@@ -146,11 +146,15 @@ async def _money(owner: Api, sandbox: httpx.AsyncClient, account: str) -> dict[s
 
 async def _of_an_account(story: Story, owner: Api) -> dict[str, str]:
     """What there is of an account of acme's own, which it has for a moment only."""
-    async with httpx.AsyncClient(base_url=story.environment["STRIPE_SIM_URL"]) as sandbox:
+    async with httpx.AsyncClient(
+        base_url=story.environment["STRIPE_SIM_URL"], timeout=60
+    ) as sandbox:
         account = (await sandbox.post("/_sim/accounts", json={"name": "acme"})).json()
     keys = {"stripe_secret_key": account["secret_key"], "webhook_secret": f"whsec_{'a' * 32}"}
     await owner.post("/api/v1/billing/config", keys)
-    async with httpx.AsyncClient(base_url=story.environment["STRIPE_SIM_URL"]) as sandbox:
+    async with httpx.AsyncClient(
+        base_url=story.environment["STRIPE_SIM_URL"], timeout=60
+    ) as sandbox:
         found = await _money(owner, sandbox, account["id"])
     wanted = {
         "account": account["id"],
@@ -235,7 +239,7 @@ async def theirs(played_story: Story) -> AsyncGenerator[Theirs, None]:
     of_everybody = ("tenant", "plan", "namespace", "period")
     objects = {name: value for name, value in paths.items() if name not in of_everybody}
     stripe = {tenant["stripe_customer_id"], tenant["stripe_subscription_id"]}
-    http = httpx.AsyncClient(base_url=story.origin, timeout=20)
+    http = httpx.AsyncClient(base_url=story.origin, timeout=60)
     await open_live_mode(operator, slug)
     yield Theirs(
         story.tenant_id,

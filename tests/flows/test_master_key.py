@@ -37,7 +37,7 @@ async def connect(environment: dict[str, str], operator: Api) -> str:
     """A tenant with raw keys of an account of its own; its id."""
     name = f"Rotating {new_id().hex[-6:]}"
     tenant = await operator.post("/api/v1/tenants", {"name": name})
-    async with httpx.AsyncClient(base_url=environment["STRIPE_SIM_URL"]) as sandbox:
+    async with httpx.AsyncClient(base_url=environment["STRIPE_SIM_URL"], timeout=60) as sandbox:
         account = (await sandbox.post("/_sim/accounts", json={"name": name})).json()
     owner = Api(
         environment["SLUICE_ORIGIN"], environment["SLUICE_OPERATOR_KEY"], tenant=tenant["id"]

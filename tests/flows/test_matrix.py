@@ -98,7 +98,7 @@ async def matrix(stack: Stack) -> AsyncGenerator[Matrix, None]:
         everybody: list[Caller] = [Nobody(), *people, operator, operators_key, *keys]
         callers = {each.name: each for each in (*everybody, *strangers)}
         assert callers.keys() == set(CALLERS)
-        http = await opened.enter_async_context(httpx.AsyncClient(base_url=ours.origin, timeout=30))
+        http = await opened.enter_async_context(httpx.AsyncClient(base_url=ours.origin, timeout=60))
         yield Matrix(ours, other, http, callers)
         for person in (*people, operator, *strangers):
             await person.http.aclose()

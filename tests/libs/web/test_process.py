@@ -72,7 +72,10 @@ async def running(root: Path, *arguments: str) -> AsyncGenerator[Running, None]:
 
 async def answers(service: Running) -> None:
     """Wait until the service answers."""
-    async with asyncio.timeout(PATIENCE_SECONDS), httpx.AsyncClient() as client:
+    async with (
+        asyncio.timeout(PATIENCE_SECONDS),
+        httpx.AsyncClient(timeout=PATIENCE_SECONDS) as client,
+    ):
         while service.process.returncode is None:
             with contextlib.suppress(httpx.TransportError):
                 await client.get(f"{service.url}/healthz")
@@ -121,7 +124,7 @@ async def test_hostile_connections(pytestconfig: pytest.Config):
         assert huge.startswith(b"HTTP/1.1 431")
         assert broken.startswith(b"HTTP/1.1 400")
         assert b"server:" not in (slow + chunked).lower()
-        async with httpx.AsyncClient() as client:
+        async with httpx.AsyncClient(timeout=PATIENCE_SECONDS) as client:
             assert (await client.get(f"{service.url}/healthz")).status_code == 200
 
 
@@ -169,7 +172,7 @@ async def test_what_is_no_request_is_told_so(pytestconfig: pytest.Config):
             assert head.startswith(b"HTTP/1.1 %d " % status), sent[:80]
             assert b"connection: close" in head, sent[:80]
             assert json.loads(body)["code"] == code, sent[:80]
-        async with httpx.AsyncClient() as client:
+        async with httpx.AsyncClient(timeout=PATIENCE_SECONDS) as client:
             assert (await client.get(f"{service.url}/healthz")).status_code == 200
 
 

@@ -140,7 +140,7 @@ class Sim:
         )
 
     async def control(self, method: str, path: str, body: Any = None) -> httpx.Response:
-        async with httpx.AsyncClient(base_url=self.url, trust_env=False) as http:
+        async with httpx.AsyncClient(base_url=self.url, timeout=60, trust_env=False) as http:
             return await http.request(method, f"/_sim{path}", json=body)
 
     async def pay(self, session_id: str, card: str = "4242424242424242") -> dict[str, Any]:

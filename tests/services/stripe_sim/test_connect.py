@@ -21,7 +21,7 @@ async def authorized(sim: Sim, decision: str = "connect") -> dict[str, str]:
         {"client_id": CLIENT_ID, "scope": "read_write", "redirect_uri": BACK, "state": "s1"}
     )
     split = urlsplit(url)
-    async with httpx.AsyncClient(base_url=sim.url, trust_env=False) as browser:
+    async with httpx.AsyncClient(base_url=sim.url, timeout=60, trust_env=False) as browser:
         page = await browser.get(f"{split.path}?{split.query}")
         assert "Connect my Stripe account" in page.text
         answer = await browser.post(
@@ -119,7 +119,7 @@ async def test_a_refused_authorization(shared_sim: Sim) -> None:
     assert (answer["error"], answer["state"]) == ("access_denied", "s1")
     with pytest.raises(stripe.oauth_error.InvalidGrantError):
         await token(shared_sim, "ac_made_up")
-    async with httpx.AsyncClient(base_url=shared_sim.url, trust_env=False) as browser:
+    async with httpx.AsyncClient(base_url=shared_sim.url, timeout=60, trust_env=False) as browser:
         for wrong in ("client_id=ca_other", f"client_id={CLIENT_ID}&response_type=code"):
             page = await browser.get(f"/oauth/authorize?{wrong}")
             assert page.status_code == 400
@@ -154,7 +154,7 @@ async def test_account_links(hooked: tuple[Sim, Receiver]) -> None:
             "return_url": "http://127.0.0.1:9/done",
         }
     )
-    async with httpx.AsyncClient(trust_env=False) as browser:
+    async with httpx.AsyncClient(timeout=60, trust_env=False) as browser:
         assert "Complete the onboarding" in (await browser.get(link.url)).text
         done = await browser.post(link.url, data={"complete": "complete"})
         assert done.headers["location"] == "http://127.0.0.1:9/done"
@@ -221,7 +221,7 @@ async def test_subscriptions_on_a_connected_account_with_a_percentage(
         },
         on,
     )
-    async with httpx.AsyncClient(trust_env=False, base_url=sim.url) as browser:
+    async with httpx.AsyncClient(timeout=60, trust_env=False, base_url=sim.url) as browser:
         opened = await browser.get(link.url)
         page = opened.headers["location"]
         done = await browser.post(page, data={"card_number": "4242424242424242"})

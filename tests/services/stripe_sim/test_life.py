@@ -305,7 +305,7 @@ async def test_a_payment_that_needs_the_payer(tenant: Tenant) -> None:
     }
     intent = await v1.payment_intents.create_async(wish)
     assert intent.status == "requires_action"
-    async with httpx.AsyncClient(trust_env=False) as browser:
+    async with httpx.AsyncClient(timeout=60, trust_env=False) as browser:
         url = intent.next_action.redirect_to_url.url
         assert url.startswith(sim.url)
         assert "Complete" in (await browser.get(url)).text
@@ -336,7 +336,7 @@ async def test_the_checkout_page_in_a_browser_without_scripts(tenant: Tenant) ->
             "payment_intent_data": {"metadata": {"command_id": "c1"}},
         }
     )
-    async with httpx.AsyncClient(trust_env=False) as browser:
+    async with httpx.AsyncClient(timeout=60, trust_env=False) as browser:
         page = await browser.get(session.url)
         assert 'name="card_number"' in page.text
         assert 'name="pay"' in page.text
@@ -390,7 +390,7 @@ async def test_paging_and_filters(tenant: Tenant) -> None:
 async def test_bad_parameters_are_refused_in_stripes_words(
     tenant: Tenant, path: str, body: str, code: str | None, param: str | None
 ) -> None:
-    async with httpx.AsyncClient(base_url=tenant.sim.url, trust_env=False) as http:
+    async with httpx.AsyncClient(base_url=tenant.sim.url, timeout=60, trust_env=False) as http:
         answer = await http.post(
             path, content=body, headers={"Authorization": f"Bearer {tenant.key}"}
         )

@@ -211,7 +211,7 @@ async def test_a_payment_link_opens_a_session_for_everyone(tenant: Tenant) -> No
             "restrictions": {"completed_sessions": {"limit": 1}},
         }
     )
-    async with httpx.AsyncClient(trust_env=False, base_url=tenant.sim.url) as browser:
+    async with httpx.AsyncClient(timeout=60, trust_env=False, base_url=tenant.sim.url) as browser:
         first = (await browser.get(link.url)).headers["location"]
         done = await browser.post(first, data={"card_number": "4242 4242 4242 4242"})
         assert done.headers["location"] == "http://127.0.0.1:9/x"
@@ -232,7 +232,7 @@ async def test_the_portal(tenant: Tenant) -> None:
     session = await v1.billing_portal.sessions.create_async(
         {"customer": customer.id, "return_url": "http://127.0.0.1:9/back"}
     )
-    async with httpx.AsyncClient(trust_env=False, follow_redirects=True) as browser:
+    async with httpx.AsyncClient(timeout=60, trust_env=False, follow_redirects=True) as browser:
         page = (await browser.get(session.url)).text
         assert "Pro" in page
         assert "visa …4242" in page
@@ -272,7 +272,7 @@ async def test_an_open_invoice_is_paid_on_its_page(tenant: Tenant) -> None:
     )
     invoice = await v1.invoices.finalize_invoice_async(invoice.id)
     assert (invoice.status, invoice.due_date) == ("open", invoice.created + 14 * 86_400)
-    async with httpx.AsyncClient(trust_env=False) as browser:
+    async with httpx.AsyncClient(timeout=60, trust_env=False) as browser:
         assert "To be paid" in (await browser.get(invoice.hosted_invoice_url)).text
         paid = await browser.post(
             invoice.hosted_invoice_url, data={"card_number": "4242424242424242"}

@@ -36,7 +36,7 @@ async def test_saving_a_card_without_a_payment(tenant: Tenant) -> None:
         }
     )
     assert asked.status == "requires_action"
-    async with httpx.AsyncClient(trust_env=False) as browser:
+    async with httpx.AsyncClient(timeout=60, trust_env=False) as browser:
         await browser.post(asked.next_action.redirect_to_url.url, data={"challenge": "complete"})
     asked = await v1.setup_intents.retrieve_async(asked.id)
     assert asked.status == "succeeded"
@@ -238,7 +238,7 @@ async def test_a_checkout_by_sepa_debit(tenant: Tenant) -> None:
 
 
 async def test_pages_of_other_origins_cannot_reach_the_control_api(tenant: Tenant) -> None:
-    async with httpx.AsyncClient(base_url=tenant.sim.url, trust_env=False) as browser:
+    async with httpx.AsyncClient(base_url=tenant.sim.url, timeout=60, trust_env=False) as browser:
         evil = await browser.post("/_sim/reset", headers={"Origin": "https://example.com"})
         own = await browser.get("/_sim/status", headers={"Origin": tenant.sim.url})
     assert (evil.status_code, own.status_code) == (403, 200)

@@ -54,7 +54,7 @@ async def lived(tenant: Tenant) -> None:
 
 
 async def fetch(tenant: Tenant, path: str) -> dict[str, Any]:
-    async with httpx.AsyncClient(base_url=tenant.sim.url, trust_env=False) as http:
+    async with httpx.AsyncClient(base_url=tenant.sim.url, timeout=60, trust_env=False) as http:
         answer = await http.get(f"/v1/{path}", headers={"Authorization": f"Bearer {tenant.key}"})
     assert answer.status_code == 200, answer.text
     return dict(answer.json())

@@ -287,7 +287,7 @@ async def test_nobody_fails_while_keys_are_rotated(stripe_world: StripeWorld) ->
 
     async def use() -> None:
         nonlocal calls
-        async with httpx.AsyncClient(base_url=stripe_world.sandbox.url) as stripe:
+        async with httpx.AsyncClient(base_url=stripe_world.sandbox.url, timeout=60) as stripe:
             while not over.is_set():
                 told = stripe_world.secrets(tenant)
                 current = next(

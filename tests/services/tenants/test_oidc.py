@@ -80,7 +80,7 @@ def here(world: World, monkeypatch: pytest.MonkeyPatch, provider: str) -> World:
 
 async def know(provider: str, subject: str, **claims: Any) -> None:
     """Have the provider know somebody."""
-    async with httpx.AsyncClient() as http:
+    async with httpx.AsyncClient(timeout=60) as http:
         answer = await http.put(f"{provider}/users/{subject}", json=claims)
         assert answer.status_code == 204
 
@@ -95,7 +95,7 @@ async def start(person: Person, **query: str) -> str:
 
 async def at_provider(address: str, subject: str) -> str:
     """Sign in at the provider: the path and query with which the browser comes back."""
-    async with httpx.AsyncClient() as http:
+    async with httpx.AsyncClient(timeout=60) as http:
         answer = await http.post(address, data={"sub": subject})
     assert answer.status_code == 302, answer.text
     back = urlsplit(answer.headers["location"])
