@@ -8,7 +8,14 @@ from ledger.callers import Api, open_api
 from libs.db.pool import Database
 from libs.testing.databases import TestDatabase
 from libs.testing.memory_log import MemoryLog
+from services.ledger import coalescing
 from services.ledger.handlers import HANDLERS
+
+
+@pytest.fixture(autouse=True)
+def _callers_with_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine is no reason to leave the line of those who post."""
+    monkeypatch.setattr(coalescing, "WAIT_SECONDS", 120.0)
 
 
 @pytest.fixture
