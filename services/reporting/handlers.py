@@ -1,17 +1,19 @@
 """One function per consumed event: (event, tx) -> one domain call."""
 
+from collections.abc import Sequence
+
 from libs.contracts.billing import InvoiceFinalized, InvoicePaid, SubscriptionChanged
 from libs.contracts.envelope import Envelope, Fact
 from libs.contracts.ledger import JournalEntryPosted
 from libs.contracts.stripe_sync import PaymentFailed, PaymentSucceeded
 from libs.db.pool import Tx
-from libs.messaging.apply import Handler
+from libs.messaging.apply import Delivery, Handler, Together
 from services.reporting import projector
 
 
-async def on_journal_entry_posted(event: Envelope[JournalEntryPosted], tx: Tx) -> None:
+async def on_journal_entries(deliveries: Sequence[Delivery], tx: Tx) -> None:
     """Count revenue in its month."""
-    await projector.count_revenue(tx, event.data, event.effective_at)
+    await projector.count_revenue(tx, [delivery.event for delivery in deliveries])
 
 
 async def on_invoice_finalized(event: Envelope[InvoiceFinalized], tx: Tx) -> None:
@@ -29,21 +31,16 @@ async def on_subscription_changed(event: Envelope[SubscriptionChanged], tx: Tx) 
     await projector.change_subscription(tx, event.data)
 
 
-async def on_payment_succeeded(event: Envelope[PaymentSucceeded], tx: Tx) -> None:
-    """Count a payment."""
-    await projector.count_success(tx, event.data)
-
-
-async def on_payment_failed(event: Envelope[PaymentFailed], tx: Tx) -> None:
-    """Count an attempt that failed."""
-    await projector.count_failure(tx, event.data)
+async def on_payments(deliveries: Sequence[Delivery], tx: Tx) -> None:
+    """Count attempts to collect, those that succeeded and those that failed."""
+    await projector.count_attempts(tx, [delivery.event for delivery in deliveries])
 
 
 HANDLERS: dict[type[Fact], Handler] = {
-    JournalEntryPosted: on_journal_entry_posted,
+    JournalEntryPosted: Together(on_journal_entries),
     InvoiceFinalized: on_invoice_finalized,
     InvoicePaid: on_invoice_paid,
     SubscriptionChanged: on_subscription_changed,
-    PaymentSucceeded: on_payment_succeeded,
-    PaymentFailed: on_payment_failed,
+    PaymentSucceeded: Together(on_payments),
+    PaymentFailed: Together(on_payments),
 }

@@ -1,14 +1,17 @@
 """From facts to read models: what each fact changes in what reports show."""
 
 from collections import defaultdict
+from collections.abc import Iterable
 from datetime import date, datetime
+from uuid import UUID
 
 from libs.contracts.billing import InvoiceFinalized, InvoicePaid, SubscriptionChanged
+from libs.contracts.envelope import Envelope
 from libs.contracts.ledger import JournalEntryPosted
 from libs.contracts.stripe_sync import PLATFORM_ACCOUNT, PaymentFailed, PaymentSucceeded
 from libs.db.pool import Tx
 from services.reporting import store
-from services.reporting.store import Attempt
+from services.reporting.store import Attempt, RevenueLine
 
 REVENUE_PREFIX = "revenue:"
 
@@ -28,12 +31,24 @@ def revenue_of(fact: JournalEntryPosted) -> dict[tuple[str, str], int]:
     return dict(earned)
 
 
-async def count_revenue(tx: Tx, fact: JournalEntryPosted, effective_at: datetime) -> None:
-    """Add what an entry earned to the month it is effective in, once for each source key."""
-    month = month_of(effective_at)
-    for (account, currency), amount_minor in sorted(revenue_of(fact).items()):
-        if await store.add_revenue_line(tx, fact, account, currency, amount_minor, month):
-            await store.add_to_month(tx, fact.book, month, account, currency, amount_minor)
+async def count_revenue(tx: Tx, events: Iterable[Envelope[JournalEntryPosted]]) -> None:
+    """Add what entries earned to the months they are effective in, once for each source key."""
+    lines = [
+        RevenueLine(
+            tenant_id=event.tenant_id,
+            book=event.data.book,
+            source_key=event.data.source_key,
+            entry_id=event.data.entry_id,
+            account=account,
+            currency=currency,
+            amount_minor=amount_minor,
+            month=month_of(event.effective_at),
+        )
+        for event in events
+        for (account, currency), amount_minor in sorted(revenue_of(event.data).items())
+    ]
+    if lines:
+        await store.add_revenue(tx, lines)
 
 
 async def finalize_invoice(tx: Tx, fact: InvoiceFinalized, at: datetime) -> None:
@@ -51,11 +66,18 @@ async def change_subscription(tx: Tx, fact: SubscriptionChanged) -> None:
     await store.replace_subscription(tx, fact)
 
 
-async def count_success(tx: Tx, fact: PaymentSucceeded) -> None:
-    """An attempt to collect succeeded."""
-    await store.add_attempt(
-        tx,
-        Attempt(
+async def count_attempts(
+    tx: Tx, events: Iterable[Envelope[PaymentSucceeded] | Envelope[PaymentFailed]]
+) -> None:
+    """Attempts to collect have come to their ends."""
+    await store.add_attempts(tx, [attempt_of(event.tenant_id, event.data) for event in events])
+
+
+def attempt_of(tenant_id: UUID, fact: PaymentSucceeded | PaymentFailed) -> Attempt:
+    """The attempt that a fact tells the end of."""
+    if isinstance(fact, PaymentSucceeded):
+        return Attempt(
+            tenant_id=tenant_id,
             account=fact.account,
             attempt_key=fact.stripe_charge_id,
             outcome="succeeded",
@@ -64,22 +86,15 @@ async def count_success(tx: Tx, fact: PaymentSucceeded) -> None:
             currency=fact.currency,
             failure_code=None,
             attempted_at=fact.paid_at,
-        ),
-    )
-
-
-async def count_failure(tx: Tx, fact: PaymentFailed) -> None:
-    """An attempt to collect failed."""
-    await store.add_attempt(
-        tx,
-        Attempt(
-            account=fact.account,
-            attempt_key=fact.attempt_key,
-            outcome="failed",
-            collected_by="platform" if fact.account == PLATFORM_ACCOUNT else "tenant",
-            amount_minor=fact.amount_minor,
-            currency=fact.currency,
-            failure_code=fact.failure_code,
-            attempted_at=fact.failed_at,
-        ),
+        )
+    return Attempt(
+        tenant_id=tenant_id,
+        account=fact.account,
+        attempt_key=fact.attempt_key,
+        outcome="failed",
+        collected_by="platform" if fact.account == PLATFORM_ACCOUNT else "tenant",
+        amount_minor=fact.amount_minor,
+        currency=fact.currency,
+        failure_code=fact.failure_code,
+        attempted_at=fact.failed_at,
     )

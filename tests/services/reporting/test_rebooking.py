@@ -1,5 +1,7 @@
 """A ledger that was restored tells facts again, as other entries: revenue stays what it is."""
 
+from datetime import timedelta
+
 import asyncpg
 import pytest
 
@@ -47,6 +49,28 @@ async def test_a_fact_that_is_booked_again_counts_once(
     log.publish(acme.event(again.model_copy(update={"source_key": "another"})))
     await log.settle()
     assert await revenue(database) == [("revenue:flat", 9800), ("revenue:usage", 2700)]
+
+
+@pytest.mark.usefixtures("reporting")
+async def test_a_fact_counts_once_however_often_it_is_told_at_once(
+    log: MemoryLog, database: TestDatabase
+) -> None:
+    """Of one batch, in which two tenants earn in two months."""
+    acme, globex = Tenant(), Tenant()
+    for tenant in (acme, globex):
+        log.publish(tenant.invoice({"flat": 4900}))
+    await log.settle()
+    for told in list(log.events(JournalEntryPosted)):
+        twice = told.data.model_copy(update={"source_key": "another"})
+        later = told.effective_at + timedelta(days=31)
+        for update in ({}, {"data": twice}, {"data": twice, "effective_at": later}):
+            log.publish(told.model_copy(update={"id": new_id(), **update}))
+    await log.settle()
+    assert await revenue(database) == [("revenue:flat", 2 * 9800)]
+    async with database.admin() as admin:
+        rows = await admin.fetch("select tenant_id, month from reporting.revenue_month")
+    assert {row["tenant_id"] for row in rows} == {acme.id, globex.id}
+    assert len(rows) == 2, "who tells it first says in which month it was earned"
 
 
 async def test_what_was_counted_before_is_counted_anew(
