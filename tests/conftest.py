@@ -19,6 +19,7 @@ from libs.testing.memory_log import MemoryLog
 from tests.trace_sink import TraceSink, trace_sink
 
 ROOT = Path(__file__).resolve().parents[1]
+BENCHMARKS = ROOT / "tests" / "bench"
 
 
 def story_seed() -> int:
@@ -91,12 +92,18 @@ def traces(scratch: Path) -> Generator[TraceSink, None, None]:
 
 
 @pytest.fixture(scope="session")
-def stack(scratch: Path, traces: TraceSink) -> Generator[Stack, None, None]:
-    """The whole system as it runs on a laptop, on ports and data of its own."""
+def stack(
+    request: pytest.FixtureRequest, scratch: Path, traces: TraceSink
+) -> Generator[Stack, None, None]:
+    """The whole system as it runs on a laptop, on ports and data of its own.
+
+    Tests look at its traces. Where all that runs is measurements they go nowhere, as by default.
+    """
+    is_measured = all(item.path.is_relative_to(BENCHMARKS) for item in request.session.items)
     running = Stack(
         scratch / "stack",
         port_base=free_port_base(),
-        extra_environment={"OTEL_EXPORTER_OTLP_ENDPOINT": traces.endpoint},
+        extra_environment={} if is_measured else {"OTEL_EXPORTER_OTLP_ENDPOINT": traces.endpoint},
     )
     running.up()
     yield running
