@@ -191,6 +191,15 @@ class Database:
             await tx.execute(f"set local role sluice_{self.service}_maintenance")
             yield tx
 
+    async def fetchrow(self, sql: str, *args: Any) -> Row | None:
+        """The first row of a statement that is a transaction of its own, in one round trip.
+
+        Nothing is in scope: it is for functions that set their scope first.
+        """
+        async with self._pool.acquire(timeout=5) as connection:
+            with start_span("postgres statement", schema=self.service), _arguments_told_apart():
+                return await connection.fetchrow(sql, *args)
+
     async def ping(self) -> bool:
         """Whether Postgres answers."""
         try:

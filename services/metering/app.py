@@ -36,6 +36,7 @@ from services.metering import (
 )
 from services.metering.admission import admission_since
 from services.metering.cloudevents import BODY_BYTES_MAX
+from services.metering.glances import Glances
 from services.metering.handlers import HANDLERS, READERS, batch_handlers_of
 from services.metering.producers import ProducerKeys
 from services.metering.progress import Progress
@@ -172,7 +173,7 @@ def build() -> FastAPI:
         description="Meters, usage events, quantities and limits.",
     )
     app.state.limit_checks = SharedLooks()
-    app.state.billers_meters = Unchanging()
+    app.state.billers_meters, app.state.glances = Unchanging(), Glances()
     return app
 
 

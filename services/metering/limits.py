@@ -125,25 +125,45 @@ async def standing_of(tx: Tx, customer_id: UUID | None, now: datetime, zone: tzi
     if customer_id is not None:
         subscription = await store.subscription_of(tx, tx.tenant_id, customer_id)
     if subscription is not None:
-        biller = PLATFORM_TENANT_ID if subscription["billed_by"] == "platform" else tx.tenant_id
-        plan = await _plan_of(tx, biller, subscription["plan_version_id"])
-    period = _current_period(subscription, now)
-    start, end = period or month_of(now, zone)
-    return Standing(subscription, plan, start, end, now, period is not None)
+        plan = await _plan_of(tx, subscription)
+    return standing_by(subscription, plan, now, zone)
 
 
-async def _plan_of(tx: Tx, biller: UUID, plan_version_id: UUID) -> Row | None:
-    """A version of a biller's plan; None while billing has not told of it."""
-    named = (biller, tx.mode, plan_version_id)
-    plan = _plans.find(named)
+def standing_by(
+    subscription: Row | None, plan: Row | None, now: datetime, zone: tzinfo
+) -> Standing:
+    """Where somebody with this subscription stands."""
+    start, end = period_of(subscription, now, zone)
+    is_planned = _current_period(subscription, now) is not None
+    return Standing(subscription, plan, start, end, now, is_planned)
+
+
+def period_of(subscription: Row | None, now: datetime, zone: tzinfo) -> tuple[datetime, datetime]:
+    """The current period of somebody with this subscription."""
+    return _current_period(subscription, now) or month_of(now, zone)
+
+
+def plan_at_hand(tenant_id: UUID, mode: Mode, subscription: Row) -> Row | None:
+    """The version of a plan that a tenant's subscription is on, where it was found before."""
+    return _plans.find((_biller_of(tenant_id, subscription), mode, subscription["plan_version_id"]))
+
+
+async def _plan_of(tx: Tx, subscription: Row) -> Row | None:
+    """The version of a plan that a subscription is on; None while billing has not told of it."""
+    tenant = tx.tenant_id
+    plan = plan_at_hand(tenant, tx.mode, subscription)
     if plan is None:
-        tenant = tx.tenant_id
+        biller, version = _biller_of(tenant, subscription), subscription["plan_version_id"]
         await tx.enter(Scope((biller,), tx.mode))
-        plan = await store.find_plan_version(tx, biller, plan_version_id)
+        plan = await store.find_plan_version(tx, biller, version)
         await tx.enter(Scope((tenant,), tx.mode))
         if plan is not None:
-            _plans.keep(named, plan)
+            _plans.keep((biller, tx.mode, version), plan)
     return plan
+
+
+def _biller_of(tenant_id: UUID, subscription: Row) -> UUID:
+    return PLATFORM_TENANT_ID if subscription["billed_by"] == "platform" else tenant_id
 
 
 async def check(
@@ -159,6 +179,18 @@ async def check(
     totals = await store_queries.add_up(tx, meter, question, limit=1)
     used = totals[0].value if totals else Decimal(0)
     credit = await _check_credit(tx, meter, standing, customers, reserved)
+    return judge(standing, meter, amount, used, reserved, credit)
+
+
+def judge(
+    standing: Standing,
+    meter: Meter,
+    amount: Decimal,
+    used: Decimal,
+    reserved: Decimal,
+    credit: CreditCheck | None,
+) -> Check:
+    """The same, of what was used in the period and how credit stands."""
     paid_for = credit is None or fits(amount, credit.used, reserved, credit.limit)
     limit = standing.limit_on(meter)
     if limit is None:

@@ -18,6 +18,7 @@ from libs.web.auth import Access, Requires
 from libs.web.plain import PlainRoute
 from services.metering import limits, reservations, store_usage
 from services.metering.capacity import spread_of
+from services.metering.glances import Asked, Glance, Glances
 from services.metering.limits import Check, CreditCheck, Standing
 from services.metering.measuring import Meter, plain
 from services.metering.progress import Progress
@@ -122,16 +123,30 @@ async def _look(request: Request, access: Access, wanted: Wanted, customers: lis
     meter = await billers_meter(request, access, wanted.meter, customers)
     database: Database = request.app.state.database
     zone = await zone_of(request.app.state.directory, access.tenant)
-    async with database.tenant(access.tenant_id, access.mode) as tx:
-        now = business_now(access.tenant, access.mode)
-        standing = await limits.standing_of(tx, parse_uuid(customers[-1]), now, zone)
-        amount = Decimal(wanted.amount)
-        found = await reservations.check(tx, meter, standing, customers, amount)
-        last_received_at = await store_usage.last_received_at(tx)
+    asked = Asked(
+        access.tenant_id,
+        access.mode,
+        meter,
+        customers,
+        Decimal(wanted.amount),
+        business_now(access.tenant, access.mode),
+        zone,
+    )
+    glances: Glances = request.app.state.glances
+    found = await glances.check(database, asked) or await look_longer(database, asked)
     progress: Progress = request.app.state.progress
     spread = await spread_of(request.app.state.directory, access.tenant)
-    as_of = progress.as_of(access.tenant_id, last_received_at, spread)
-    return shape(meter, standing, found, as_of).model_dump_json().encode()
+    as_of = progress.as_of(access.tenant_id, found.last_received_at, spread)
+    return shape(meter, found.standing, found.check, as_of).model_dump_json().encode()
+
+
+async def look_longer(database: Database, asked: Asked) -> Glance:
+    """The same, statement by statement."""
+    async with database.tenant(asked.tenant_id, asked.mode) as tx:
+        customer_id = parse_uuid(asked.customers[-1])
+        standing = await limits.standing_of(tx, customer_id, asked.now, asked.zone)
+        found = await reservations.check(tx, asked.meter, standing, asked.customers, asked.amount)
+        return Glance(standing, found, await store_usage.last_received_at(tx))
 
 
 async def billers_meter(

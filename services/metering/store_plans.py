@@ -1,9 +1,12 @@
 """SQL of what billing said about plans and who is on them."""
 
+from collections.abc import Sequence
+from datetime import datetime
 from uuid import UUID
 
 from libs.contracts.billing import CreditLimitSet, PlanPublished, SubscriptionChanged
-from libs.db.pool import Row, Tx
+from libs.db.pool import Database, Row, Tx
+from libs.db.tenant import Mode
 
 
 async def add_plan_version(tx: Tx, fact: PlanPublished) -> None:
@@ -102,6 +105,35 @@ async def subscription_of(tx: Tx, tenant_id: UUID, customer_id: UUID) -> Row | N
         tx.mode,
         customer_id,
     )
+
+
+async def look_at_limit(
+    database: Database,
+    tenant_id: UUID,
+    mode: Mode,
+    customer_id: UUID | None,
+    meter_id: UUID,
+    customers: Sequence[str],
+    held_after: datetime,
+    period: tuple[datetime, datetime],
+) -> Row:
+    """A customer's subscription as `subscription_of` has it, and how a meter stands in a period.
+
+    Nulls stand where there is no subscription; beside it what is reserved of the meter, what of it was
+    used, and when the tenant's newest event came in.
+    """
+    row = await database.fetchrow(
+        "select * from look_at_limit($1, $2, $3, $4, $5, $6, $7, $8)",
+        tenant_id,
+        mode,
+        customer_id,
+        meter_id,
+        list(customers),
+        held_after,
+        *period,
+    )
+    assert row is not None, "a look always has a row"
+    return row
 
 
 async def find_plan_version(tx: Tx, tenant_id: UUID, plan_version_id: UUID) -> Row | None:

@@ -1,6 +1,7 @@
 """Limits of plans and the tenant usage report."""
 
-from datetime import datetime, timedelta
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Literal
 
@@ -9,6 +10,9 @@ from libs.contracts.billing import PlanLimit, PlanPublished, SubscriptionChanged
 from libs.ids import new_id
 from libs.testing.databases import TestDatabase
 from metering.world import Api, Party, World
+from services.metering import meters
+from services.metering.glances import Asked, Glances
+from services.metering.routes_limits import look_longer
 from services.metering.unchanging import Unchanging
 
 
@@ -202,3 +206,57 @@ def test_no_more_is_kept_at_hand_than_may_be() -> None:
     for number, name in enumerate("abc"):
         kept.keep(name, number)
     assert [kept.find(name) for name in "abc"] == [None, 1, 2]
+
+
+async def test_a_look_in_one_statement_finds_what_many_find(api: Api, world: World) -> None:
+    meter = await api.meter(world.platform)
+    now = floor_to_minute(utc_now())
+    period = (now - timedelta(days=3), now + timedelta(days=27))
+    await subscribe(world, world.acme, "hard", "10", period)
+    await api.send(world.acme, world.event(data={"calls": 4}), world.event(data={"calls": "0.5"}))
+    await api.send(world.globex, world.event(data={"calls": 3}))
+    async with world.database.tenant(world.acme.id, "test") as tx:
+        (row,) = (await meters.applying(tx, [world.acme.id], "test")).values()
+    assert str(row[0].id) in meter["id"]
+    own = str(world.acme.self_customer_id)
+    asked = Asked(world.acme.id, "test", row[0], ["", own], Decimal(5), utc_now(), UTC)
+    glances, others = Glances(), replace(asked, customers=["shop-7"])
+    longer = await look_longer(world.database, asked)
+    for _ in range(2):
+        glance = await glances.check(world.database, asked)
+        assert glance is not None
+        assert (glance.check, glance.last_received_at) == (longer.check, longer.last_received_at)
+        assert (glance.standing.start, glance.standing.end) == period
+        assert await glances.check(world.database, others) == await look_longer(
+            world.database, others
+        )
+    next_month = replace(asked, now=period[1] + timedelta(minutes=1))
+    glance = await glances.check(world.database, next_month)
+    assert glance is not None
+    assert (glance.check.used, glance.standing.start) == (Decimal(0), period[1])
+    averages = replace(asked, meter=replace(row[0], aggregation="avg"))
+    assert await glances.check(world.database, averages) is None
+
+
+async def test_a_period_that_was_replaced_since_the_last_look_is_not_used(
+    api: Api, world: World
+) -> None:
+    await api.meter(world.platform)
+    now = floor_to_minute(utc_now())
+    fact = await subscribe(
+        world, world.acme, "hard", "10", (now - timedelta(days=3), now + timedelta(days=27))
+    )
+    early = world.event(time=format_time(now - timedelta(days=2)), data={"calls": 4})
+    await api.send(world.acme, early, world.event(data={"calls": 2}))
+    path, asked = "/api/v1/limits/check", {"meter": "api_calls"}
+    for _ in range(2):
+        assert (await api.get(path, world.acme, **asked)).json()["used"] == "6"
+    later = {"version": 3, "period_from": now - timedelta(days=1)}
+    world.tell(world.acme, fact.model_copy(update=later))
+    await world.log.settle()
+    for _ in range(2):
+        assert (await api.get(path, world.acme, **asked)).json()["used"] == "2"
+    world.tell(world.acme, fact.model_copy(update={"version": 4, "plan_version_id": new_id()}))
+    await world.log.settle()
+    answer = (await api.get(path, world.acme, **asked)).json()
+    assert (answer["used"], answer["limit"]) == ("6", None), "of its plan nothing was told yet"
