@@ -8,7 +8,8 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 from contextvars import Context
-from dataclasses import dataclass
+
+import msgspec
 
 from libs.contracts.envelope import Mode
 from libs.db.pool import TRANSIENT_ERRORS, Database
@@ -22,8 +23,7 @@ TOGETHER_MAX = 64
 BYTES_TOGETHER_MAX = 4 * 1024 * 1024
 
 
-@dataclass(frozen=True)
-class _Waiting:
+class _Waiting(msgspec.Struct, frozen=True):
     """A webhook that is not durable yet, and who waits for it.
 
     Attributes:

@@ -6,10 +6,10 @@ stand in one commit.
 """
 
 import json
-from dataclasses import replace
 from datetime import datetime, timedelta
 from uuid import UUID
 
+import msgspec
 import structlog
 
 from libs.contracts.billing import CustomerErased
@@ -77,7 +77,7 @@ async def after_moving(tx: Tx, kept: store.KeptEvent) -> store.KeptEvent:
         return kept
     payload = redacted(kept.payload)
     await store_erasure.replace_payload(tx, kept.id, payload)
-    return replace(kept, payload=payload)
+    return msgspec.structs.replace(kept, payload=payload)
 
 
 def redacted(payload: bytes) -> bytes:

@@ -1,8 +1,8 @@
 """Taking a webhook in: verify, read, find its tenant, keep it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
+import msgspec
 import structlog
 
 from libs.clock import utc_now
@@ -32,8 +32,7 @@ class OtherAccountError(Exception):
     """A tenant's secret signed an event that names an account which is not the tenant's."""
 
 
-@dataclass(frozen=True)
-class Webhook:
+class Webhook(msgspec.Struct, frozen=True):
     """A request as it came: raw bytes and the headers worth keeping."""
 
     body: bytes

@@ -3,12 +3,12 @@
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextvars import Context, copy_context
-from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from typing import Literal
 from uuid import UUID
 
+import msgspec
 import structlog
 
 from libs.contracts.audit import SecurityEventRaised
@@ -43,16 +43,14 @@ Found = Mapping[tuple[str, str], UUID]
 """Tenants in the local directory by (kind, value)."""
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(msgspec.Struct, frozen=True):
     """Whose event it is, and how that was found."""
 
     tenant_id: UUID
     assignment: Assignment
 
 
-@dataclass(frozen=True)
-class Taken:
+class Taken(msgspec.Struct, frozen=True):
     """A verified event, the account it is of, and why it is kept aside, if it is.
 
     Attributes:
@@ -65,7 +63,7 @@ class Taken:
     headers: Mapping[str, str]
     received_at: datetime
     quarantine_reason: str | None
-    context: Context = field(default_factory=copy_context)
+    context: Context = msgspec.field(default_factory=copy_context)
 
 
 def look_ups(event: StripeEvent, mode: Mode) -> Iterator[tuple[LookupKind, str, Assignment]]:
@@ -95,7 +93,9 @@ async def keep(tx: Tx, arrivals: Sequence[tuple[Place, Taken]]) -> list[Outcome]
     entered = [_arrival(place, taken) for place, taken in arrivals]
     fresh = await store.take_ids(tx, entered)
     kept = {
-        each.event.id: replace(each.event, payload=erasure.redacted(each.event.payload))
+        each.event.id: msgspec.structs.replace(
+            each.event, payload=erasure.redacted(each.event.payload)
+        )
         if fresh[each.event.id]
         else each.event
         for each in entered

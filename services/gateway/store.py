@@ -7,12 +7,13 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
+import msgspec
+
 from libs.db import arrays
 from libs.db.pool import Row, Tx
 
 
-@dataclass(frozen=True)
-class KeptEvent:
+class KeptEvent(msgspec.Struct, frozen=True):
     """A webhook event in the archive."""
 
     id: UUID
@@ -30,8 +31,7 @@ class KeptEvent:
     received_at: datetime
 
 
-@dataclass(frozen=True)
-class Arrival:
+class Arrival(msgspec.Struct, frozen=True):
     """An event that wants to be kept.
 
     Attributes:
@@ -224,4 +224,4 @@ async def find_tenant_ids(tx: Tx, wanted: Sequence[tuple[str, str]]) -> dict[tup
 
 def kept_event(row: Row) -> KeptEvent:
     """A whole row of the archive as an event."""
-    return KeptEvent(**{name: row[name] for name in KeptEvent.__dataclass_fields__})
+    return KeptEvent(**{name: row[name] for name in KeptEvent.__struct_fields__})

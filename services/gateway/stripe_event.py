@@ -8,10 +8,11 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
+
+import msgspec
 
 from libs.clock import InvalidTimeError, from_unix, parse_time
 from libs.contracts.envelope import Mode
@@ -31,8 +32,7 @@ class NotAnEventError(ValueError):
     """Signed, but no Stripe event; the message says what is missing."""
 
 
-@dataclass(frozen=True)
-class StripeEvent:
+class StripeEvent(msgspec.Struct, frozen=True):
     """What the gateway needs to know of an event.
 
     Attributes:
