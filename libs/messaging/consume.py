@@ -53,8 +53,9 @@ WATCH_SECONDS = 1.0
 STUCK_SECONDS = 60.0
 SILENT_SECONDS = 20.0
 """A client that hears nothing for so long, of a Kafka that answers a new one, hears nothing again."""
-READ_AT_ONCE = 200
-"""Records that are read between two looks at what else there is to do: a few milliseconds."""
+READ_AT_ONCE = 20
+"""Records that are read between two looks at what else there is to do: half a millisecond. Longer, and
+Postgres would wait for the next statement of the batch at work, not that batch for Postgres."""
 
 
 class StuckError(RuntimeError):

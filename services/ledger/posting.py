@@ -39,21 +39,11 @@ async def book(tx: Tx, bookings: Sequence[Booking]) -> list[Booking]:
     bookings = _each_once(bookings)
     if not bookings:
         return []
-    accounts = {
-        (booking.tenant_id.int, booking.entry.book, line.account.code): (
-            booking.tenant_id,
-            booking.entry.book,
-            line.account,
-        )
-        for booking in bookings
-        for line in booking.entry.lines
-    }
-    await store.open_accounts(tx, accounts.values())
     return await book_in_open(tx, await periods.into_open(tx, bookings))
 
 
 async def book_in_open(tx: Tx, bookings: Sequence[Booking]) -> list[Booking]:
-    """Book entries, each of them once among these, whose accounts and months are open; see `book`."""
+    """Book entries, each of them once among these, whose months are open; see `book`."""
     try:
         new, letters = await _post_and_compose(tx, bookings)
     except store.SourceKeyConflictError:

@@ -72,6 +72,8 @@ async def open_accounts(tx: Tx, accounts: Iterable[tuple[UUID, str, Account]]) -
 async def post_entries(tx: Tx, bookings: Sequence[Booking]) -> set[UUID]:
     """Book entries in one call; the ids of those whose source key was new.
 
+    Accounts of the chart that a book does not have yet are opened.
+
     Raises:
         SourceKeyConflictError: a source key is booked with other content.
         OverrunError: bounds are kept, and an account does not take it.
@@ -84,7 +86,7 @@ async def post_entries(tx: Tx, bookings: Sequence[Booking]) -> set[UUID]:
                 $4::text::text[], $5::text::bytea[], $6::text::timestamptz[],
                 $7::text::timestamptz[], $8::text::uuid[], $9::text::text[], $10::text::integer[],
                 $11::text::uuid[], $12::text::text[], $13::text::text[], $14::text::bigint[],
-                $15::text::text[], $16::text::uuid[]) as id
+                $15::text::text[], $16::text::uuid[], $17::text::text[], $18::text::text[]) as id
             """,
             arrays.uuids(booking.tenant_id for booking in bookings),
             arrays.texts(booking.entry.book for booking in bookings),
@@ -102,6 +104,8 @@ async def post_entries(tx: Tx, bookings: Sequence[Booking]) -> set[UUID]:
             arrays.numbers(line.amount_minor for _, line in lines),
             arrays.texts(line.currency for _, line in lines),
             arrays.uuids(booking.reverses for booking in bookings),
+            arrays.texts(line.account.type for _, line in lines),
+            arrays.texts(line.account.normal_side for _, line in lines),
         )
     except asyncpg.PostgresError as error:
         if error.sqlstate == CONFLICT_SQLSTATE:

@@ -1,5 +1,7 @@
 """One process that posts, and copies the very same rows afterwards: `python -m tests.bench.ledger_worker`.
 
+Its event loop is the services', and so is how its garbage collector is set.
+
 It takes a task a line on its standard input and answers each with a line of JSON.
 """
 
@@ -11,8 +13,11 @@ import time
 from collections.abc import Awaitable
 from typing import Any
 
+import uvloop
+
 from libs.observability.tracing import configure_tracing
 from libs.testing.databases import TestDatabase
+from libs.web.serve import YOUNG_OBJECTS_MAX
 from tests.bench.ledger_books import Worker, Workload, place_of, use_every_account
 from tests.bench.processes import cpu_seconds
 
@@ -78,6 +83,7 @@ class Measured:
         # The rows that are kept here are no part of the service: its collector does not look at them.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(YOUNG_OBJECTS_MAX)
         cpu = time.process_time() + cpu_seconds(backend)
         started = time.perf_counter()
         await work
@@ -107,4 +113,5 @@ async def main(dsn: str, number: int, accounts: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))

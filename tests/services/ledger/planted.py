@@ -89,15 +89,13 @@ PLANTED = (
         "the running balance begins where it should end",
         _in_sql(
             "post_entries",
-            "m.balance_minor - sum(l.debit_minor - l.credit_minor) over whole",
+            "m.balance_minor - (g.debit_minor - g.credit_minor)",
             "m.balance_minor",
         ),
     ),
     Planted(
         "the postings of a call are numbered by their amount",
-        _in_sql(
-            "post_entries", "l.currency order by l.n", "l.currency order by l.amount_minor, l.n"
-        ),
+        _in_sql("post_entries", "p.place order by l.n", "p.place order by l.amount_minor, l.n"),
     ),
     Planted(
         "a key with other content is passed over",

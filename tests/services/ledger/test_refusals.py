@@ -1,5 +1,6 @@
 """What the database itself refuses, whoever asks: the service's role, its maintenance role, the owner."""
 
+from dataclasses import replace
 from uuid import UUID
 
 import asyncpg
@@ -11,7 +12,8 @@ from libs.db.tenant import Scope
 from libs.ids import new_id
 from libs.testing.databases import TestDatabase
 from libs.testing.memory_log import MemoryLog
-from services.ledger.entries import Entry
+from services.ledger import chart
+from services.ledger.entries import Entry, credit, debit
 from services.ledger.store import SourceKeyConflictError
 
 BOTH = ("platform", "tenant")
@@ -181,6 +183,30 @@ async def test_the_function_refuses_what_is_no_entry(
     with pytest.raises(asyncpg.PostgresError):
         async with ledger.tenant(acme.id, "test", books=BOTH) as tx:
             await post(tx, lines, tenant_id=acme.id)
+    await assert_sound(database)
+
+
+async def test_an_entry_opens_the_accounts_that_it_is_first_booked_on(
+    ledger: Database, acme: Tenant, database: TestDatabase
+) -> None:
+    """Once each, whatever its currencies; and nobody books on an account that is not open."""
+    petty = chart.own("asset", "petty_cash")
+    lines = (
+        *(debit(petty, 5, "EUR"), credit(chart.SUSPENSE, 5, "EUR")),
+        *(debit(petty, 7, "JPY"), credit(chart.SUSPENSE, 7, "JPY")),
+    )
+    async with ledger.tenant(acme.id, "test", books=BOTH) as tx:
+        with pytest.raises(asyncpg.ForeignKeyViolationError, match="no account"):
+            async with tx.connection.transaction():
+                unopened = [(petty.code, "debit", 5), (SUSPENSE, "credit", 5)]
+                await post(tx, unopened, tenant_id=acme.id)
+        assert len(await book(tx, Entry("platform", "first", "trial", lines))) == 1
+        again = tuple(replace(line, currency="USD") for line in lines[:2])
+        assert len(await book(tx, Entry("platform", "again", "trial", again))) == 1
+        assert await tx.fetch(
+            "select type, normal_side from account where book = 'platform' and code = $1",
+            petty.code,
+        ) == [("asset", "debit")]
     await assert_sound(database)
 
 
