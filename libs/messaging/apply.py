@@ -205,8 +205,9 @@ class Applier:
             if behind:
                 await queue_behind(tx, self.name, behind)
                 readable = [(r, e) for r, e in readable if (r.topic, r.key_text) not in waiting]
-        events = [(record, event) for record, event in readable if event is not None]
-        new = await take_new(tx, self.name, [event.id for _, event in events])
+        # What nobody handles has no effect to keep from happening twice, and parts no neighbours.
+        events = [(r, e) for r, e in readable if e is not None and type(e.data) in self.handlers]
+        new = await take_new(tx, self.name, [event.id for _, event in events]) if events else set()
         fresh = []
         for record, event in events:
             if event.id in new:

@@ -7,7 +7,7 @@ from uuid import UUID
 import pytest
 
 from libs.clock import utc_now
-from libs.contracts.billing import CreditGranted, InvoicePaid
+from libs.contracts.billing import CreditGranted, CustomerErased, InvoicePaid
 from libs.contracts.envelope import Envelope, Fact, wrap
 from libs.contracts.ledger import JournalEntryPosted, PostedLine
 from libs.db.pool import Database, Tx
@@ -119,6 +119,20 @@ async def test_an_event_that_is_handled_alone_keeps_its_place(log: MemoryLog, bo
     await log.settle()
     ids = [event.id for event in events]
     assert books.calls == [[ids[0]], [ids[1]], ids[2:]]
+
+
+async def test_what_nobody_handles_parts_no_neighbours_and_leaves_no_trace(
+    ledger: Database, log: MemoryLog, books: Books
+) -> None:
+    passed_over = sent(ACME, CustomerErased(customer_id=new_id()), "test")
+    events = [credit(ACME), passed_over, credit(GLOBEX)]
+    for event in events:
+        log.publish(event)
+    await log.settle()
+    assert books.calls == [[events[0].id, events[2].id]]
+    async with ledger.transaction() as tx:
+        seen = {row["event_id"] for row in await tx.fetch("select event_id from inbox")}
+    assert seen == {events[0].id, events[2].id}
 
 
 async def test_modes_never_meet_in_a_call(log: MemoryLog, books: Books) -> None:
