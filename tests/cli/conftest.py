@@ -42,7 +42,7 @@ def sluice(local: Path) -> Sluice:
             text=True,
             cwd=REPOSITORY,
             env={**shell, **place, "COLUMNS": "200", **variables},
-            timeout=120,
+            timeout=240,
         )
 
     return run

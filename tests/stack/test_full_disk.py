@@ -13,6 +13,7 @@ import pytest
 from deploy.local.disk import full_disk_named, require_room, tells_of_full_disk
 from deploy.local.errors import StackError
 from deploy.local.ports import is_free
+from deploy.local.process import is_alive
 from deploy.local.program import Program, Programs, TcpReady
 from deploy.local.stack import Stack
 from tests.stack.test_supervisor import state_of, until
@@ -110,7 +111,8 @@ def test_the_supervisor_outlives_a_full_disk(
     assert before.pid is not None
     os.kill(before.pid, signal.SIGKILL)
     assert isinstance(ready, TcpReady)
-    until(lambda: is_free(ready.port))
+    ended = before.identity
+    until(lambda: ended is not None and not is_alive(ended))
     until(lambda: not is_free(ready.port))
     assert state_of(stack, "service") == before, "no room for the news"
     filler.unlink()

@@ -34,7 +34,7 @@ def state_of(stack: Stack, name: str) -> ProgramState:
     return next(program for program in state.programs if program.name == name)
 
 
-def until(condition: Callable[[], bool], seconds: float = 20) -> None:
+def until(condition: Callable[[], bool], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not come true in time"
