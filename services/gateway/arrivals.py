@@ -8,6 +8,7 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 from contextvars import Context
+from functools import partial
 
 import msgspec
 
@@ -79,13 +80,9 @@ class Arrivals:
     async def _write_next(self) -> None:
         batch = self._next()
         try:
-            outcomes = await self._keep(batch)
+            await self._keep(batch)
         except Exception as error:  # noqa: BLE001 - whoever waits is told
             await self._failed(batch, error)
-        else:
-            for waiting, outcome in zip(batch, outcomes, strict=True):
-                if not waiting.outcome.done():
-                    waiting.outcome.set_result(outcome)
 
     def _next(self) -> list[_Waiting]:
         """The oldest that can go together: of one mode, and not too much."""
@@ -99,7 +96,8 @@ class Arrivals:
             batch.append(self._waiting.popleft())
         return batch
 
-    async def _keep(self, batch: Sequence[_Waiting]) -> list[Outcome]:
+    async def _keep(self, batch: Sequence[_Waiting]) -> None:
+        """Keep a batch, and tell those who wait as soon as it is committed."""
         mode = batch[0].mode
         async with self.database.transaction() as tx:
             asked = [
@@ -115,20 +113,25 @@ class Arrivals:
             ]
             tenants = dict.fromkeys(place.tenant_id for place, _ in arrivals)
             await tx.enter(Scope(tuple(tenants), mode))
-            return await keeping.keep(tx, arrivals)
+            outcomes = await keeping.keep(tx, arrivals)
+            tx.after_commit.append(partial(_tell, batch, outcomes))
 
     async def _failed(self, batch: Sequence[_Waiting], error: Exception) -> None:
         """Tell those who wait; one that nobody can keep must not take the others with it."""
         if len(batch) > 1 and not isinstance(error, TRANSIENT_ERRORS):
             for waiting in batch:
                 try:
-                    (outcome,) = await self._keep([waiting])
+                    await self._keep([waiting])
                 except Exception as own:  # noqa: BLE001 - likewise
                     await self._failed([waiting], own)
-                else:
-                    if not waiting.outcome.done():
-                        waiting.outcome.set_result(outcome)
             return
         for waiting in batch:
             if not waiting.outcome.done():
                 waiting.outcome.set_exception(error)
+
+
+def _tell(batch: Sequence[_Waiting], outcomes: Sequence[Outcome]) -> None:
+    """What was kept is durable."""
+    for waiting, outcome in zip(batch, outcomes, strict=True):
+        if not waiting.outcome.done():
+            waiting.outcome.set_result(outcome)

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import asyncpg
@@ -9,6 +11,7 @@ import pytest
 
 from libs.clock import utc_now
 from libs.contracts.tenants import PLATFORM_TENANT_ID
+from libs.db.pool import Tx
 from services.gateway import arrivals as arrivals_of_gateway
 from services.gateway.arrivals import TOGETHER_MAX, Arrivals
 from services.gateway.keeping import Place, Taken
@@ -104,6 +107,48 @@ async def test_whoever_comes_back_at_once_finds_no_writer_that_has_ended(
         for _ in range(5):
             # In the turn of the loop right after the one in which the writer found nothing more.
             assert await arrivals.keep(taken(snapshot_event()), "test", PLACE) == "stored"
+
+
+async def test_what_is_committed_is_told_whatever_becomes_of_the_connection(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrivals = Arrivals(gateway.database)
+    transaction = gateway.database.transaction
+
+    @asynccontextmanager
+    async def breaks_after() -> AsyncGenerator[Tx, None]:
+        async with transaction() as tx:
+            yield tx
+        raise ConnectionResetError
+
+    monkeypatch.setattr(gateway.database, "transaction", breaks_after)
+    outcomes = await asyncio.gather(
+        *(arrivals.keep(taken(snapshot_event()), "test", PLACE) for _ in range(3))
+    )
+    assert outcomes == ["stored"] * 3
+
+
+async def test_nobody_is_told_before_the_commit(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrivals = Arrivals(gateway.database)
+    transaction = gateway.database.transaction
+    told_before = []
+
+    @asynccontextmanager
+    async def watched() -> AsyncGenerator[Tx, None]:
+        async def look(_: Tx) -> None:
+            await asyncio.sleep(0)
+            told_before.append(waiting.done())
+
+        async with transaction() as tx:
+            yield tx
+            tx.before_commit.append(look)
+
+    monkeypatch.setattr(gateway.database, "transaction", watched)
+    waiting = asyncio.ensure_future(arrivals.keep(taken(snapshot_event()), "test", PLACE))
+    assert await waiting == "stored"
+    assert told_before == [False]
 
 
 def _away(*_: object, **__: object) -> Any:
