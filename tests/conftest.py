@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from cli.demo import next_number
 from cli.story import Story
@@ -20,6 +21,9 @@ from tests.trace_sink import TraceSink, trace_sink
 
 ROOT = Path(__file__).resolve().parents[1]
 BENCHMARKS = ROOT / "tests" / "bench"
+
+# No deadline, for the machine may be busy, and the same examples in every run: what fails, fails always.
+settings.load_profile("ci")
 
 
 def story_seed() -> int:
