@@ -1,6 +1,7 @@
 """`sluice ledger verify`: are the books what their rows say, recomputed from the first entry on."""
 
 import asyncio
+from contextlib import AsyncExitStack
 from dataclasses import asdict
 from typing import Annotated
 
@@ -11,10 +12,13 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from cli.ledger_proof import BookFinding, LedgerProof, NoSuchTenantError, read_heads
+from cli.ledger_heads import read_heads
+from cli.ledger_proof import BookFinding, LedgerProof, NoSuchTenantError
 from cli.terminal import Json, err, fail, laptop_stack, next_step, out, write_json
 
 EXIT_BROKEN = 3
+CONNECTIONS = 2
+"""Over which books are recomputed; each keeps a processor of Postgres' at work."""
 FAULTS_PRINTED_MAX = 20
 
 app = typer.Typer(
@@ -63,8 +67,11 @@ def verify(
 
 async def _verify(postgres: str, kafka: str, tenant: str | None) -> list[BookFinding]:
     """Go through the books with a bar on the error stream: the standard output stays clean."""
-    admin = await asyncpg.connect(postgres, timeout=10)
-    try:
+    async with AsyncExitStack() as stack:
+        connections = []
+        for _ in range(CONNECTIONS):
+            connections.append(await asyncpg.connect(postgres, timeout=10))
+            stack.push_async_callback(connections[-1].close)
         with Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -76,7 +83,7 @@ async def _verify(postgres: str, kafka: str, tenant: str | None) -> list[BookFin
             heads = await read_heads(
                 kafka, lambda done, total: progress.update(reading, completed=done, total=total)
             )
-            proof = LedgerProof(admin)
+            proof = LedgerProof(*connections)
             books = await proof.books(tenant, heads)
             checking = progress.add_task(
                 "postings, by entry and by account", total=2 * sum(each.postings for each in books)
@@ -85,8 +92,6 @@ async def _verify(postgres: str, kafka: str, tenant: str | None) -> list[BookFin
                 await proof.check(each, heads, lambda more: progress.advance(checking, more))
                 for each in books
             ]
-    finally:
-        await admin.close()
 
 
 def _show(findings: list[BookFinding]) -> None:

@@ -2,31 +2,30 @@
 
 Everything is computed anew by the statements of this module, not by what the ledger's own schema
 brings along: hashes of entries and of the chain, sums of entries, numbers and running balances of
-accounts, stored balances, blocks and spans, types and sides of accounts. Heads that the ledger once
-told stand on `ledger.events`, where it cannot change them.
+accounts, stored balances, blocks and spans, types and sides of accounts, what holds have come to and
+what they hold. Over several connections as much is computed at the same time, all of one moment.
 """
 
-from collections import defaultdict
+import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
-
+from cli.ledger_heads import TOPIC, Heads
+from cli.ledger_holds_proof import wrong_holds
+from cli.ledger_sums_proof import wrong_sums
 from libs.contracts.envelope import Mode
-from libs.contracts.ledger import Book, LedgerHeadAnchored
-from libs.contracts.topics import PARTITIONS, TOPIC_OF
-from libs.messaging.records import UndecodableError, decode, from_kafka
+from libs.contracts.ledger import Book
 
-TOPIC = TOPIC_OF[LedgerHeadAnchored].name
 PAGE_ENTRIES = 5_000
 PAGE_ACCOUNTS = 500
 PAGE_POSTINGS = 50_000
-POLL_MS = 1_000
+LAST = 2**63 - 1
 
-Heads = Mapping[tuple[UUID, Mode, Book], Mapping[int, frozenset[str]]]
-"""Hashes (hex) that told heads give for the numbers of a book's chain."""
+Page = Sequence[Any]
+"""What a statement asks for, beside the book."""
 
 
 class NoSuchTenantError(LookupError):
@@ -82,11 +81,18 @@ where $1::text is null or t.slug = lower($1) or b.tenant_id::text = lower($1)
 order by slug, b.mode, b.book
 """
 
+_PAGES = """
+select chain_seq from (
+    select chain_seq, row_number() over (order by chain_seq) as n from ledger.journal_entry
+    where tenant_id = $1 and mode = $2 and book = $3) e
+where n % $4 = 0 order by chain_seq
+"""
+
 _ENTRIES = """
 with entry as materialized (
     select e.*, lag(chain_seq) over chain as previous_seq, lag(chain_hash) over chain as previous
     from (select * from ledger.journal_entry where tenant_id = $1 and mode = $2 and book = $3
-              and chain_seq >= $4 order by chain_seq limit $5 + 1) e
+              and chain_seq between $4 and $5) e
     window chain as (order by chain_seq)
 ), checked as (
     select e.chain_seq, l.postings, e.chain_hash, case
@@ -205,44 +211,13 @@ select coalesce((array_agg(said order by said))[:100], '{}') from (
             then 'debit' else 'credit' end)) wrong
 """
 
-_BLOCKS = """
-select (select count(*) from ledger.posting_block
-        where tenant_id = $1 and mode = $2 and book = $3)::bigint
-    - (select coalesce(sum(last_seq / 1024), 0) from ledger.account_balance
-       where tenant_id = $1 and mode = $2 and book = $3)::bigint
-"""
-
-_SPANS = """
-with hour as (
-    select p.account, p.currency, date_trunc('hour', p.effective_at, 'UTC') as starts_at,
-        sum(case p.side when 'debit' then p.amount_minor else -p.amount_minor end) as change,
-        min(p.effective_at) as first, max(p.effective_at) as last
-    from ledger.account_balance b join ledger.posting p on p.tenant_id = $1 and p.mode = $2
-        and p.book = $3 and p.account = b.account and p.currency = b.currency
-        and p.account_seq <= 1024 * (b.last_seq / 1024)
-    where b.tenant_id = $1 and b.mode = $2 and b.book = $3 and b.last_seq >= 1024
-    group by p.account, p.currency, 3
-), span as (
-    select account, currency, 'hour' as span, starts_at, change, first, last from hour
-    union all
-    select account, currency, 'month', date_trunc('month', starts_at, 'UTC'), sum(change),
-        min(first), max(last)
-    from hour group by account, currency, 4
-)
-select count(*) from span s
-full join (select * from ledger.posting_span
-           where tenant_id = $1 and mode = $2 and book = $3) k
-    using (account, currency, span, starts_at)
-where (k.change_minor, k.effective_from, k.effective_to)
-    is distinct from (s.change, s.first, s.last)
-"""
-
 
 class LedgerProof:
-    """One look at the books, as an administrator."""
+    """One look at the books, as an administrator, over one or several connections."""
 
-    def __init__(self, admin: Any) -> None:
-        self._admin = admin
+    def __init__(self, *connections: Any) -> None:
+        self._connections = connections
+        self._admin = connections[0]
 
     async def books(self, tenant: str | None, heads: Heads) -> list[BookOfTenant]:
         """The books of the tenant with this id or slug, or of all; those whose rows are gone, too.
@@ -267,36 +242,87 @@ class LedgerProof:
                 by account.
         """
         found = BookFinding(str(book.tenant_id), book.slug, book.mode, book.book)
-        async with self._admin.transaction(isolation="repeatable_read", readonly=True):
-            # Rows are many, whatever the planner knows of a table that has just grown.
-            await self._admin.execute("set local enable_nestloop = off")
-            await self._follow_chain(book, found, progress)
+        async with self._one_moment():
+            accounts = await self._account_pages(book)
+            entries = await self._entry_pages(book)
+            pages = [(_ACCOUNTS, page) for page in accounts] + [
+                (_ENTRIES, page) for page in entries
+            ]
+            answers = await self._ask(book, pages, progress)
+            await self._follow_chain(book, answers[len(accounts) :], found)
             await self._hold_against_heads(book, heads.get(book.key, {}), found)
-            await self._fold_accounts(book, found, progress)
+            await self._fold_accounts(book, answers[: len(accounts)], found)
             found.faults += await self._admin.fetchval(_CHART, *book.key, list(CONTRA_ACCOUNTS))
-            spans = await self._admin.fetchval(_SPANS, *book.key)
-            if spans:
-                found.faults.append(f"{spans} sums over hours or months of postings are wrong")
-            surplus = await self._admin.fetchval(_BLOCKS, *book.key)
-            if surplus:
-                found.faults.append(
-                    f"{abs(surplus)} sums over blocks of postings too {'many' if surplus > 0 else 'few'}"
-                )
+            found.faults += await wrong_holds(self._admin, book.key)
+            found.faults += await wrong_sums(self._admin, book.key)
         return found
 
+    @asynccontextmanager
+    async def _one_moment(self) -> AsyncGenerator[None, None]:
+        """All connections see the rows as they are now, whatever is booked meanwhile."""
+        async with AsyncExitStack() as stack:
+            snapshot = None
+            for connection in self._connections:
+                transaction = connection.transaction(isolation="repeatable_read", readonly=True)
+                await stack.enter_async_context(transaction)
+                if snapshot is not None:
+                    await connection.execute(f"set transaction snapshot '{snapshot}'")
+                elif len(self._connections) > 1:
+                    snapshot = await connection.fetchval("select pg_export_snapshot()")
+                # Rows are many, whatever the planner knows of a table that has just grown.
+                await connection.execute("set local enable_nestloop = off")
+            yield
+
+    async def _ask(
+        self,
+        book: BookOfTenant,
+        pages: Sequence[tuple[str, Page]],
+        progress: Callable[[int], None],
+    ) -> list[Any]:
+        """The answers about pages of a book, each asked over whichever connection is free."""
+        answers: list[Any] = [None] * len(pages)
+        left = iter(enumerate(pages))
+
+        async def go_on(connection: Any) -> None:
+            for at, (statement, page) in left:
+                answers[at] = await connection.fetchrow(statement, *book.key, *page)
+                progress(answers[at]["postings"])
+
+        working = [asyncio.ensure_future(go_on(connection)) for connection in self._connections]
+        try:
+            await asyncio.gather(*working)
+        finally:
+            # No connection is left in the middle of a statement.
+            for each in working:
+                each.cancel()
+            await asyncio.wait(working)
+        return answers
+
+    async def _entry_pages(self, book: BookOfTenant) -> list[Page]:
+        """Stretches of the chain: each begins with the entry at which the one before ends."""
+        ends = [
+            row["chain_seq"] for row in await self._admin.fetch(_PAGES, *book.key, PAGE_ENTRIES)
+        ]
+        return list(zip([0, *ends], [*ends, LAST], strict=True))
+
+    async def _account_pages(self, book: BookOfTenant) -> list[Page]:
+        rows = await self._admin.fetch(
+            "select account, sum(last_seq)::bigint as postings from ledger.account_balance "
+            "where tenant_id = $1 and mode = $2 and book = $3 group by 1 order by 1",
+            *book.key,
+        )
+        return [[page] for page in _pages([(row["account"], row["postings"]) for row in rows])]
+
     async def _follow_chain(
-        self, book: BookOfTenant, found: BookFinding, progress: Callable[[int], None]
+        self, book: BookOfTenant, pages: Sequence[Any], found: BookFinding
     ) -> None:
         last_seq, last_hash = 0, None
-        while True:
-            page = await self._admin.fetchrow(_ENTRIES, *book.key, last_seq, PAGE_ENTRIES)
-            if not page["entries"]:
-                break
-            found.entries += page["entries"]
-            found.postings += page["postings"]
-            found.faults += page["faults"]
-            last_seq, last_hash = page["last_seq"], page["last_hash"]
-            progress(page["postings"])
+        for page in pages:
+            if page["entries"]:
+                found.entries += page["entries"]
+                found.postings += page["postings"]
+                found.faults += page["faults"]
+                last_seq, last_hash = page["last_seq"], page["last_hash"]
         head = await self._admin.fetchrow(
             "select last_seq, last_hash from ledger.book_chain "
             "where tenant_id = $1 and mode = $2 and book = $3",
@@ -327,19 +353,12 @@ class LedgerProof:
             return
 
     async def _fold_accounts(
-        self, book: BookOfTenant, found: BookFinding, progress: Callable[[int], None]
+        self, book: BookOfTenant, pages: Sequence[Any], found: BookFinding
     ) -> None:
-        rows = await self._admin.fetch(
-            "select account, sum(last_seq)::bigint as postings from ledger.account_balance "
-            "where tenant_id = $1 and mode = $2 and book = $3 group by 1 order by 1",
-            *book.key,
-        )
         folded = 0
-        for accounts in _pages([(row["account"], row["postings"]) for row in rows]):
-            page = await self._admin.fetchrow(_ACCOUNTS, *book.key, accounts)
+        for page in pages:
             folded += page["postings"]
             found.faults += page["faults"]
-            progress(page["postings"])
         there = await self._admin.fetchval(
             "select count(*) from ledger.posting where tenant_id = $1 and mode = $2 and book = $3",
             *book.key,
@@ -361,51 +380,3 @@ def _pages(accounts: Sequence[tuple[str, int]]) -> list[list[str]]:
         pages[-1].append(account)
         postings += count
     return pages
-
-
-async def read_heads(kafka: str, progress: Callable[[int, int], None]) -> Heads:
-    """Every head that stands on `ledger.events` now."""
-    heads: dict[tuple[UUID, Mode, Book], dict[int, frozenset[str]]] = defaultdict(dict)
-    consumer = AIOKafkaConsumer(
-        bootstrap_servers=kafka, enable_auto_commit=False, auto_offset_reset="earliest"
-    )
-    await consumer.start()
-    try:
-        async for message in _messages(consumer, progress):
-            try:
-                event = decode(from_kafka(message))
-            except UndecodableError:
-                continue
-            if event is None or not isinstance(event.data, LedgerHeadAnchored) or not event.mode:
-                continue
-            of_book = heads[event.tenant_id, event.mode, event.data.book]
-            seq = event.data.chain_seq
-            of_book[seq] = of_book.get(seq, frozenset()) | {event.data.chain_hash}
-    finally:
-        await consumer.stop()
-    return heads
-
-
-async def _messages(
-    consumer: Any, progress: Callable[[int, int], None]
-) -> AsyncGenerator[Any, None]:
-    """Every record that stands on the topic now."""
-    places = [TopicPartition(TOPIC, partition) for partition in range(PARTITIONS)]
-    consumer.assign(places)
-    starts = await consumer.beginning_offsets(places)
-    ends = await consumer.end_offsets(places)
-    await consumer.seek_to_beginning(*places)
-    open_places = {place for place in places if starts[place] < ends[place]}
-    total, done = sum(ends[place] - starts[place] for place in places), 0
-    while open_places:
-        batches = await consumer.getmany(*open_places, timeout_ms=POLL_MS)
-        for place, messages in batches.items():
-            for message in messages:
-                if message.offset < ends[place]:
-                    yield message
-            done += len(messages)
-            progress(min(done, total), total)
-        for place in list(open_places):
-            if await consumer.position(place) >= ends[place]:
-                open_places.discard(place)
-    progress(total, total)

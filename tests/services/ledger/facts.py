@@ -5,7 +5,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from cli.ledger_proof import Heads, LedgerProof
+from cli.ledger_heads import Heads
+from cli.ledger_proof import LedgerProof
 from libs.contracts.billing import CreditGranted, InvoiceFinalized, InvoiceLine, InvoicePaid
 from libs.contracts.envelope import Envelope, Fact, Mode, wrap
 from libs.contracts.stripe_sync import BalanceTransactionRecorded, PaymentSucceeded

@@ -7,7 +7,8 @@ from typing import Any
 import asyncpg
 import pytest
 
-from cli.ledger_proof import CONTRA_ACCOUNTS, Heads, LedgerProof
+from cli.ledger_heads import Heads
+from cli.ledger_proof import CONTRA_ACCOUNTS, LedgerProof
 from ledger.facts import Tenant, book, faults, transfer
 from libs.clock import utc_now
 from libs.contracts.ledger import LedgerHeadAnchored

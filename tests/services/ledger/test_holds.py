@@ -8,6 +8,7 @@ import asyncpg
 import httpx
 import pytest
 
+from cli.ledger_proof import LedgerProof
 from ledger.callers import Api
 from ledger.facts import START, Tenant, assert_sound, book, snapshot
 from ledger.test_rebooking import contents, forget_everything, read_anew
@@ -342,6 +343,39 @@ async def test_books_made_anew_hold_the_same(
     assert {name: after[name] for name in tables} == before
     assert await contents(database) == entries
     await assert_held(database)
+
+
+TAMPERED = (
+    "update hold set captured_minor = captured_minor + 1",
+    "update hold set ended_by = 'release', ended_at = now()",
+    "update hold set amount_minor = amount_minor + 1",
+    "update hold_step set captured_minor = captured_minor + 1",
+    "update hold_step set entry_id = hold_id",
+    "delete from hold_step",
+    "update account_guard set held_minor = held_minor - 1",
+    "update account_guard set open_holds = 0",
+    "delete from account_guard",
+)
+
+
+async def test_verifying_computes_holds_anew(api: Api, database: TestDatabase) -> None:
+    held = (await hold(api)).json()["id"]
+    assert (await capture(api, held, amount_minor=400, rest="stays")).status_code == 201
+    unseen = []
+    async with database.admin() as admin:
+        await admin.execute("set search_path = ledger; set session_replication_role = replica")
+        for statement in (*TAMPERED, None):
+            change = admin.transaction(isolation="repeatable_read")
+            await change.start()
+            if statement is not None:
+                assert await admin.execute(statement) in ("UPDATE 1", "DELETE 1")
+            proof = LedgerProof(admin)
+            books = await proof.books(str(api.poster_tenant.id), {})
+            found = [await proof.check(each, {}, lambda _: None) for each in books]
+            if not any(each.faults for each in found):
+                unseen.append(statement)
+            await change.rollback()
+    assert unseen == [None]
 
 
 async def test_the_services_role_cannot_write_what_a_hold_comes_to(
