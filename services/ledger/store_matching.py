@@ -335,7 +335,7 @@ async def opening_balances(tx: Tx, run: Run, clearing: str, before: datetime) ->
     """What was booked before a time on the account's clearing accounts, by currency.
 
     As the maintenance role. Blocks of postings that lie before the time as a whole are added up
-    unread (see `store_accounts.balances_at`).
+    unread, the others read by number (`offset 0`; see `store_accounts.balances_at`).
     """
     rows = await tx.fetch(
         """
@@ -349,15 +349,23 @@ async def opening_balances(tx: Tx, run: Run, clearing: str, before: datetime) ->
             from held a join posting_block b using (tenant_id, mode, book, account, currency)
             where b.booked_to < $5
             union all
-            select a.currency, case p.side when 'debit' then p.amount_minor else -p.amount_minor end
+            select a.currency, p.minor
             from held a join posting_block b using (tenant_id, mode, book, account, currency)
-            join posting p using (tenant_id, mode, book, account, currency)
-            where b.booked_to >= $5 and b.booked_from < $5 and p.booked_at < $5
-                and p.account_seq between b.block * 1024 + 1 and b.block * 1024 + 1024
+            cross join lateral (
+                select case p.side when 'debit' then p.amount_minor else -p.amount_minor end as minor
+                from posting p where p.tenant_id = a.tenant_id and p.mode = a.mode
+                    and p.book = a.book and p.account = a.account and p.currency = a.currency
+                    and p.account_seq between b.block * 1024 + 1 and b.block * 1024 + 1024
+                    and p.booked_at < $5 offset 0) p
+            where b.booked_to >= $5 and b.booked_from < $5
             union all
-            select a.currency, case p.side when 'debit' then p.amount_minor else -p.amount_minor end
-            from held a join posting p using (tenant_id, mode, book, account, currency)
-            where p.account_seq > 1024 * (a.last_seq / 1024) and p.booked_at < $5
+            select a.currency, p.minor
+            from held a cross join lateral (
+                select case p.side when 'debit' then p.amount_minor else -p.amount_minor end as minor
+                from posting p where p.tenant_id = a.tenant_id and p.mode = a.mode
+                    and p.book = a.book and p.account = a.account and p.currency = a.currency
+                    and p.account_seq > 1024 * (a.last_seq / 1024) and p.booked_at < $5
+                offset 0) p
         )
         select currency, sum(minor)::bigint as net_minor from part group by currency
         """,
