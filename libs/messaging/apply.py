@@ -21,7 +21,7 @@ from libs.messaging.inbox import note_streams, take_new
 from libs.messaging.parked import ParkFullError, park_key, parked_keys, queue_behind
 from libs.messaging.records import Record, UndecodableError, decode
 from libs.observability.metrics import HANDLER_SECONDS, RECORDS_CONSUMED_TOTAL
-from libs.observability.tracing import Beside, extract, spans_beside, start_span
+from libs.observability.tracing import extract, spans_beside, start_span
 
 log = structlog.get_logger()
 
@@ -208,11 +208,13 @@ class Applier:
         # What nobody handles has no effect to keep from happening twice, and parts no neighbours.
         events = [(r, e) for r, e in readable if e is not None and type(e.data) in self.handlers]
         new = await take_new(tx, self.name, [event.id for _, event in events]) if events else set()
-        fresh = []
-        for record, event in events:
-            if event.id in new:
-                new.discard(event.id)
-                fresh.append((record, event))
+        fresh = events
+        if len(new) < len(events):
+            fresh = []
+            for record, event in events:
+                if event.id in new:
+                    new.discard(event.id)
+                    fresh.append((record, event))
         for together, run in itertools.groupby(fresh, key=self._together):
             if together is not None:
                 await self._handle_together(tx, together, list(run))
@@ -241,15 +243,14 @@ class Applier:
             tenants = tuple(sorted({event.tenant_id for _, event in mine}))
             await tx.enter(Scope(tenants, mode, BOTH_BOOKS))
             started = time.perf_counter()
-            beside = [
-                Beside(
-                    f"{self.name} {event.type}",
-                    record.header("traceparent"),
-                    {"topic": record.topic, "event_id": event.id},
-                )
-                for record, event in mine
-            ]
-            with spans_beside(beside) as traces:
+            behind = [record.header("traceparent") for record, _ in mine]
+
+            def shown(at: int, arrived: Sequence[Arrived] = mine) -> tuple[str, dict[str, Any]]:
+                record, event = arrived[at]
+                attributes = {"topic": record.topic, "event_id": event.id}
+                return f"{self.name} {event.type}", attributes
+
+            with spans_beside(behind, shown) as traces:
                 deliveries = []
                 for (record, event), trace in zip(mine, traces, strict=True):
                     cause = Cause(event.id, event.correlation_id, trace)

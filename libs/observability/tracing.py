@@ -6,9 +6,8 @@ where an OTLP endpoint is set; without one they still give logs a trace id.
 """
 
 import re
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 from opentelemetry import trace
@@ -138,34 +137,28 @@ def start_span(
             raise
 
 
-@dataclass(frozen=True, slots=True)
-class Beside:
-    """One of many things that are done at once.
-
-    Attributes:
-        behind: the `traceparent` of the trace that it goes on with; None where there is none.
-    """
-
-    name: str
-    behind: str | None
-    attributes: Mapping[str, Any] = field(default_factory=dict)
-
-
 @contextmanager
-def spans_beside(things: Sequence[Beside]) -> Generator[Sequence[Mapping[str, str]], None, None]:
-    """A span for each of these around the block, none of them current inside it.
+def spans_beside(
+    behind: Sequence[str | None], shown: Callable[[int], tuple[str, Mapping[str, Any]]]
+) -> Generator[Sequence[Mapping[str, str]], None, None]:
+    """A span around the block for each of many things that are done at once, none current inside it.
+
+    Args:
+        behind: the `traceparent` of the trace that each goes on with; None where there is none.
+        shown: name and attributes of the span of a number; asked where spans go anywhere.
 
     Yields:
         For each the headers that carry it on, as `inject` gives those of the current one.
     """
     if not _is_recorded():
-        yield [_unrecorded(thing.behind) for thing in things]
+        yield [_unrecorded(each) for each in behind]
         return
     spans, carried = [], []
-    for thing in things:
-        parent = extract({"traceparent": thing.behind or ""})
-        shown = {key: _attribute(key, value) for key, value in thing.attributes.items()}
-        span = _tracer.start_span(thing.name, context=parent, attributes=shown)
+    for number, each in enumerate(behind):
+        parent = extract({"traceparent": each or ""})
+        name, attributes = shown(number)
+        told = {key: _attribute(key, value) for key, value in attributes.items()}
+        span = _tracer.start_span(name, context=parent, attributes=told)
         spans.append(span)
         carried.append(_carried(trace.set_span_in_context(span, parent)))
     try:

@@ -12,13 +12,16 @@ from services.ledger.matching import Finding, Proposal
 from services.ledger.money import drafted
 from services.ledger.store_invoices import InvoicePayment, PaidInvoice
 
+PAYMENTS = (PaymentSucceeded, OutsidePaymentRecorded)
+"""Facts that say which invoice they pay."""
+
 
 async def follow_payments(tx: Tx, deliveries: Sequence[Delivery]) -> None:
     """Keep which invoices payments pay."""
     payments = []
     for delivery in deliveries:
         fact = delivery.event.data
-        if isinstance(fact, PaymentSucceeded | OutsidePaymentRecorded) and fact.stripe_invoice_id:
+        if type(fact) in PAYMENTS and fact.stripe_invoice_id:
             entry = drafted(delivery).entry
             if entry is not None:
                 payments.append(

@@ -35,6 +35,9 @@ MONTHS_MAX = 60
 
 PUT_OFF = timedelta(minutes=1)
 
+FOLLOWED = (InvoiceFinalized, InvoiceCredited, InvoiceVoided, RecognizeRevenue)
+"""Facts that change what is recognized; of others there are many more."""
+
 
 async def follow(tx: Tx, deliveries: Sequence[Delivery]) -> None:
     """Enter the deferred lines of final invoices, and what becomes of them."""
@@ -43,6 +46,8 @@ async def follow(tx: Tx, deliveries: Sequence[Delivery]) -> None:
     told: list[Recognized] = []
     for delivery in deliveries:
         event = delivery.event
+        if type(event.data) not in FOLLOWED:
+            continue
         match event.data:
             case InvoiceFinalized():
                 opened += _schedules(event, event.data, 0, 0)

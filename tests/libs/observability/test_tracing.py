@@ -18,7 +18,6 @@ from opentelemetry.trace import StatusCode
 
 from libs.observability.redaction import REDACTED
 from libs.observability.tracing import (
-    Beside,
     _Provider,
     configure_tracing,
     extract,
@@ -80,7 +79,7 @@ def test_a_trace_that_nobody_records_goes_on_as_it_came(monkeypatch: pytest.Monk
     monkeypatch.setattr(trace, "get_tracer_provider", lambda: _Provider(Resource.create({})))
     came = f"00-{'a' * 32}-{'b' * 16}-01"
     nonsense = (None, f"00-{'0' * 32}-{'b' * 16}-01", "é")
-    with spans_beside([Beside("work", each) for each in (came, *nonsense)]) as (carried, *begun):
+    with spans_beside((came, *nonsense), lambda _: ("work", {})) as (carried, *begun):
         assert carried == {"traceparent": came}
         for headers in begun:
             assert trace.get_current_span(extract(headers)).get_span_context().is_valid
@@ -88,8 +87,9 @@ def test_a_trace_that_nobody_records_goes_on_as_it_came(monkeypatch: pytest.Monk
 
 def test_many_things_at_once_have_a_span_each(exporter: InMemorySpanExporter):
     came = f"00-{'a' * 32}-{'b' * 16}-01"
-    things = [Beside("first", came, {"topic": "t", "password": "x"}), Beside("second", None)]
-    with pytest.raises(ValueError, match="hunter"), spans_beside(things) as carried:
+    shown = [("first", {"topic": "t", "password": "x"}), ("second", {})]
+    beside = spans_beside((came, None), lambda number: shown[number])
+    with pytest.raises(ValueError, match="hunter"), beside as carried:
         assert not trace.get_current_span().get_span_context().is_valid
         raise ValueError("hunter2")
     spans = finished(exporter)
