@@ -55,13 +55,18 @@ begin
                 and (r.state <> 'held' or r.expires_at > held_after)
         ) as held
         cross join lateral (
-            select coalesce(sum(a.event_count), 0) as event_count, coalesce(sum(a.total), 0) as total
+            -- Series by series: of a tenant's minutes only those of this customer are looked at.
+            select coalesce(sum(m.event_count), 0) as event_count,
+                coalesce(sum(m.total), 0) as total
             from usage_series u
-            join usage_minute a
-                on a.tenant_id = u.tenant_id and a.mode = u.mode and a.series_id = u.id
+            cross join lateral (
+                select sum(a.event_count) as event_count, sum(a.total) as total
+                from usage_minute a
+                where a.tenant_id = of_tenant and a.mode = in_mode and a.series_id = u.id
+                    and a.minute >= first_minute and a.minute < end_minute
+            ) as m
             where u.tenant_id = of_tenant and u.mode = in_mode and u.meter_id = of_meter
                 and u.customer = any (customers)
-                and a.minute >= first_minute and a.minute < end_minute
         ) as used
         left join lateral (
             select p.received_at from usage_progress p
