@@ -1,6 +1,6 @@
 """Mistakes that somebody could make in the ledger, each put in where it would be made.
 
-The machine of `model.py` must notice every one of them.
+The machines of `model.py` and `model_kept.py` must notice every one of them.
 """
 
 import hashlib
@@ -12,8 +12,10 @@ from uuid import UUID
 import asyncpg
 import pytest
 
+from ledger.model import Books, Twice
+from ledger.model_kept import Closed, Held
 from libs.db.pool import Tx
-from services.ledger import reversal, store, store_accounts
+from services.ledger import holds, periods, reversal, store, store_accounts, store_holds
 from services.ledger.entries import Entry
 from services.ledger.store import Booking
 
@@ -26,11 +28,13 @@ class Planted:
 
     Attributes:
         quick: it is in Python alone and shows soon.
+        machine: that notices it.
     """
 
     name: str
     plant: Plant
     quick: bool = False
+    machine: type[Twice] = Books
 
 
 def _in_sql(functions: str, right: str, wrong: str) -> Plant:
@@ -61,6 +65,14 @@ _post_entries = store.post_entries
 async def _post_and_call_all_new(tx: Tx, bookings: Sequence[Booking]) -> set[UUID]:
     await _post_entries(tx, bookings)
     return {booking.id for booking in bookings}
+
+
+async def _find_nothing(*_: object) -> None:
+    """Nothing is there, and nothing is done."""
+
+
+def _refuse_nothing(*_: object) -> None:
+    """Nobody is refused."""
 
 
 def _hash_of_the_key_alone(entry: Any) -> bytes:
@@ -126,6 +138,56 @@ PLANTED = (
     Planted(
         "a reversal leaves every side as it was",
         _in_python(reversal, "OTHER_SIDE", {"debit": "debit", "credit": "credit"}),
+    ),
+    Planted(
+        "what is over is captured still",
+        _in_python(holds, "_refuse_ended", _refuse_nothing),
+        quick=True,
+        machine=Held,
+    ),
+    Planted(
+        "what is held already does not weigh",
+        _in_sql(
+            "fold_hold",
+            "if balance - guard.held_minor < coalesce(guard.min_minor, 0)",
+            "if balance < coalesce(guard.min_minor, 0)",
+        ),
+        machine=Held,
+    ),
+    Planted(
+        "what is captured stays held",
+        _in_sql("fold_hold", "held_minor = g.held_minor - released", "held_minor = g.held_minor"),
+        machine=Held,
+    ),
+    Planted(
+        "a hold ends with its first capture",
+        _in_sql("fold_hold", "steps.captured = held.amount_minor", "true"),
+        machine=Held,
+    ),
+    Planted(
+        "a part of a hold is captured under a key of its own each time",
+        _in_python(store_holds, "find_step", _find_nothing),
+        machine=Held,
+    ),
+    Planted(
+        "what expires in the way of a hold is not freed",
+        _in_python(holds, "_expire_on", _find_nothing),
+        machine=Held,
+    ),
+    Planted(
+        "a book is open since its first closed month",
+        _in_sql("lock_books", "max(last.ends_at)", "min(last.ends_at)"),
+        machine=Closed,
+    ),
+    Planted(
+        "a month that was opened again stays closed",
+        _in_sql("lock_books", "where last.kind = 'close'", "where true"),
+        machine=Closed,
+    ),
+    Planted(
+        "nobody knows where a late entry belongs",
+        _in_python(periods, "link", _find_nothing),
+        machine=Closed,
     ),
     Planted(
         "what was booked before is told once more",

@@ -1,13 +1,15 @@
-"""Whatever is booked, by however many, told again, contradicted and taken back: the book is a plain one's."""
+"""Whatever is booked, held and closed, by however many, told again and taken back: the book is a plain one's."""
 
 from typing import Any
 
 import asyncpg
 import pytest
 from hypothesis import HealthCheck, Phase, settings
+from hypothesis.errors import Flaky
 from hypothesis.stateful import run_state_machine_as_test
 
-from ledger.model import Books, world_of
+from ledger.model import Books, Twice, world_of
+from ledger.model_kept import Closed, Held
 from ledger.planted import PLANTED, Planted
 from libs.testing.databases import TestDatabase
 
@@ -25,12 +27,15 @@ LOOKED_AT_FOR_A_BUG = settings(
     derandomize=True,
     phases=[Phase.generate],
     print_blob=False,
+    report_multiple_bugs=False,
 )
 
 
-def test_the_book_is_that_of_the_reference(database: TestDatabase) -> None:
+@pytest.mark.parametrize("machine", [Books, Held, Closed])
+def test_the_book_is_that_of_the_reference(database: TestDatabase, machine: type[Twice]) -> None:
     with world_of(database) as world:
-        run_state_machine_as_test(lambda: Books(world), settings=LOOKED_AT)
+        examples = LOOKED_AT if machine is Books else settings(LOOKED_AT, max_examples=7)
+        run_state_machine_as_test(lambda: machine(world), settings=examples)
 
 
 def _parameter(bug: Planted) -> Any:
@@ -44,6 +49,7 @@ def test_a_planted_bug_is_caught(
 ) -> None:
     with world_of(database) as world:
         world.run(bug.plant(world.admin, monkeypatch))
-        with pytest.raises((AssertionError, asyncpg.PostgresError)) as caught:
-            run_state_machine_as_test(lambda: Books(world), settings=LOOKED_AT_FOR_A_BUG)
+        # What fails only in some orders of what happens at the same time, Hypothesis calls flaky.
+        with pytest.raises((AssertionError, asyncpg.PostgresError, Flaky)) as caught:
+            run_state_machine_as_test(lambda: bug.machine(world), settings=LOOKED_AT_FOR_A_BUG)
         assert not isinstance(caught.value, asyncpg.SyntaxOrAccessError)
