@@ -4,17 +4,20 @@ A commit costs as much for many as for one: so an entry waits for nobody, but wh
 are being booked goes with the next. Nobody is answered before the commit of its own, and each gets a
 verdict of its own. Each book and mode has a line of its own: a commit has one of each in scope.
 
-Looking for the entry that keeps others from being booked takes many tries. So of a commit that fails
-only the tenants are looked for; their entries are tried once more by themselves, a few at a time and
-taking turns with the line, and nobody else waits for that.
+Nearly always all can be booked, so that is tried first. Looking for the entry that keeps others from
+being booked takes many tries. So of a commit that fails only the tenants are looked for; their entries
+are tried once more by themselves, a few at a time and taking turns with the line, and nobody else waits
+for that.
 """
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from contextvars import Context
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from typing import TypeVar
 from uuid import UUID
 
 from asyncpg import DeadlockDetectedError, SerializationError
@@ -24,7 +27,9 @@ from libs.db.pool import TRANSIENT_ERRORS, Database
 from libs.db.tenant import Mode, Scope
 from libs.observability.metrics import LEDGER_COMMIT_ENTRIES
 from services.ledger import commands
-from services.ledger.commands import ApartError, Group, Posted, Verdict
+from services.ledger.commands import Apart, ApartError, Group, Posted, Verdict
+
+T = TypeVar("T")
 
 TOGETHER_MAX = 300
 POSTINGS_TOGETHER_MAX = 3_000
@@ -238,15 +243,28 @@ class _Line:
 
     async def _post(self, groups: Sequence[Group], *, is_apart: bool) -> list[Verdict]:
         LEDGER_COMMIT_ENTRIES.observe(sum(map(len, groups)))
+        if is_apart:
+            return await tried_again(partial(self._commit, groups, "groups"))
+        try:
+            return await tried_again(partial(self._commit, groups, "nothing"))
+        except TRANSIENT_ERRORS:
+            raise
+        except Exception:  # noqa: BLE001 - rolled back: once more, looking for whose fault it is
+            return await tried_again(partial(self._commit, groups, "tenants"))
+
+    async def _commit(self, groups: Sequence[Group], apart: Apart) -> list[Verdict]:
         tenants = tuple({group[0].tenant_id: None for group in groups})
         scope = Scope(tenants, self._mode, (self._book,))
-        tries = 1
-        while True:
-            try:
-                async with self._database.transaction(scope) as tx:
-                    return await commands.post(tx, self._book, groups, by_tenant=not is_apart)
-            except (DeadlockDetectedError, SerializationError):
-                # Nothing of it is booked: that much is certain of these two alone.
-                if tries == TRIES_MAX:
-                    raise
-                tries += 1
+        async with self._database.transaction(scope) as tx:
+            return await commands.post(tx, self._book, groups, apart=apart)
+
+
+async def tried_again(attempt: Callable[[], Awaitable[T]]) -> T:
+    """What a transaction comes to that Postgres may give up for the sake of another one.
+
+    Nothing of it is booked then: that much is certain of these two errors alone.
+    """
+    for _ in range(TRIES_MAX - 1):
+        with suppress(DeadlockDetectedError, SerializationError):
+            return await attempt()
+    return await attempt()

@@ -8,6 +8,7 @@ take a fact's. Who sends a key again gets the entry of the first time, as long a
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Literal
 from uuid import UUID
 
 from libs.clock import utc_now
@@ -19,7 +20,7 @@ from libs.ids import public_id
 from libs.messaging.outbox import emit
 from services.ledger import chart, periods, posting, reversal, store, store_commands
 from services.ledger.auditing import tell_change
-from services.ledger.entries import Entry, Line, entry_id
+from services.ledger.entries import Entry, entry_id
 from services.ledger.store import Booking
 from services.ledger.store_commands import Looked
 
@@ -94,11 +95,6 @@ class Command:
         """Whose entry it is, and which."""
         return self.tenant_id, self.entry.source_key
 
-    @property
-    def lines(self) -> Sequence[Line]:
-        """The postings it asks for."""
-        return self.entry.lines
-
     def says(self, content_hash: bytes, effective_at: datetime, metadata: object) -> bool:
         """Whether it asks for what is booked with these."""
         return (
@@ -127,6 +123,9 @@ Group = Sequence[Command]
 Verdict = list[Posted] | Exception
 """What became of a group: the entry of each of its commands, or why there is none."""
 
+Apart = Literal["groups", "tenants", "nothing"]
+"""What is told apart where not all can be booked."""
+
 Wanted = tuple[int, list[Command]]
 """Which group, and those of its commands that must be booked."""
 
@@ -135,22 +134,23 @@ Key = tuple[UUID, str]
 
 
 async def post(
-    tx: Tx, book: Book, groups: Sequence[Group], *, by_tenant: bool = False
+    tx: Tx, book: Book, groups: Sequence[Group], *, apart: Apart = "groups"
 ) -> list[Verdict]:
     """Book what groups of commands ask for, all in this book; a verdict for each group.
 
     The books are locked first: what is not known then stays unknown until it is booked here.
 
     Args:
-        by_tenant: look no further than for tenants whose groups cannot be booked together; these get
-            `ApartError`, as groups do that ask for what another one asks for.
+        apart: how far to look for what cannot be booked: for groups; for tenants whose groups cannot
+            be booked together, which get `ApartError`, as groups do that ask for what another one
+            asks for; or not at all: the reason is raised then, and nothing is booked.
     """
     commands = [command for group in groups for command in group]
     looked = await store_commands.look(
         tx,
         book,
         {command.key for command in commands},
-        {(command.tenant_id, line.account.code) for command in commands for line in command.lines},
+        {(each.tenant_id, line.account.code) for each in commands for line in each.entry.lines},
     )
     standing = await _standing(tx, book, looked.booked) if looked.booked else {}
     maker: dict[Key, int] = {}
@@ -175,13 +175,13 @@ async def post(
             if new:
                 wanted.append((at, list(new.values())))
                 fresh |= new.keys()
-        booked, unbooked = await _book_apart(tx, looked, _units(wanted, by_tenant=by_tenant))
+        booked, unbooked = await _book_wanted(tx, looked, wanted, apart)
         standing |= booked
         failed |= unbooked
         maker |= {each.key: at for at, new in wanted if at not in failed for each in new}
-        if by_tenant:
+        if apart != "groups":
             failed |= {at: ApartError() for at in later}
-        left = [] if by_tenant else later
+        left = later if apart == "groups" else []
     return [
         failed[at] if at in failed else _verdict(at, group, standing, maker)
         for at, group in enumerate(groups)
@@ -232,7 +232,7 @@ def _check_accounts(command: Command, looked: Looked) -> None:
     Raises:
         AccountError: one does not.
     """
-    for line in command.lines:
+    for line in command.entry.lines:
         code = line.account.code
         if (command.tenant_id, code) in looked.unopened and code not in _FIXED:
             raise UnopenedAccountError(command.entry.source_key, code)
@@ -240,14 +240,18 @@ def _check_accounts(command: Command, looked: Looked) -> None:
             raise FullAccountError(command.entry.source_key, code)
 
 
-def _units(wanted: Sequence[Wanted], *, by_tenant: bool) -> list[list[Wanted]]:
-    """What is booked all or none: each group, or all of a tenant."""
-    if not by_tenant:
-        return [[each] for each in wanted]
+async def _book_wanted(
+    tx: Tx, looked: Looked, wanted: Sequence[Wanted], apart: Apart
+) -> tuple[dict[Key, Posted], dict[int, Exception]]:
+    """Book what is wanted: the entries, and which groups cannot be booked, and why."""
+    if apart == "nothing" and wanted:
+        return await _book(tx, looked, [command for _, new in wanted for command in new]), {}
+    if apart == "groups":
+        return await _book_apart(tx, looked, [[each] for each in wanted])
     units: dict[UUID, list[Wanted]] = {}
     for each in wanted:
         units.setdefault(each[1][0].tenant_id, []).append(each)
-    return list(units.values())
+    return await _book_apart(tx, looked, list(units.values()))
 
 
 async def _book_apart(
@@ -280,21 +284,11 @@ async def _book(tx: Tx, looked: Looked, commands: Sequence[Command]) -> dict[Key
     """Book commands whose source keys are new, and tell of them; the entries."""
     now, book = utc_now(), commands[0].entry.book
     bookings = [await _told(tx, command, now) for command in commands]
-    if looked.unopened:
-        # Every book has these, and opens each when it is first booked on.
-        opened = [
-            (tenant_id, book, chart.named(code))
-            for tenant_id, code in looked.unopened
-            if code in _FIXED
-        ]
-        await store.open_accounts(tx, opened)
     booked = await posting.book_in_open(tx, periods.moved(bookings, looked.open_from))
     assert len(booked) == len(commands), "nobody else books while the books are locked"
-    said = [
-        (each, command.metadata, command.actor)
-        for each, command in zip(booked, commands, strict=True)
-    ]
-    noted = await store_commands.note_asked(tx, book, said)
+    said = [(each.metadata, each.actor) for each in commands]
+    asked = [(each, *words) for each, words in zip(booked, said, strict=True)]
+    noted = await store_commands.note_asked(tx, book, asked)
     awaited = [each for each, row in zip(booked, noted, strict=True) if row["is_awaited"]]
     await reversal.book_waiting(tx, awaited)
     return {
@@ -306,7 +300,7 @@ async def _book(tx: Tx, looked: Looked, commands: Sequence[Command]) -> dict[Key
 def _as_booked(booking: Booking, command: Command, noted: Row) -> Posted:
     """The entry as it stands in the book since just now."""
     entry = booking.entry
-    row = {
+    row = dict(noted) | {
         "tenant_id": booking.tenant_id,
         "book": entry.book,
         "id": booking.id,
@@ -318,8 +312,6 @@ def _as_booked(booking: Booking, command: Command, noted: Row) -> Posted:
         "rule": entry.rule,
         "rule_version": entry.rule_version,
         "reverses": None,
-        "chain_seq": noted["chain_seq"],
-        "chain_hash": noted["chain_hash"],
         "metadata": dict(command.metadata),
         "belongs_to": booking.belongs_to,
         "true_effective_at": booking.true_effective_at,

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Literal, NoReturn
 
 from fastapi import APIRouter, Depends, Request
@@ -32,7 +33,7 @@ from libs.web.times import UtcTime
 from services.ledger import chart, commands
 from services.ledger.bounds import OverrunError
 from services.ledger.chart import Side, UnknownAccountError
-from services.ledger.coalescing import Coalescer, LineFullError, OverdueError
+from services.ledger.coalescing import Coalescer, LineFullError, OverdueError, tried_again
 from services.ledger.commands import (
     KEY_SPACE,
     POST_RULE,
@@ -170,7 +171,8 @@ async def post_entry(request: Request, body: PostBody, access: Poster) -> JSONRe
             (verdict,) = await commands.post(tx, body.book, [group])
             return shown(verdict)
 
-        answer = await answer_once(request, access, request.app.state.database, body, work)
+        database = request.app.state.database
+        answer = await tried_again(partial(answer_once, request, access, database, body, work))
     if replayed:
         answer.headers["Idempotent-Replayed"] = "true"
     return answer
@@ -190,7 +192,9 @@ async def post_entries(request: Request, body: BatchBody, access: Poster) -> JSO
         return batch.answer(await commands.post(tx, body.book, batch.groups))
 
     database = request.app.state.database
-    return await answer_once(request, access, database, body, work, status=200)
+    return await tried_again(
+        partial(answer_once, request, access, database, body, work, status=200)
+    )
 
 
 class _Batch:
