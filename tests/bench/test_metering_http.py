@@ -3,15 +3,15 @@
 `make bench-metering` prints the rows for docs/benchmarks.md. Two limits are measured in the same run, in turn
 with the service: producing the same bytes to Kafka with acks=all, and entering the same ids in batches of
 5,000. Where accepting is measured alone the consumer stands still, as one that an operator has stopped.
-The sender works on the same machine. SLUICE_BENCH_EVENTS and SLUICE_BENCH_SECONDS make the run longer.
+What is counted end to end is sent to one process of the service, and to two, as many as the machine has
+cores. The sender works on the same machine. SLUICE_BENCH_EVENTS and SLUICE_BENCH_SECONDS make the run longer.
 """
 
 import asyncio
 import json
 import os
 import time
-from collections.abc import Iterator
-from itertools import islice
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,7 @@ async def announce(kafka: str) -> list[Party]:
     log = MemoryLog()
     publish_tenant(log, "platform", ((),), tenant_id=PLATFORM_TENANT_ID, operator=True)
     parties = [
-        publish_tenant(log, f"bench-{number}", (("usage:write", "usage:read"),))
+        publish_tenant(log, f"bench-{number}", (("usage:write", "usage:read", "billing:manage"),))
         for number in range(TENANTS)
     ]
     producer = AIOKafkaProducer(bootstrap_servers=kafka, acks="all")
@@ -81,6 +81,15 @@ async def known(worker: MeteringProcess, parties: list[Party]) -> None:
             url = f"http://127.0.0.1:{worker.port}/api/v1/meters"
             while not (await client.get(url, headers={"X-API-Key": party.keys[0]})).is_success:
                 await asyncio.sleep(0.1)
+
+
+async def define_own_meter(worker: MeteringProcess, key: str) -> None:
+    """A meter of the tenant's own, by which it limits its customers; nothing of the load is counted by it."""
+    body = {"key": "own", "event_type": "own", "aggregation": "count"}
+    url = f"http://127.0.0.1:{worker.port}/api/v1/meters"
+    async with httpx.AsyncClient(timeout=20) as client:
+        answer = await client.post(url, json=body, headers={"X-API-Key": key})
+    assert answer.is_success, answer.text
 
 
 def request(method: str, path: str, key: str, body: bytes = b"") -> bytes:
@@ -159,6 +168,39 @@ async def sent(worker: MeteringProcess, requests: list[bytes]) -> Measured:
     return measured
 
 
+async def end_to_end(
+    admin: Any, kafka: str, parties: list[Party], *workers: MeteringProcess
+) -> tuple[float, float]:
+    """Events per second from the first request until all are counted; processor time of the service for each."""
+    counting = Counting(admin)
+    await counting.settled(kafka)
+    requests = posts(parties, EVENTS, BATCH)
+    end = await counting.offset() + EVENTS
+    pids = [worker.process.pid for worker in workers if worker.process is not None]
+    cpu = sum(map(cpu_seconds, pids))
+    started = time.perf_counter()
+    shares = [requests[place :: len(workers)] for place in range(len(workers))]
+    await asyncio.gather(*(sent(*each) for each in zip(workers, shares, strict=True)))
+    while await counting.offset() < end:
+        await asyncio.sleep(0.01)
+    rate = EVENTS / (time.perf_counter() - started)
+    return rate, (sum(map(cpu_seconds, pids)) - cpu) / EVENTS
+
+
+async def checked(worker: MeteringProcess, checks: list[bytes]) -> Measured:
+    """Limit checks at the rate wanted, these in turn, of a service that has answered some."""
+    await at_a_rate(cycle(checks), worker.port, per_second=200, lines=LINES, seconds=1)
+    measured = await at_a_rate(
+        cycle(checks),
+        worker.port,
+        per_second=CHECKS_PER_SECOND,
+        lines=4 * LINES,
+        seconds=SECONDS,
+    )
+    assert set(measured.statuses) == {200}
+    return measured
+
+
 async def stand_still(admin: Any) -> None:
     """Stop the consumer, as an operator sees it stopped."""
     await admin.execute(
@@ -173,8 +215,22 @@ async def go_on(admin: Any) -> None:
     await admin.execute("delete from metering.consumer_stop")
 
 
+async def counted_of(admin: Any, party: Party) -> int:
+    """Events of a tenant in the aggregates of the counting meter."""
+    return int(
+        await admin.fetchval(
+            "select coalesce(sum(m.event_count), 0) from metering.usage_minute m "
+            "join metering.usage_series s on s.id = m.series_id "
+            "and s.tenant_id = m.tenant_id join metering.meter on meter.id = s.meter_id "
+            "where m.tenant_id = $1 and meter.aggregation = 'count'",
+            party.id,
+        )
+    )
+
+
 async def seen_after(worker: MeteringProcess, admin: Any, party: Party) -> list[float]:
     """Seconds from the moment an event was due to be sent until it is in the aggregates, sorted."""
+    before = await counted_of(admin, party)
     per_second = EVENTS_PER_SECOND / BATCH_AT_A_RATE
     number = int(per_second * SECONDS)
     requests = posts([party], number * BATCH_AT_A_RATE, BATCH_AT_A_RATE)
@@ -184,18 +240,7 @@ async def seen_after(worker: MeteringProcess, admin: Any, party: Party) -> list[
     )
     found: list[float] = []
     while len(found) < number:
-        batches = (
-            int(
-                await admin.fetchval(
-                    "select coalesce(sum(m.event_count), 0) from metering.usage_minute m "
-                    "join metering.usage_series s on s.id = m.series_id "
-                    "and s.tenant_id = m.tenant_id join metering.meter on meter.id = s.meter_id "
-                    "where m.tenant_id = $1 and meter.aggregation = 'count'",
-                    party.id,
-                )
-            )
-            // BATCH_AT_A_RATE
-        )
+        batches = (await counted_of(admin, party) - before) // BATCH_AT_A_RATE
         now = time.perf_counter()
         found += [now - started - place / per_second for place in range(len(found), batches)]
         await asyncio.sleep(0.01)
@@ -212,6 +257,7 @@ async def test_usage_over_http(
         await define_meters(opened)
     parties = await announce(kafka)
     worker = MeteringProcess(database, tmp_path, kafka)
+    second = MeteringProcess(database, tmp_path, kafka, slot=1)
     async with database.admin() as admin, running(worker):
         await known(worker, parties)
         assert worker.process is not None
@@ -226,53 +272,37 @@ async def test_usage_over_http(
         cpu = cpu_seconds(pid) - cpu
         await go_on(admin)
 
-        counting = Counting(admin)
         raw_ids = await raw_inserts(database.admin_dsn, EVENTS)
-        await counting.settled(kafka)
-        requests = posts(parties, EVENTS, BATCH)
-        end = await counting.offset() + EVENTS
-        both = cpu_seconds(pid)
-        started = time.perf_counter()
-        await sent(worker, requests)
-        while await counting.offset() < end:
-            await asyncio.sleep(0.01)
-        end_to_end = EVENTS / (time.perf_counter() - started)
-        both = cpu_seconds(pid) - both
-
+        one, both = await end_to_end(admin, kafka, parties, worker)
         seconds = await seen_after(worker, admin, parties[0])
-        path = "/api/v1/limits/check?meter=calls_sum"
-        check = request("GET", path, parties[0].keys[0])
-        await at_a_rate(_again(check), worker.port, per_second=200, lines=LINES, seconds=1)
-        checks = await at_a_rate(
-            _again(check),
-            worker.port,
-            per_second=CHECKS_PER_SECOND,
-            lines=4 * LINES,
-            seconds=SECONDS,
-        )
-        assert set(checks.statuses) == {200}
+        path, key = "/api/v1/limits/check?meter=", parties[0].keys[0]
+        same = await checked(worker, [request("GET", f"{path}calls_sum", key)])
+        await define_own_meter(worker, key)
+        paths = [f"{path}own&customer={new_id()}" for _ in range(500)]
+        each = await checked(worker, [request("GET", path, key) for path in paths])
+        async with running(second):
+            await known(second, parties)
+            two, _ = await end_to_end(admin, kafka, parties, worker, second)
     print_row("produced by a plain client, acks=all", raw_kafka, raw_kafka, 0)
     print_row("accepted over HTTP, nothing counted", accept, raw_kafka, ACCEPT_GOAL)
     print_row("ids entered by a plain client, in batches of 5,000", raw_ids, raw_ids, 0)
-    print_row("over HTTP to committed aggregates", end_to_end, raw_ids, END_TO_END_GOAL)
+    print_row("over HTTP to committed aggregates, one process", one, raw_ids, END_TO_END_GOAL)
+    print_row("the same, two processes", two, raw_ids, END_TO_END_GOAL)
     print(
         f"| processor time of the service, µs per event accepted | {cpu / EVENTS * 1e6:,.0f} | | |"
     )
-    print(f"| the same, accepted and counted | {both / EVENTS * 1e6:,.0f} | | |")
+    print(f"| the same, accepted and counted | {both * 1e6:,.0f} | | |")
     p99 = seconds[int(len(seconds) * 0.99)]
     print(
         f"event to balance at {EVENTS_PER_SECOND:,}/s: median {seconds[len(seconds) // 2]:.2f} s, "
         f"p99 {p99:.2f} s (goal {BALANCE_SECONDS_GOAL})"
     )
-    print(
-        f"limit checks at {CHECKS_PER_SECOND:,}/s: median {checks.percentile_ms(0.5):.1f} ms, "
-        f"p99 {checks.percentile_ms(0.99):.1f} ms (goal {CHECK_MS_GOAL})"
-    )
-
-
-def _again(request: bytes) -> Iterator[bytes]:
-    while True:
-        yield request
+    for what, checks in (("the same one", same), ("of 500 customers", each)):
+        print(
+            f"limit checks at {CHECKS_PER_SECOND:,}/s, {what}: "
+            f"median {checks.percentile_ms(0.5):.1f} ms, "
+            f"p99 {checks.percentile_ms(0.99):.1f} ms (goal {CHECK_MS_GOAL})"
+        )
 
 
 def print_row(name: str, per_second: float, limit: float, goal: float) -> None:
