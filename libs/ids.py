@@ -6,7 +6,7 @@ A tenant's id is the bare UUID (it is the Kafka key); every other object shows i
 
 from uuid import UUID
 
-from uuid_utils.compat import uuid7
+from uuid_utils import uuid7
 
 PREFIXES = {
     "api_key": "key",
