@@ -339,4 +339,4 @@ def _read(record: Record) -> Read:
     try:
         return Read(event=decode(record))
     except UndecodableError as error:
-        return Read(refusal=error)
+        return Read(refusal=error.unraised())

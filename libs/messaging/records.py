@@ -32,6 +32,10 @@ class UndecodableError(ValueError):
         super().__init__(detail)
         self.reason = reason
 
+    def unraised(self) -> "UndecodableError":
+        """The same, to be kept: what was raised holds on to all that was at hand where it was."""
+        return UndecodableError(self.reason, str(self))
+
 
 class KafkaRecord(Protocol):
     """What aiokafka delivers."""
@@ -48,7 +52,7 @@ class KafkaRecord(Protocol):
 class Record(msgspec.Struct, frozen=True):
     """One record, bytes untouched; made in C, since topics of usage have millions.
 
-    The collector has to see it: what was prepared may be an error, whose traceback leads back here.
+    Nothing that is prepared may lead back here: the collector does not see every record.
 
     Attributes:
         prepared: what the topic's reader made of it ahead of its turn; None where none did.
@@ -98,6 +102,8 @@ rests on more than the record's bytes has to be held against what is true in the
 
 SECONDS_REMEMBERED = 256
 KEYS_REMEMBERED = 1_024
+TENANT_KEY_BYTES = 36
+"""A UUID in the words of RFC 9562, section 4."""
 
 
 @lru_cache(maxsize=SECONDS_REMEMBERED)
@@ -133,7 +139,8 @@ def tenant_in(key: bytes | None) -> UUID:
     Raises:
         UndecodableError: it is not a lower-case UUID.
     """
-    tenant_id = _tenant(key or b"")
+    # Keys that are none are not remembered, whatever their size.
+    tenant_id = _tenant(key) if key is not None and len(key) == TENANT_KEY_BYTES else None
     if tenant_id is None:
         raise UndecodableError("bad_key", "the record's key is not a tenant id")
     return tenant_id

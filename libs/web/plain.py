@@ -24,9 +24,9 @@ from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from libs.web.answers import answer_to
+from libs.web.answers import answer_to, request_id_of, response_of
 from libs.web.auth import Requires
-from libs.web.problems import UnsupportedMediaType
+from libs.web.problems import RequestTimeout, UnsupportedMediaType
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -109,6 +109,9 @@ class PlainRoutes:
         request = Request(scope, receive, send)
         try:
             answer = await found[0].answer(request, found[1])
+        except ClientDisconnect:
+            # Nobody is there to read it; it stands in the log and the figures.
+            answer = response_of(RequestTimeout(), request_id_of(request))
         except Exception as error:
             expected = await answer_to(request, error)
             if expected is None:

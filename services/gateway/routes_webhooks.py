@@ -7,14 +7,12 @@ from typing import get_args
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
-from starlette.requests import ClientDisconnect
 
 from libs.crypto.errors import MasterKeyUnavailableError, SecretStoreUnavailableError
 from libs.observability.metrics import WEBHOOKS_RECEIVED_TOTAL
 from libs.web.plain import PlainRoute, read_body
 from libs.web.problems import (
     InvalidRequest,
-    RequestTimeout,
     RouteNotFound,
     Unavailable,
     problem_responses,
@@ -125,8 +123,6 @@ async def _receive(
             code="spool_full",
             retry_after_seconds=FULL_RETRY_SECONDS,
         ) from None
-    except ClientDisconnect:
-        raise RequestTimeout from None
     webhook = _webhook(body, request.scope["headers"])
     try:
         outcome = await take(webhook)

@@ -81,7 +81,7 @@ def _read_or_refuse(record: Record) -> Read | UndecodableError:
     try:
         return usage_record.read(record)
     except UndecodableError as error:
-        return error
+        return error.unraised()
 
 
 async def take(records: Sequence[Record], tx: Tx) -> None:

@@ -10,9 +10,10 @@ from aiokafka import TopicPartition
 from libs.contracts.billing import CreditGranted
 from libs.contracts.envelope import Envelope
 from libs.db.pool import Database, Tx
+from libs.messaging import records
 from libs.messaging.apply import TransientError
 from libs.messaging.fence import Fence
-from libs.messaging.records import Record
+from libs.messaging.records import Record, UndecodableError, tenant_in
 from libs.testing.databases import TestDatabase
 from libs.testing.memory_log import MemoryLog
 from tests.libs.messaging.test_exactly_once import ACME, Sums, credit
@@ -173,3 +174,12 @@ async def test_the_end_waits_for_what_was_set_to_work_meanwhile(
     await end
     assert consumer._at_work is None
     assert await sums.sum_of(ledger, ACME) == 3
+
+
+def test_a_key_that_is_no_tenant_is_not_remembered() -> None:
+    tenant_in(str(ACME).encode())
+    remembered = records._tenant.cache_info().currsize
+    for key in (None, b"", b"k" * 37, str(ACME).encode() * 1_000):
+        with pytest.raises(UndecodableError, match="not a tenant id"):
+            tenant_in(key)
+    assert records._tenant.cache_info().currsize == remembered

@@ -1,7 +1,10 @@
 """Plain routes answer, fail and are documented like all others."""
 
+from typing import Any
+
 import httpx
 import pytest
+import trial_service
 from prometheus_client import REGISTRY
 
 
@@ -68,3 +71,37 @@ async def test_its_query_is_documented(api: httpx.AsyncClient):
         ("name", "query", True),
         ("times", "query", False),
     ]
+
+
+async def test_a_caller_who_goes_away_is_no_fault_of_the_service(
+    logged: list[dict[str, object]],
+) -> None:
+    """Half a body, then nothing: 408 in log and figures, not 500 with a stack."""
+    said = [
+        {"type": "http.request", "body": b"{", "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return said.pop(0)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "http_version": "1.1",
+        "method": "POST",
+        "scheme": "http",
+        "path": "/api/v1/plain/anna",
+        "raw_path": b"/api/v1/plain/anna",
+        "query_string": b"",
+        "headers": [(b"host", b"sluice.test")],
+        "client": ("127.0.0.1", 1),
+        "server": ("sluice.test", 80),
+        "state": {},
+    }
+    await trial_service.build()(scope, receive, send)
+    assert sent[0]["status"] == 408
+    assert "http_request_failed" not in [line["event"] for line in logged]

@@ -104,7 +104,7 @@ async def test_a_lifespan_that_hangs_is_ended_in_time(pytestconfig: pytest.Confi
         service.process.send_signal(signal.SIGTERM)
         status, events = await service.stopped()
         assert status == 1
-        assert events[-1]["event"] == "process_stop_overran"
+        assert (events[-1]["event"], events[-1]["limit_seconds"]) == ("process_stop_overran", 3)
 
 
 async def test_hostile_connections(pytestconfig: pytest.Config):
