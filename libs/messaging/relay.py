@@ -88,21 +88,18 @@ class Relay:
         return Check(ok=self._last_error is None, detail=self._last_error or "sending")
 
     async def _relay_once(self) -> int:
-        """Send one batch of every shard held; the number of rows sent."""
+        """Send the oldest rows of the shards held; how many."""
         connection = await self._hold_shards()
         if asyncio.get_running_loop().time() >= self._measure_at:
             await self._measure(connection)
-        sent = 0
-        for shard in self._shards:
-            rows = await number_rows(connection, shard)
-            if rows:
-                sent += await self._relay(connection, rows)
-        if not sent:
+        rows = await number_rows(connection, self._shards)
+        if not rows:
             await self._measure(connection)
-        return sent
+            return 0
+        return await self._relay(connection, rows)
 
     async def _relay(self, connection: Any, rows: list[Row]) -> int:
-        """Send rows of a shard, as many at once as fit, and note each time which; how many."""
+        """Send rows, as many at once as fit, and note each time which; how many."""
         done = 0
         while done < len(rows):
             sent = await self._send(rows[done:])
@@ -227,15 +224,19 @@ def stamp(payload: str, stream_seq: int) -> bytes:
     return f'{payload[:-1]},"stream_seq":{stream_seq}}}'.encode()
 
 
-async def number_rows(connection: Any, shard: int) -> list[Row]:
-    """The oldest unsent rows of a shard, each with its number in its stream."""
+async def number_rows(connection: Any, shards: Sequence[int]) -> list[Row]:
+    """The oldest unsent rows of these shards, each with its number in its stream."""
     async with connection.transaction():
         rows = await connection.fetch(
             """
-            select id, tenant_id, topic, event_type, payload, headers, stream_seq from outbox
-            where shard = $1 and sent_at is null order by id limit $2
+            select unsent.* from unnest($1::smallint[]) as held(shard)
+            cross join lateral (
+                select id, tenant_id, topic, event_type, payload, headers, stream_seq from outbox
+                where shard = held.shard and sent_at is null order by id limit $2
+            ) unsent
+            order by unsent.id limit $2
             """,
-            shard,
+            list(shards),
             BATCH_ROWS,
         )
         fresh = [row for row in rows if row["stream_seq"] is None]

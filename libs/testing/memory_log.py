@@ -121,9 +121,7 @@ class MemoryLog:
 
     async def _relay(self, database: Database) -> int:
         async with database.maintenance() as tx:
-            waiting = [
-                row for shard in range(SHARDS) for row in await number_rows(tx.connection, shard)
-            ]
+            waiting = await number_rows(tx.connection, range(SHARDS))
             for row in _latest_tenant_first(waiting):
                 self.append(
                     row["topic"],

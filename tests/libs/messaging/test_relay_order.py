@@ -3,7 +3,7 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any
@@ -261,8 +261,8 @@ async def test_rows_that_are_too_many_for_one_batch_are_read_once(
     read: list[int] = []
     number_rows = relay_module.number_rows
 
-    async def counting(connection: Any, shard: int) -> list[Row]:
-        rows = await number_rows(connection, shard)
+    async def counting(connection: Any, shards: Sequence[int]) -> list[Row]:
+        rows = await number_rows(connection, shards)
         if rows:
             read.append(len(rows))
         return rows
