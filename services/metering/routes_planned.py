@@ -141,22 +141,23 @@ async def plan_usage(request: Request, body: PlannedRequest, access: Writer) -> 
         raise InvalidFields("`quantity` must be above zero.")
     name = await zone_name_of(request.app.state.directory, access.tenant)
     zone = zone_named(name)
-    plan = planned.Plan(
-        meter=meter,
-        customers=customers,
-        subject=body.customer if customers[0] else None,
-        user=body.user,
-        quantity=quantity,
-        times=_times(body, zone, business_now(access.tenant, access.mode)),
-        every=None if body.recurrence is None else body.recurrence.every,
-        time_zone=name,
-        hold_seconds=body.hold_seconds,
-        note=body.note,
-        actor=access.caller.actor,
-    )
 
     async def work(tx: Tx) -> PlannedWhole:
+        # Whether it lies ahead is asked once: the same request is answered again when it is past.
         now = business_now(access.tenant, access.mode)
+        plan = planned.Plan(
+            meter=meter,
+            customers=customers,
+            subject=body.customer if customers[0] else None,
+            user=body.user,
+            quantity=quantity,
+            times=_times(body, zone, now),
+            every=None if body.recurrence is None else body.recurrence.every,
+            time_zone=name,
+            hold_seconds=body.hold_seconds,
+            note=body.note,
+            actor=access.caller.actor,
+        )
         standing = await limits.standing_of(tx, parse_uuid(customers[-1]), now, zone)
         try:
             planned_id = await planned.declare(tx, plan, standing, zone)

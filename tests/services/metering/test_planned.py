@@ -345,6 +345,18 @@ async def test_bad_plans_are_refused_and_the_same_one_is_declared_once(
     assert (await checksums(database))["planned_usage"][0] == 1
 
 
+async def test_a_plan_that_is_sent_again_when_its_time_is_past_is_answered_as_before(
+    stage: Stage,
+) -> None:
+    body = {"meter": "api_calls", "quantity": "1", "at": format_time(stage.now + HOUR)}
+    first = await stage.api.post(PATH, stage.party, body, Idempotency_Key="one")
+    await stage.pass_to(2 * HOUR)
+    again = await stage.api.post(PATH, stage.party, body, Idempotency_Key="one")
+    assert (first.status_code, again.status_code) == (201, 201)
+    assert again.json() == first.json()
+    assert (await stage.api.post(PATH, stage.party, body)).status_code == 422
+
+
 async def test_there_is_an_end_to_what_is_planned(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
