@@ -144,24 +144,32 @@ async def cancel(tx: Tx, row: Row, now: datetime) -> None:
 async def decide_due(database: Database, directory: Directory, *, limit: int) -> None:
     """Decide the occurrences that are due, those that were deferred among them."""
     for due in await store.list_due(database, utc_now(), limit=limit):
+        tenant = await directory.by_id(due.tenant_id)
+        if tenant is None:
+            # Its record is still to come; those of others do not wait for that.
+            await _put_off(database, due, utc_now())
+            continue
+        now = business_now(tenant, due.mode)
         try:
-            outcome = await _decide(database, directory, due)
+            outcome = await _decide(database, tenant, await zone_of(directory, tenant), due, now)
         except Exception:
             JOB_ITEMS_FAILED_TOTAL.labels(job="decide_planned_usage").inc()
             log.exception("planned_usage_not_decided", tenant_id=str(due.tenant_id))
-            async with database.tenant(due.tenant_id, due.mode) as tx:
-                await store.put_off(tx, due, utc_now(), TRIED_AGAIN_AFTER)
+            await _put_off(database, due, now)
         else:
             if outcome is not None:
                 PLANNED_USAGE_DECIDED_TOTAL.labels(outcome=outcome).inc()
 
 
-async def _decide(database: Database, directory: Directory, due: DueOccurrence) -> str | None:
-    """What was decided of one; None where somebody else did, or nobody knows the tenant."""
-    tenant = await directory.by_id(due.tenant_id)
-    if tenant is None:
-        return None
-    zone, now = await zone_of(directory, tenant), business_now(tenant, due.mode)
+async def _put_off(database: Database, due: DueOccurrence, now: datetime) -> None:
+    async with database.tenant(due.tenant_id, due.mode) as tx:
+        await store.put_off(tx, due, now, TRIED_AGAIN_AFTER)
+
+
+async def _decide(
+    database: Database, tenant: Tenant, zone: tzinfo, due: DueOccurrence, now: datetime
+) -> str | None:
+    """What was decided of one; None where somebody else did."""
     async with database.tenant(due.tenant_id, due.mode) as tx:
         row = await store.lock_due(tx, due, now)
         if row is None:

@@ -387,3 +387,40 @@ async def test_what_cannot_be_decided_holds_up_nothing_else(
     assert await stage.became(broken) == [("planned", None)]
     await stage.pass_to(2 * HOUR)
     assert await stage.became(broken) == [("admitted", None)]
+
+
+async def test_what_cannot_be_decided_waits_by_its_own_clock(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Put off by the real time, it were due again at once on a clock that is ahead."""
+    await stage.plan("1", after=10 * DAY)
+    tried = 0
+
+    async def verdict(*_: Any) -> Any:
+        nonlocal tried
+        tried += 1
+        raise ArithmeticError("each time")
+
+    monkeypatch.setattr(planned, "_verdict", verdict)
+    await stage.pass_to(20 * DAY)
+    await stage.decide()
+    assert tried == 1
+    await stage.pass_to(20 * DAY + planned.TRIED_AGAIN_AFTER)
+    assert tried == 2
+
+
+async def test_what_is_of_a_tenant_that_nobody_knows_stands_before_nobody(
+    stage: Stage, database: TestDatabase
+) -> None:
+    plan = await stage.plan("1")
+    async with database.admin() as admin:
+        await admin.execute(
+            "update metering.planned_occurrence set due_at = now() - interval '1 hour'"
+        )
+        await admin.execute("delete from metering.directory where tenant_id = $1", stage.party.id)
+    assert len(await store_planned.list_due(stage.world.database, utc_now(), limit=1)) == 1
+    await stage.decide()
+    assert await store_planned.list_due(stage.world.database, utc_now(), limit=1) == []
+    # When its record comes it is decided like any other.
+    await stage.pass_to(2 * HOUR)
+    assert await stage.became(plan) == [("admitted", None)]
