@@ -180,7 +180,9 @@ async def _decide(
             ends = [now + TRIED_AGAIN_AFTER, row["until"], verdict.passes_at]
             due_at = min(end for end in ends if end is not None)
         await store.decide(tx, due, verdict, now, due_at=due_at, reservation_id=reservation_id)
-        await store_forecasts.want_anew(tx, row["meter_id"], row["customer"], utc_now())
+        before = row["state"], row["reason"], row["passes_at"]
+        if before != (verdict.outcome, verdict.reason, verdict.passes_at):
+            await store_forecasts.want_anew(tx, row["meter_id"], row["customer"], utc_now())
     return verdict.outcome
 
 

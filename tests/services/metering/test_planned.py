@@ -281,6 +281,23 @@ async def test_a_trend_does_not_go_on_with_what_was_planned(stage: Stage) -> Non
     assert (found["expected"], found["high"]) == ("8", "8")
 
 
+async def test_a_forecast_outlasts_what_is_tried_again_in_vain(stage: Stage) -> None:
+    held = (await stage.reserve("9")).json()
+    plan = await stage.plan("2")
+    await stage.pass_to(HOUR)
+    made = await stage.forecast()
+    (waiting,) = (await stage.read(plan))["occurrences"]
+    await stage.pass_to(HOUR + planned.TRIED_AGAIN_AFTER)
+    (tried,) = (await stage.read(plan))["occurrences"]
+    assert waiting["judged_at"] < tried["judged_at"]
+    assert (tried["state"], await stage.forecast()) == ("deferred", made)
+    # What becomes of it is told at once.
+    await stage.api.post(f"/api/v1/reservations/{held['id']}/release", stage.party, {})
+    await stage.pass_to(HOUR + 2 * planned.TRIED_AGAIN_AFTER)
+    assert await stage.became(plan) == [("admitted", None)]
+    assert (await stage.forecast())["made_at"] > made["made_at"]
+
+
 async def test_a_forecast_that_is_being_made_does_not_outlast_a_plan(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
