@@ -110,7 +110,7 @@ async def make(
     coming = await store_planned.coming(tx, meter.id, customers[-1], now, standing.end)
     found = project(meter.aggregation, used, elapsed, outlook, shares)
     trend = found.expected
-    found = found.with_planned(coming, edges)
+    found = await asyncio.to_thread(found.with_planned, coming, edges)
     limit = standing.limit_on(meter)
     hit = None
     if limit is not None:

@@ -5,6 +5,7 @@ in the way of any reservation, so that no hard limit is ever overrun. What finds
 until the next occurrence is due, or for five weeks.
 """
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, tzinfo
@@ -89,11 +90,11 @@ async def declare(tx: Tx, plan: Plan, standing: Standing, zone: tzinfo) -> UUID:
         raise TooMuchPlannedError
     planned_id, customer = new_id(), plan.customers[-1]
     slots = _slots(planned_id, plan)
-    before = await store.open_slots(tx, plan.meter.id, customer)
+    before = await store.open_slots(tx, plan.meter.id, customer, plan.times[-1])
     found = await reservations.check(tx, plan.meter, standing, plan.customers, Decimal(0))
-    period = (standing.start, standing.end)
-    after = partial(_period_after, standing, zone)
-    foreseen = foresee([*before, *slots], found, period, after)
+    end_at = partial(_period_end_at, standing, zone)
+    # A fifth of a second of reckoning at most: others are served meanwhile.
+    foreseen = await asyncio.to_thread(foresee, [*before, *slots], found, standing.end, end_at)
     await store.insert(
         tx,
         {
@@ -126,10 +127,12 @@ def _slots(planned_id: UUID, plan: Plan) -> list[Slot]:
     ]
 
 
-def _period_after(
-    standing: Standing, zone: tzinfo, start: datetime, end: datetime
-) -> tuple[datetime, datetime]:
-    return (end, end + (end - start)) if standing.is_planned else month_of(end, zone)
+def _period_end_at(standing: Standing, zone: tzinfo, at: datetime) -> datetime:
+    """When the period ends that a moment after the running one lies in."""
+    if not standing.is_planned:
+        return month_of(at, zone)[1]
+    length = standing.end - standing.start
+    return standing.end + ((at - standing.end) // length + 1) * length
 
 
 async def cancel(tx: Tx, row: Row, now: datetime) -> None:

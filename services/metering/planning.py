@@ -51,8 +51,8 @@ class Slot(NamedTuple):
     quantity: Decimal
 
 
-Periods = Callable[[datetime, datetime], tuple[datetime, datetime]]
-"""The period after one."""
+Ends = Callable[[datetime], datetime]
+"""When the period ends that a moment lies in."""
 
 
 def judge(quantity: Decimal, check: Check, period_end: datetime, until: datetime) -> Verdict:
@@ -84,27 +84,25 @@ def judge(quantity: Decimal, check: Check, period_end: datetime, until: datetime
 
 
 def foresee(
-    slots: Sequence[Slot],
-    standing: Check,
-    period: tuple[datetime, datetime],
-    period_after: Periods,
+    slots: Sequence[Slot], standing: Check, period_end: datetime, end_at: Ends
 ) -> dict[tuple[UUID, int], Verdict]:
     """What will become of occurrences, each after those before it.
 
     Args:
         slots: all that is planned of one limit.
         standing: how the limit stands in the period that runs.
+        period_end: of that period.
+        end_at: of those after it.
     """
     found = {}
-    start, end = period
     of_period = of_all = Decimal(0)
     for slot in sorted(slots):
-        while slot.at >= end:
-            start, end = period_after(start, end)
+        if slot.at >= period_end:
+            period_end = end_at(slot.at)
             of_period = Decimal(0)
             standing = replace(standing, used=Decimal(0), reserved=Decimal(0))
         check = _checked(standing, slot.quantity, of_period, of_all)
-        verdict = judge(slot.quantity, check, end, slot.until)
+        verdict = judge(slot.quantity, check, period_end, slot.until)
         found[slot.planned_id, slot.number] = verdict
         if verdict.outcome == "admitted":
             of_period = EXACT.add(of_period, slot.quantity)

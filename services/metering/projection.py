@@ -1,11 +1,12 @@
 """From the outlook on single windows to a meter's value at the end of a period, with a range."""
 
-from collections.abc import Iterable, Sequence
+from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Context, Decimal
-from functools import reduce
 from itertools import accumulate, pairwise
+from operator import itemgetter
 
 from libs.contracts.metering import Aggregation
 from services.metering.forecasting import RANGE_DEVIATIONS, Method, Outlook
@@ -65,14 +66,15 @@ class Projection:
         """The same with what is planned on top: nobody has to guess that.
 
         Args:
-            coming: when what comes within the period.
+            coming: when what comes within the period, the first to come first.
             edges: where the coming windows begin, and where the last of them ends.
         """
+        sums = [*accumulate((each[1] for each in coming), EXACT.add, initial=Decimal(0))]
         by_window = tuple(
-            EXACT.add(value, _sum_of(quantity for at, quantity in coming if at < end))
+            EXACT.add(value, sums[bisect_left(coming, end, key=itemgetter(0))])
             for value, end in zip(self.by_window, edges[1:], strict=True)
         )
-        more = _sum_of(quantity for _, quantity in coming)
+        more = sums[-1]
         return replace(
             self,
             expected=EXACT.add(self.expected, more),
@@ -80,10 +82,6 @@ class Projection:
             high=EXACT.add(self.high, more),
             by_window=by_window,
         )
-
-
-def _sum_of(quantities: Iterable[Decimal]) -> Decimal:
-    return reduce(EXACT.add, quantities, Decimal(0))
 
 
 def grain_of(start: datetime, end: datetime) -> Grain:

@@ -12,7 +12,7 @@ from libs.db.tenant import Mode
 from services.metering.planning import Slot, Verdict
 
 LINE_MAX = 20_000
-"""Occurrences of one limit that are looked at together."""
+"""Occurrences of one limit that are looked at together: the first to come, where it has more."""
 
 
 @dataclass(frozen=True)
@@ -90,21 +90,22 @@ async def insert_occurrences(
     )
 
 
-async def open_slots(tx: Tx, meter_id: UUID, customer: str) -> list[Slot]:
-    """What is planned of one limit and not decided, the first to come first."""
+async def open_slots(tx: Tx, meter_id: UUID, customer: str, last: datetime) -> list[Slot]:
+    """What is planned of one limit up to a moment and not decided, the first to come first."""
     rows = await tx.fetch(
         """
         select o.at, o.planned_id, o.number, o.until, p.quantity
         from planned_usage p join planned_occurrence o
             on o.tenant_id = p.tenant_id and o.mode = p.mode and o.planned_id = p.id
         where p.tenant_id = $1 and p.mode = $2 and p.meter_id = $3 and p.customer = $4
-            and o.due_at is not null
-        order by o.at, o.planned_id, o.number limit $5
+            and o.due_at is not null and o.at <= $5
+        order by o.at, o.planned_id, o.number limit $6
         """,
         tx.tenant_id,
         tx.mode,
         meter_id,
         customer,
+        last,
         LINE_MAX,
     )
     return [Slot(*row) for row in rows]

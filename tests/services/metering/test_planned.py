@@ -1,6 +1,7 @@
 """Planned usage: declared ahead, held when it is due, and never more of it than limits leave."""
 
 import asyncio
+import threading
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -372,6 +373,23 @@ async def test_a_plan_that_is_sent_again_when_its_time_is_past_is_answered_as_be
     assert (first.status_code, again.status_code) == (201, 201)
     assert again.json() == first.json()
     assert (await stage.api.post(PATH, stage.party, body)).status_code == 422
+
+
+async def test_what_comes_after_a_plan_is_not_reckoned_and_nothing_where_others_are_served(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def foresee(slots: Any, *rest: Any) -> Any:
+        seen.append((len(slots), threading.current_thread() is threading.main_thread()))
+        return straight(slots, *rest)
+
+    straight = planned.foresee
+    monkeypatch.setattr(planned, "foresee", foresee)
+    await stage.plan("1", after=20 * DAY)
+    await stage.plan("1", after=DAY)
+    await stage.plan("1", after=20 * DAY)
+    assert seen == [(1, False), (1, False), (3, False)]
 
 
 async def test_there_is_an_end_to_what_is_planned(

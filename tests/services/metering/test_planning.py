@@ -1,5 +1,6 @@
 """When planned usage recurs, and what is foreseen of it: pure."""
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from itertools import pairwise
@@ -10,8 +11,10 @@ from hypothesis import strategies as st
 
 from libs.clock import format_time, parse_time, zone_named
 from libs.ids import new_id
-from services.metering.limits import Check, CreditCheck
+from services.metering import planned
+from services.metering.limits import Check, CreditCheck, Standing
 from services.metering.planning import Slot, Verdict, foresee, judge
+from services.metering.projection import Projection
 from services.metering.recurrence import (
     OCCURRENCES_MAX,
     Every,
@@ -131,8 +134,8 @@ def test_nothing_foreseen_overruns_a_limit_in_any_period(
     found = foresee(
         slots,
         check(str(used), "10", credit=credit),
-        (START, START + 30 * DAY),
-        lambda start, end: (end, end + (end - start)),
+        START + 30 * DAY,
+        lambda at: at + 30 * DAY - (at - START) % (30 * DAY),
     )
     admitted = [slot for slot in slots if found[slot.planned_id, 1].outcome == "admitted"]
     for period in range(3):
@@ -145,3 +148,69 @@ def test_nothing_foreseen_overruns_a_limit_in_any_period(
         room = slot.quantity <= 10 - (used if slot.at < START + 30 * DAY else 0)
         paid = paid_for is None or slot.quantity <= paid_for
         assert (slot in admitted) == (room and paid)
+
+
+def test_periods_in_which_nothing_is_planned_are_passed_over() -> None:
+    """A plan's period may be a minute long, and a million of them lie before what is planned."""
+    asked = []
+
+    def end_at(at: datetime) -> datetime:
+        asked.append(at)
+        return at + timedelta(minutes=1)
+
+    slot = Slot(START + 1_000 * DAY, new_id(), 1, START + 1_001 * DAY, Decimal(10))
+    standing = check("10", "10")
+    found = foresee([slot], standing, START + timedelta(minutes=1), end_at)
+    assert found[slot.planned_id, 1].outcome == "admitted"
+    assert asked == [slot.at]
+
+
+@given(seconds=st.integers(60, 40 * 86_400), after=st.integers(0, 80 * 86_400))
+def test_the_periods_of_a_plan_follow_each_other(seconds: int, after: int) -> None:
+    length = timedelta(seconds=seconds)
+    standing = Standing(None, None, START - length, START, START - length, is_planned=True)
+    at = START + timedelta(seconds=after)
+    end = planned._period_end_at(standing, UTC, at)
+    assert end - length <= at < end
+    assert (end - START) % length == timedelta(0)
+
+
+def test_without_a_plan_s_period_it_is_the_month_of_the_zone() -> None:
+    standing = Standing(None, None, START, START + 31 * DAY, START, is_planned=False)
+    at = parse_time("2026-03-31T22:00:00Z")
+    ends = [
+        planned._period_end_at(standing, zone_named(name), at) for name in ("UTC", "Europe/Berlin")
+    ]
+    assert [format_time(end) for end in ends] == ["2026-04-01T00:00:00Z", "2026-04-30T22:00:00Z"]
+
+
+@given(st.lists(st.tuples(st.integers(0, 119), st.decimals(0, 9, places=2)), max_size=20))
+def test_what_is_planned_comes_on_top_of_each_window_from_its_time_on(
+    times: list[tuple[int, Decimal]],
+) -> None:
+    coming = sorted((START + timedelta(hours=hour), quantity) for hour, quantity in times)
+    edges = [START + day * DAY for day in range(6)]
+    trend = tuple(Decimal(value) for value in range(5))
+    bare = Projection("average", Decimal(4), Decimal(3), Decimal(5), trend)
+    found = bare.with_planned(coming, edges)
+    assert found.by_window == tuple(
+        value + sum(quantity for at, quantity in coming if at < end)
+        for value, end in zip(trend, edges[1:], strict=True)
+    )
+    more = sum(quantity for _, quantity in coming)
+    assert (found.low, found.expected, found.high) == (3 + more, 4 + more, 5 + more)
+
+
+def test_what_is_planned_is_read_once_however_many_windows_come() -> None:
+    class Read(list[tuple[datetime, Decimal]]):
+        times = 0
+
+        def __iter__(self) -> Iterator[tuple[datetime, Decimal]]:
+            self.times += 1
+            return super().__iter__()
+
+    coming = Read([(START, Decimal(1))])
+    edges = [START + day * DAY for day in range(31)]
+    bare = Projection("average", Decimal(0), Decimal(0), Decimal(0), (Decimal(0),) * 30)
+    assert bare.with_planned(coming, edges).expected == 1
+    assert coming.times == 1
