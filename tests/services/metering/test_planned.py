@@ -459,3 +459,19 @@ async def test_what_is_of_a_tenant_that_nobody_knows_stands_before_nobody(
     # When its record comes it is decided like any other.
     await stage.pass_to(2 * HOUR)
     assert await stage.became(plan) == [("admitted", None)]
+
+
+async def test_a_clock_that_leaps_makes_nobody_wait(stage: Stage) -> None:
+    """More is due by it than is looked at in one run."""
+    world, globex = stage.world, stage.world.globex
+    for _ in range(3):
+        await stage.plan("1", recurrence={"every": "day", "count": 366})
+    body = {"meter": "api_calls", "quantity": "1", "at": format_time(stage.now + 364 * DAY)}
+    answer = await stage.api.post(PATH, globex, body)
+    assert answer.status_code == 201, answer.text
+    for party in (stage.party, globex):
+        await world.move_clock(party, 365 * DAY)
+    due = await store_planned.list_due(world.database, utc_now(), limit=10)
+    # One of each before the second of any.
+    assert {each.tenant_id for each in due[:2]} == {stage.party.id, globex.id}
+    assert [each.tenant_id for each in due[2:]] == [stage.party.id] * 8
