@@ -124,6 +124,7 @@ class Occurrence(Answer):
     used: Decimal | None
     limit: Decimal | None
     passes_at: datetime | None
+    judged_at: datetime | None = None
 
 
 class Planned(Answer):

@@ -86,7 +86,10 @@ class OccurrenceBody(BaseModel):
     state: Literal["planned", "admitted", "deferred", "refused", "canceled"] = Field(
         description="`planned` until it is due; `deferred` is tried again."
     )
-    outcome: Outcome = Field(description="What was decided; while it is planned, what is foreseen.")
+    outcome: Outcome = Field(
+        description="What was decided; while it is planned, what was foreseen at `judged_at`, when it was "
+        "declared: what is planned or canceled later does not change it."
+    )
     reason: Reason | None = Field(description="Why it was not admitted.")
     used: str | None = Field(description="Of the bound that decided: the plan's, or credit's.")
     limit: str | None

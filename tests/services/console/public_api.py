@@ -141,6 +141,7 @@ def occurrence(number: int, state: str, outcome: str, reason: str | None) -> dic
         "used": "19500",
         "limit": "20000",
         "passes_at": at(NEXT) if reason == "next_period" else None,
+        "judged_at": at(END),
     }
 
 

@@ -81,6 +81,8 @@ async def test_usage_shows_the_forecast_and_what_is_planned(
     assert '<span class="badge waiting">deferred</span>' in text
     assert '<span class="badge good">admitted</span>' in text
     assert "next period: 19,500 of 20,000 used; room from <time" in text
+    # It is of the day when it was declared; what was decided is no such thing.
+    assert text.count("as foreseen <time") == 1
     assert len(api.calls_of("/api/v1/usage/forecast")) == 1
 
 
