@@ -190,6 +190,9 @@ async def list_planned_usage(
     customer: Annotated[
         Text | None, Query(description="Only of this customer; `self` is the tenant itself.")
     ] = None,
+    only_open: Annotated[
+        bool, Query(alias="open", description="Only what is not decided to its end.")
+    ] = False,
 ) -> Page[PlannedBody]:
     """What was declared ahead, newest first, with what is next and what became of the last."""
     position = page.after(UUID)
@@ -205,6 +208,7 @@ async def list_planned_usage(
             tx,
             meter_id=meter_id,
             customer=None if wanted is None else wanted[-1],
+            only_open=only_open,
             before=position[0] if position else None,
             limit=page.limit + 1,
         )

@@ -126,15 +126,20 @@ async def page(
     *,
     meter_id: UUID | None,
     customer: str | None,
+    only_open: bool,
     before: UUID | None,
     limit: int,
 ) -> list[Row]:
     """Planned usage of the tenant in scope before an id, newest first."""
     return await tx.fetch(
         """
-        select * from planned_usage
+        select * from planned_usage p
         where tenant_id = $1 and mode = $2 and ($3::uuid is null or meter_id = $3)
             and ($4::text is null or customer = $4) and ($5::uuid is null or id < $5)
+            and (not $7 or exists (
+                select from planned_occurrence o
+                where o.tenant_id = p.tenant_id and o.mode = p.mode and o.planned_id = p.id
+                    and o.due_at is not null))
         order by id desc limit $6
         """,
         tx.tenant_id,
@@ -143,6 +148,7 @@ async def page(
         customer,
         before,
         limit,
+        only_open,
     )
 
 

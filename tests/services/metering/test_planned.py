@@ -249,6 +249,10 @@ async def test_the_list_says_what_is_next_and_what_became_of_the_last(stage: Sta
     assert await listed(customer="self", meter="api_calls") == [daily["id"]]
     assert await listed(customer="shop-7") == [shop["id"]]
     assert await listed(meter="api_calls", limit=1) == [shop["id"]]
+    assert await listed(open="true") == [daily["id"]]
+    canceled = f"{PATH}/{daily['id']}"
+    await stage.api.client.delete(canceled, headers={"X-API-Key": stage.party.keys[0]})
+    assert await listed(open="true") == []
     assert (await stage.api.get(PATH, stage.party, meter="nothing")).status_code == 404
 
 
