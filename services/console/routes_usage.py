@@ -14,7 +14,7 @@ from services.console.routes import OfTenant, PageRoute, SignedIn, page
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
 
-MeterKey = Annotated[str, Query(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$")]
+MeterPlace = Annotated[str, Query(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$")]
 From = Annotated[UtcTime | None, Query(alias="from")]
 At = Annotated[UtcTime, Query(alias="from")]
 
@@ -46,15 +46,15 @@ async def show_usage(request: Request, viewer: OfTenant, begin: From = None) -> 
 
 
 @router.get("/usage.csv")
-async def usage_csv(viewer: SignedIn, meter: MeterKey, begin: At, to: UtcTime) -> Response:
-    """A meter's use by day, for a spreadsheet."""
+async def usage_csv(viewer: SignedIn, meter: MeterPlace, begin: At, to: UtcTime) -> Response:
+    """A meter's use by day, for a spreadsheet; it is named by its id or key."""
     if viewer.tenant is None or not _fits(begin, to):
         raise ApiProblem(
             400, "Choose a tenant, and a time from before its end and at most 400 days long."
         )
-    days = await usage.days_of(viewer.api, meter, usage.Period(begin, to))
-    lines = ["day,meter,value", *(f"{day},{meter},{decimal(value)}" for day, value in days)]
-    name = f"usage-{viewer.tenant}-{meter.replace(':', '-')}-{begin.date()}.csv"
+    key, days = await usage.days_of(viewer.api, meter, usage.Period(begin, to))
+    lines = ["day,meter,value", *(f"{day},{key},{decimal(value)}" for day, value in days)]
+    name = f"usage-{viewer.tenant}-{key.replace(':', '-')}-{begin.date()}.csv"
     return Response(
         "\r\n".join(lines) + "\r\n",
         media_type="text/csv; charset=utf-8",

@@ -78,10 +78,11 @@ class Balances(Answer):
 class Meter(Answer):
     """A meter."""
 
-    id: str = ""
+    id: str
     key: str
     event_type: str
     aggregation: str
+    owner: str = ""
 
 
 class UsageRow(Answer):
@@ -100,11 +101,14 @@ class Usage(Answer):
 
 
 class Forecast(Answer):
-    """What a meter of the tenant's own use comes to by the end of its period."""
+    """What a meter of the tenant's own use comes to by the end of its period.
+
+    A metering service that plans nothing yet does not tell `trend` and `planned`.
+    """
 
     period_to: datetime
-    trend: Decimal
-    planned: Decimal
+    trend: Decimal | None = None
+    planned: Decimal | None = None
     expected: Decimal
     low: Decimal
     high: Decimal

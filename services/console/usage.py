@@ -6,7 +6,7 @@ from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 
 from libs.clock import floor_to_minute, format_time
-from services.console.origin import Api, all_of
+from services.console.origin import Api, ApiProblem, all_of
 from services.console.plots import BarPlot, bar_plot, daily
 from services.console.shapes import (
     Forecast,
@@ -53,7 +53,7 @@ class MeterUse:
 
 @dataclass(frozen=True)
 class Outlook:
-    """Where a meter is heading, and what is planned of it, the newest first."""
+    """Where a meter is heading, and what is planned of it: first what is still to happen."""
 
     forecast: Forecast
     planned: tuple[Planned, ...]
@@ -100,10 +100,9 @@ async def periods(api: Api, now: datetime) -> tuple[Period, ...]:
 
 
 async def meters(api: Api) -> list[Meter]:
-    """The meters that count the tenant's events: its own and the platform's, one per key."""
+    """The meters that count the tenant's events: its own and the platform's, which may have one key."""
     found = await api.read(Listed[Meter], "/api/v1/meters", limit="200")
-    known = {meter.key: meter for meter in found.items}
-    return [known[key] for key in sorted(known)][:METERS_MAX]
+    return sorted(found.items, key=lambda meter: (meter.key, meter.owner, meter.id))[:METERS_MAX]
 
 
 async def use_of(api: Api, meter: Meter, period: Period, before: Period | None) -> MeterUse:
@@ -122,33 +121,57 @@ async def use_of(api: Api, meter: Meter, period: Period, before: Period | None) 
 
 
 async def outlooks(api: Api, uses: Sequence[MeterUse]) -> Mapping[str, Outlook]:
-    """Of each meter that is used or planned of, by its key: until the end of the period that runs."""
-    listed = await api.read(Listed[Planned], "/api/v1/usage/planned", limit="200")
-    planned = [each for each in listed.items if each.canceled_at is None]
+    """Of each meter that is used or planned of, by its id: until the end of the period that runs."""
+    planned = await _planned(api)
     by_meter = {
-        use.meter.key: tuple(each for each in planned if each.meter_id == use.meter.id)
+        use.meter.id: tuple(each for each in planned if each.meter_id == use.meter.id)
         for use in uses
     }
-    keys = [use.meter.key for use in uses if use.total or by_meter[use.meter.key]]
+    ids = [use.meter.id for use in uses if use.total or by_meter[use.meter.id]]
     path = "/api/v1/usage/forecast"
-    forecasts = await all_of(api.read(Forecast, path, meter=key) for key in keys)
+    forecasts = await all_of(api.read(Forecast, path, meter=each) for each in ids)
     return {
-        key: Outlook(forecast, by_meter[key][:PLANNED_MAX])
-        for key, forecast in zip(keys, forecasts, strict=True)
+        each: Outlook(forecast, by_meter[each][:PLANNED_MAX])
+        for each, forecast in zip(ids, forecasts, strict=True)
     }
 
 
-async def days_of(api: Api, key: str, period: Period) -> tuple[tuple[date, Decimal], ...]:
-    """A meter's value for each day of a period."""
-    meter = Meter(key=key, event_type="", aggregation="")
+async def _planned(api: Api) -> list[Planned]:
+    """All that is still to happen, then what is over of the newest; nothing that was canceled."""
+    still_open, newest = await all_of([_listed(api, open="true"), _listed(api)])
+    found = {each.id: each for each in (*still_open, *newest) if each.canceled_at is None}
+    return list(found.values())
+
+
+async def _listed(api: Api, **query: str) -> list[Planned]:
+    try:
+        listed = await api.read(Listed[Planned], "/api/v1/usage/planned", limit="200", **query)
+    except ApiProblem as problem:
+        if problem.status != 404:
+            raise
+        return []  # The metering service is of a version that plans nothing.
+    return listed.items
+
+
+async def days_of(
+    api: Api, reference: str, period: Period
+) -> tuple[str, tuple[tuple[date, Decimal], ...]]:
+    """A meter's key, and its value for each day of a period.
+
+    Args:
+        reference: its key or id.
+    """
+    meter = await api.read(Meter, f"/api/v1/meters/{reference}")
     found = await _query(api, meter, period, "day")
-    return daily([(row.from_, row.value) for row in found.rows], period.begin, period.end)
+    return meter.key, daily(
+        [(row.from_, row.value) for row in found.rows], period.begin, period.end
+    )
 
 
 async def _query(api: Api, meter: Meter, period: Period, window: str | None = None) -> Usage:
     return await api.read(
         Usage,
-        f"/api/v1/meters/{meter.key}/query",
+        f"/api/v1/meters/{meter.id}/query",
         from_=format_time(period.begin),
         to=format_time(period.end),
         window=window,

@@ -159,6 +159,13 @@ PLANNED = [
     }
     for number, meter in ((1, "mtr_1"), (2, "mtr_of_another"), (3, "mtr_1"))
 ]
+METER = {
+    "id": "mtr_1",
+    "key": "api_calls",
+    "event_type": "api.request",
+    "aggregation": "sum",
+    "owner": "platform",
+}
 FORECAST = {
     "meter": "api_calls",
     "period_to": at(NEXT),
@@ -183,6 +190,9 @@ class PublicApi:
         self.failing: dict[str, JSONResponse] = {}
         self.refusing: dict[str, JSONResponse] = {}
         self.empty = False
+        self.meters = [METER]
+        self.planned = PLANNED
+        self.forecasts: dict[str, dict[str, Any]] = {"mtr_1": FORECAST}
         self.settings = SettingsApi()
         self.money = MoneyApi()
         self.ledger = LedgerApi()
@@ -315,19 +325,28 @@ class PublicApi:
     def _other_routes(self, app: FastAPI) -> None:
         @app.get("/api/v1/meters")
         async def meters() -> JSONResponse:
-            item = {"key": "api_calls", "event_type": "api.request", "aggregation": "sum"}
-            return JSONResponse({"items": [] if self.empty else [{"id": "mtr_1"} | item]})
+            return JSONResponse({"items": [] if self.empty else self.meters})
+
+        @app.get("/api/v1/meters/{meter}")
+        async def meter(meter: str) -> JSONResponse:
+            found = next(each for each in self.meters if meter in (each["id"], each["key"]))
+            return JSONResponse(found)
 
         @app.get("/api/v1/usage/planned")
-        async def planned() -> JSONResponse:
-            return JSONResponse({"items": [] if self.empty else PLANNED})
+        async def planned(request: Request) -> JSONResponse:
+            items = [] if self.empty else self.planned
+            if request.query_params.get("open") == "true":
+                items = [each for each in items if each["next"] is not None]
+            return JSONResponse({"items": items[: int(request.query_params["limit"])]})
 
         @app.get("/api/v1/usage/forecast")
-        async def forecast() -> JSONResponse:
-            return JSONResponse(FORECAST)
+        async def forecast(meter: str) -> JSONResponse:
+            return JSONResponse(self.forecasts[meter])
 
-        @app.get("/api/v1/meters/api_calls/query")
-        async def query(request: Request) -> JSONResponse:
+        @app.get("/api/v1/meters/{meter}/query")
+        async def query(meter: str, request: Request) -> JSONResponse:
+            if all(each["id"] != meter for each in self.meters):
+                return problem(404, "There is no such meter.")
             begin = datetime.fromisoformat(request.query_params["from"])
             if request.query_params.get("window") is None:
                 value = "18000.5" if begin == BEGIN else "1234"

@@ -6,7 +6,14 @@ import httpx
 import pytest
 
 from tests.services.console.money_api import EVENT, PAYMENT, REPLAY
-from tests.services.console.public_api import INVOICE, PublicApi, problem
+from tests.services.console.public_api import (
+    FORECAST,
+    INVOICE,
+    METER,
+    PLANNED,
+    PublicApi,
+    problem,
+)
 
 PAGES = ["/tenants", "/tenants/acme", "/usage", "/invoices", f"/invoices/{INVOICE}", "/ledger"]
 MONEY_PAGES = [
@@ -61,9 +68,9 @@ async def test_usage_shows_totals_plot_table_and_csv(operator: httpx.AsyncClient
     assert csv.status_code == 200
     assert csv.headers["content-type"] == "text/csv; charset=utf-8"
     assert csv.text.splitlines()[:2] == ["day,meter,value", "2026-03-01,api_calls,300"]
-    assert {call["x-tenant-id"] for call in api.calls_of("/api/v1/meters/api_calls/query")} == {
-        "acme"
-    }
+    by_key = link[1].replace("&amp;", "&").replace("meter=mtr_1", "meter=api_calls")
+    assert (await operator.get(by_key)).text == csv.text
+    assert {call["x-tenant-id"] for call in api.calls_of("/api/v1/meters/mtr_1/query")} == {"acme"}
 
 
 async def test_usage_shows_the_forecast_and_what_is_planned(
@@ -84,6 +91,51 @@ async def test_usage_shows_the_forecast_and_what_is_planned(
     # It is of the day when it was declared; what was decided is no such thing.
     assert text.count("as foreseen <time") == 1
     assert len(api.calls_of("/api/v1/usage/forecast")) == 1
+
+
+async def test_of_two_meters_of_one_key_each_has_its_own_forecast_and_plans(
+    operator: httpx.AsyncClient, api: PublicApi
+):
+    own = {"id": "mtr_own", "owner": "tenant", "event_type": "own.request"}
+    api.meters = [METER, METER | own]
+    forecast = {"expected": "777.5", "low": "700", "high": "800", "limit_hit_on": None}
+    api.forecasts["mtr_own"] = FORECAST | forecast
+    text = await text_of(operator, "/usage?tenant=acme")
+    cards = text.split('<section class="card"')[1:]
+    (platforms,) = [card for card in cards if "the platform's meter" in card]
+    (tenants,) = [card for card in cards if "the tenant's meter" in card]
+    assert "<b>22,000.5</b>" in platforms
+    assert "nightly import" in platforms
+    assert "<b>777.5</b>" in tenants
+    assert "nightly import" not in tenants
+    assert "meter=mtr_own" in tenants
+
+
+async def test_usage_is_shown_where_nothing_can_be_planned_yet(
+    operator: httpx.AsyncClient, api: PublicApi
+):
+    """While an update is under way the console may be newer than the metering service."""
+    api.failing["/api/v1/usage/planned"] = problem(404, "There is no such address.")
+    api.forecasts["mtr_1"] = {
+        name: value for name, value in FORECAST.items() if name not in ("trend", "planned")
+    }
+    text = await text_of(operator, "/usage?tenant=acme")
+    assert "<b>22,000.5</b>" in text
+    assert "by the trend" not in text
+    # Only that it is not there is passed over.
+    api.failing["/api/v1/usage/planned"] = problem(503, "Usage is away.")
+    assert "Usage is away." in await text_of(operator, "/usage?tenant=acme", 503)
+
+
+async def test_what_is_still_to_happen_is_not_hidden_by_what_was_planned_since(
+    operator: httpx.AsyncClient, api: PublicApi
+):
+    first, *_ = PLANNED
+    over = first | {"next": None, "note": "long over"}
+    later = [over | {"id": f"pln_later_{number}"} for number in range(200)]
+    api.planned = [*later, first]
+    text = await text_of(operator, "/usage?tenant=acme")
+    assert 0 < text.find("nightly import") < text.find("long over")
 
 
 async def test_an_earlier_period_can_be_looked_at(operator: httpx.AsyncClient, api: PublicApi):
