@@ -223,6 +223,7 @@ class PublicApi:
         self._session_routes(app)
         self._tenant_routes(app)
         self._billing_routes(app)
+        self._usage_routes(app)
         self._other_routes(app)
         self.settings.add_to(app)
         self.money.add_to(app)
@@ -322,7 +323,7 @@ class PublicApi:
         async def explain(line: str) -> JSONResponse:
             return JSONResponse(explanation(int(line.removeprefix("line_"))))
 
-    def _other_routes(self, app: FastAPI) -> None:
+    def _usage_routes(self, app: FastAPI) -> None:
         @app.get("/api/v1/meters")
         async def meters() -> JSONResponse:
             return JSONResponse({"items": [] if self.empty else self.meters})
@@ -363,6 +364,7 @@ class PublicApi:
             ]
             return JSONResponse({"rows": rows, "as_of": at(END)})
 
+    def _other_routes(self, app: FastAPI) -> None:
         @app.get("/api/v1/ops/topics")
         async def topics(request: Request) -> JSONResponse:
             if "as-op" not in request.headers["authorization"]:
