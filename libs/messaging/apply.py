@@ -177,7 +177,9 @@ class Applier:
         except UndecodableError as error:
             await bury(tx, self.name, [DeadLetter(record, error.reason, str(error))])
             return
-        if event is not None and await take_new(tx, self.name, [event.id]):
+        if event is None or type(event.data) not in self.handlers:
+            return
+        if await take_new(tx, self.name, [event.id]):
             await self._handle(tx, record, event)
 
     async def _apply_all(self, tx: Tx, records: Sequence[Record]) -> None:

@@ -119,7 +119,7 @@ class AccountWorker:
                     if len(batch) < BATCH_OBJECTS or utc_now() >= ends:
                         # A backlog brings most of them with their charges, and before it is
                         # worked off nobody would know whose they are.
-                        handled += await self._list_transactions(lease, batch)
+                        handled += await self._list_transactions(lease)
                 except LeaseLostError as lost:
                     log.warning("lease_lost", detail=str(lost))
                     break
@@ -128,9 +128,9 @@ class AccountWorker:
                     break
         return handled
 
-    async def _due(self, limit: int) -> list[Dirty]:
+    async def _due(self, limit: int, only: tuple[str, str] | None = None) -> list[Dirty]:
         async with self.database.maintenance() as tx:
-            return await store_marks.due(tx, self.account, self.mode, utc_now(), limit)
+            return await store_marks.due(tx, self.account, self.mode, utc_now(), limit, only)
 
     async def _refresh_all(self, lease: Lease, batch: list[Dirty]) -> int:
         """Fetch at once as much as may be, and mirror what has come, group by group; how many."""
@@ -316,9 +316,13 @@ class AccountWorker:
             return first + await self._mirror(lease, sightings[middle:])
         return mirroring.late
 
-    async def _list_transactions(self, lease: Lease, batch: list[Dirty]) -> int:
-        """Have the balance transactions listed where the batch asks for it; how many marks did."""
-        asked = [dirty for dirty in batch if _is_balance(dirty)]
+    async def _list_transactions(self, lease: Lease) -> int:
+        """Have the balance transactions listed where that was asked for; how many marks did.
+
+        The mark is made anew by every webhook of money, and then comes last: while many arrive it is
+        in no batch.
+        """
+        asked = await self._due(1, BALANCE)
         if not asked:
             return 0
         try:

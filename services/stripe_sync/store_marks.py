@@ -121,8 +121,19 @@ async def mark_each(tx: Tx, marks: Iterable[Mark]) -> None:
     )
 
 
-async def due(tx: Tx, account: str, mode: str, now: datetime, limit: int) -> list[Dirty]:
-    """Objects whose turn it is, the longest waiting first; one entry for an object."""
+async def due(
+    tx: Tx,
+    account: str,
+    mode: str,
+    now: datetime,
+    limit: int,
+    only: tuple[str, str] | None = None,
+) -> list[Dirty]:
+    """Objects whose turn it is, the longest waiting first; one entry for an object.
+
+    Args:
+        only: type and id of the one object to look for.
+    """
     rows = await tx.fetch(
         """
         select d.*, (select max(o.fetched_at) from stripe_object o
@@ -134,6 +145,7 @@ async def due(tx: Tx, account: str, mode: str, now: datetime, limit: int) -> lis
                 max(attempts) as attempts, (array_agg(trace order by generation desc))[1] as trace,
                 min(made_at) as made_at, max(told_at) as told_at
             from dirty_object where account = $1 and mode = $2 and next_try_at <= $3
+                and ($5::text is null or (object_type = $5 and object_id = $6))
             group by object_type, object_id order by min(generation) limit $4) as d
         order by d.generations[1]
         """,
@@ -141,6 +153,7 @@ async def due(tx: Tx, account: str, mode: str, now: datetime, limit: int) -> lis
         mode,
         now,
         limit,
+        *(only or (None, None)),
     )
     return [
         Dirty(

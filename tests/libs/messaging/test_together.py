@@ -149,9 +149,10 @@ async def test_one_that_fails_is_found_and_only_its_tenant_waits(
     ledger: Database, log: MemoryLog, books: Books
 ) -> None:
     bad, later, before = credit(ACME), credit(ACME), credit(ACME)
+    passed_over = sent(ACME, CustomerErased(customer_id=new_id()), "test")
     others = [credit(GLOBEX) for _ in range(5)]
     books.poisoned.add(bad.id)
-    for event in (before, *others[:2], bad, *others[2:], later):
+    for event in (before, *others[:2], bad, *others[2:], passed_over, later):
         log.publish(event)
     await log.settle()
     expected = {(GLOBEX, str(other.id)) for other in others} | {(ACME, str(before.id))}
@@ -164,6 +165,9 @@ async def test_one_that_fails_is_found_and_only_its_tenant_waits(
     assert [key for tenant, key in told(log) if tenant == ACME] == [
         str(event.id) for event in (before, bad, later)
     ]
+    async with ledger.transaction() as tx:
+        seen = {row["event_id"] for row in await tx.fetch("select event_id from inbox")}
+    assert seen == {event.id for event in (before, bad, later, *others)}
 
 
 async def test_what_each_leads_to_names_it_as_cause_and_stays_in_its_trace(

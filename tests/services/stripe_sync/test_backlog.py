@@ -183,15 +183,18 @@ async def test_movements_are_listed_once_a_backlog_is_worked_off(
 async def test_movements_are_listed_when_the_backlog_does_not_end(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its time is over after one batch: whenever the worker looks, 15 of its 20 seconds have gone."""
+    """Its time is over after one batch: whenever the worker looks, 15 of its 20 seconds have gone.
+
+    And what asks for movements is made anew by each webhook of money, behind all that waits.
+    """
     monkeypatch.setattr(refresh, "BATCH_OBJECTS", 4)
     began, looks = utc_now(), itertools.count()
     monkeypatch.setattr(refresh, "utc_now", lambda: began + timedelta(seconds=15 * next(looks)))
     pay_at_stripe(world, PAYMENTS)
     movements = calls("balance_transaction.list")
-    await ask_for_transactions(world)
     world.deliver(world.sandbox.events(world.key))
     await world.log.settle()
+    await ask_for_transactions(world)
     await world.work()
     assert calls("balance_transaction.list") == movements + 1
     left = [each for each in await world.pending() if each["object_type"] == "payment_intent"]
