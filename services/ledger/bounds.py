@@ -66,7 +66,8 @@ def keeps(account: Account) -> bool:
 async def opened(tx: Tx, book: Book, code: str) -> Account:
     """An account that a book of the tenant in scope has; those that every book has are opened.
 
-    Called before the book is locked, as whoever books opens accounts first.
+    Called with the book locked: who books opens accounts under that lock, and whoever had opened them
+    without it would wait for one who waits for them.
 
     Raises:
         NoSuchAccountError: see there.
@@ -98,8 +99,8 @@ async def put(
     Raises:
         NoSuchAccountError, NotKeepingError: see there.
     """
-    await keeping_account(tx, book, account)
     await store_reversals.lock_book(tx, book)
+    await keeping_account(tx, book, account)
     known = await store_bounds.find_guard(tx, book, account, currency)
     before = Bounds(known["min_minor"], known["max_minor"]) if known else Bounds(None, None)
     if before == bounds:

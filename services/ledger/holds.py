@@ -117,8 +117,8 @@ async def place(tx: Tx, book: Book, wish: Wish, *, actor: str, now: datetime) ->
             there.
         OverrunError: so much is not available.
     """
-    await bounds.keeping_account(tx, book, wish.account)
     await locks.lock_book(tx, book)
+    await bounds.keeping_account(tx, book, wish.account)
     known = await holds.find_by_key(tx, book, wish.key)
     if known is not None:
         if _wish_of(known) != wish:
@@ -162,10 +162,10 @@ async def capture(
         OverrunError: the account that gets it would pass its maximum.
     """
     book, account = hold["book"], hold["account"]
+    await locks.lock_book(tx, book)
     await bounds.opened(tx, book, wish.to)
     if wish.to == account:
         raise SameAccountError
-    await locks.lock_book(tx, book)
     known = await holds.find_step(tx, book, hold["id"], _capture_key(wish.key))
     if known is not None:
         _refuse_other(known, wish)

@@ -62,6 +62,7 @@ async def open_account(
 
 async def take_command(tx: Tx, event: Envelope[OpenAccount]) -> None:
     """Open an account that is told, unless it is open."""
+    await store_reversals.lock_book(tx, event.data.book)
     await _enter(tx, event.data)
 
 

@@ -10,7 +10,7 @@ import structlog
 from libs.contracts.ledger import JournalEntryPosted
 from libs.db.pool import Tx
 from libs.messaging.outbox import Letter, compose, send
-from services.ledger import chart, periods, store
+from services.ledger import chart, periods, store, store_periods
 from services.ledger.store import Booking
 
 log = structlog.get_logger()
@@ -21,7 +21,8 @@ COMPOSED_AT_ONCE = 100
 
 
 async def open_books(tx: Tx) -> None:
-    """Open the accounts that every book has, in both books of the tenant."""
+    """Open the accounts that every book has, in both books of the tenant, which are locked for it."""
+    await store_periods.lock_books(tx, [(tx.tenant_id, book) for book in BOOKS])
     await store.open_accounts(
         tx, [(tx.tenant_id, book, account) for book in BOOKS for account in chart.FIXED]
     )

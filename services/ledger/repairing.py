@@ -12,7 +12,7 @@ from libs.db.pool import Tx
 from libs.db.tenant import Scope
 from libs.ids import public_id
 from libs.messaging.outbox import emit
-from services.ledger import breaks, chart, commands, reversal, store, store_breaks
+from services.ledger import breaks, chart, commands, reversal, store, store_breaks, store_reversals
 from services.ledger.commands import Command
 from services.ledger.entries import Line, entry
 from services.ledger.matching import REPAIR_KEY, Proposal
@@ -193,6 +193,7 @@ async def _book(
     repair = entry(proposal.book, key, commands.POST_RULE, lines)
     assert repair is not None, "a break has a difference"
     async with _in_scope_of(tx, proposal):
+        await store_reversals.lock_book(tx, repair.book)
         clearing = chart.clearing(found["account"])
         await store.open_accounts(tx, [(tx.tenant_id, repair.book, clearing)])
         command = Command(

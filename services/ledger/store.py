@@ -46,7 +46,11 @@ class Booking:
 
 
 async def open_accounts(tx: Tx, accounts: Iterable[tuple[UUID, str, Account]]) -> None:
-    """Enter accounts (tenant, book, account) that the books do not have yet."""
+    """Enter accounts (tenant, book, account) that the books do not have yet.
+
+    Called with the books locked, as `post_entries` opens accounts: in any other order two who open the
+    same one could wait for each other.
+    """
     ordered = sorted(accounts, key=lambda opened: (opened[0].int, opened[1], opened[2].code))
     await tx.execute(
         """
