@@ -257,8 +257,8 @@ async def faults(database: TestDatabase, heads: Heads | None = None, *tenants: U
     """What `sluice ledger verify` says of the books of some tenants, or of all."""
     told = heads or {}
     found = []
-    async with database.admin() as admin:
-        proof = LedgerProof(admin)
+    async with database.admin() as first, database.admin() as second:
+        proof = LedgerProof(first, second)
         for book_of in await proof.books(None, told):
             if not tenants or book_of.tenant_id in tenants:
                 found.append(await proof.check(book_of, told, lambda _: None))
