@@ -21,7 +21,6 @@ from aiokafka import AIOKafkaProducer
 
 from deploy.local.scratch import RunningKafka
 from libs.clock import utc_now
-from libs.contracts.tenants import PLATFORM_TENANT_ID
 from libs.ids import new_id
 from libs.messaging.consume import WATCH_SECONDS
 from libs.messaging.create_topics import create_topics
@@ -41,7 +40,7 @@ from tests.bench.metering import (
     running,
 )
 from tests.bench.processes import cpu_seconds
-from tests.services.metering.world import Party, publish_tenant
+from tests.services.metering.world import Party, publish_platform, publish_tenant
 
 EVENTS = int(os.environ.get("SLUICE_BENCH_EVENTS") or 100_000)
 SECONDS = float(os.environ.get("SLUICE_BENCH_SECONDS") or 10)
@@ -57,7 +56,7 @@ pytestmark = [pytest.mark.kafka, pytest.mark.timeout(3_600)]
 async def announce(kafka: str) -> list[Party]:
     """Tenants with keys, told over the directory's topic."""
     log = MemoryLog()
-    publish_tenant(log, "platform", ((),), tenant_id=PLATFORM_TENANT_ID, operator=True)
+    publish_platform(log)
     parties = [
         publish_tenant(log, f"bench-{number}", (("usage:write", "usage:read", "billing:manage"),))
         for number in range(TENANTS)

@@ -25,7 +25,6 @@ from aiokafka import AIOKafkaProducer
 
 from deploy.local.scratch import RunningKafka, RunningPostgres
 from libs.clock import format_time, utc_now
-from libs.contracts.tenants import PLATFORM_TENANT_ID
 from libs.messaging.create_topics import create_topics
 from libs.testing.databases import TestDatabase
 from libs.testing.memory_log import MemoryLog
@@ -34,7 +33,7 @@ from tests.bench.metering import MeteringProcess, define_meters
 from tests.chaos.usage_producer import BATCH, CUSTOMERS, Plan, amount, done
 from tests.conftest import story_seed
 from tests.services.gateway.process import ROOT
-from tests.services.metering.world import Party, publish_tenant
+from tests.services.metering.world import Party, publish_platform, publish_tenant
 
 LONG = os.environ.get("SLUICE_CHAOS") == "long"
 BATCHES = 4_000 if LONG else 80
@@ -118,7 +117,7 @@ async def running(programs: Programs) -> AsyncGenerator[None, None]:
 async def announce(kafka: str) -> list[Party]:
     """Tenants that publish usage, each with a key; told over the directory's topic."""
     log = MemoryLog()
-    publish_tenant(log, "platform", ((),), tenant_id=PLATFORM_TENANT_ID, operator=True)
+    publish_platform(log)
     parties = [
         publish_tenant(log, f"chaos-{number}", (("usage:write", "usage:read"),))
         for number in range(TENANTS)

@@ -16,14 +16,21 @@ from libs.clock import floor_to_minute, utc_now
 from libs.contracts.billing import UsagePeriodClosed
 from libs.contracts.envelope import Fact, wrap
 from libs.contracts.metering import PeriodUsage
-from libs.contracts.tenants import PLATFORM_TENANT_ID
 from libs.contracts.topics import TOPIC_OF
 from libs.ids import new_id
 from libs.messaging.create_topics import create_topics
 from libs.messaging.records import TYPE_HEADER, Record
 from libs.testing.databases import TestDatabase
 from libs.testing.memory_log import MemoryLog
-from metering.world import PEPPER, Api, MemoryUsageLog, Party, World, publish_tenant
+from metering.world import (
+    PEPPER,
+    Api,
+    MemoryUsageLog,
+    Party,
+    World,
+    publish_platform,
+    publish_tenant,
+)
 from services.metering.app import build
 from services.metering.producers import OUR_OWN, ProducerKeys
 from services.metering.usage_log import TOPIC, LogUnavailableError, UsageLog, partition_of
@@ -91,7 +98,7 @@ async def first_answer(kafka: str, party: Party) -> PeriodUsage:
 
 async def test_from_http_to_the_answer_of_a_period(app: FastAPI, kafka: str) -> None:
     log = MemoryLog()
-    platform = publish_tenant(log, "platform", ((),), tenant_id=PLATFORM_TENANT_ID, operator=True)
+    platform = publish_platform(log)
     acme = publish_tenant(log, "acme", (("usage:write", "usage:read"),))
     await send_on(kafka, log)
     world = World(app.state.database, log, MemoryUsageLog(log), platform, acme, acme)
@@ -100,8 +107,9 @@ async def test_from_http_to_the_answer_of_a_period(app: FastAPI, kafka: str) -> 
     ) as client:
         api = Api(client, world)
         async with asyncio.timeout(60):
-            while await app.state.directory.by_id(acme.id) is None:
-                await asyncio.sleep(0.1)
+            for party in (platform, acme):
+                while not (await api.get("/api/v1/meters", party)).is_success:
+                    await asyncio.sleep(0.1)
         await api.meter(platform)
         events = [world.event(data={"calls": 2}) for _ in range(1000)]
         for batch in (events, events[:500], [world.event()]):

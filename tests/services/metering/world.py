@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -15,7 +16,7 @@ from libs.clock import format_time, utc_now
 from libs.contracts.billing import UsagePeriodClosed
 from libs.contracts.envelope import Fact, Mode, wrap
 from libs.contracts.metering import PeriodUsage
-from libs.contracts.tenants import ApiKeyRecord, TenantSnapshot
+from libs.contracts.tenants import PLATFORM_TENANT_ID, ApiKeyRecord, TenantSnapshot
 from libs.crypto import apikeys
 from libs.db.pool import Database
 from libs.ids import new_id
@@ -212,12 +213,17 @@ def publish_tenant(
     tenant_id: UUID | None = None,
     operator: bool = False,
     mode: Mode = "test",
+    version: int = 1,
 ) -> Party:
-    """Announce a tenant in the directory, with a key per set of scopes."""
+    """Announce a tenant in the directory, with a key per set of scopes.
+
+    Args:
+        version: only a higher one replaces what was announced of the tenant before.
+    """
     tenant = tenant_id or new_id()
     keys = [apikeys.generate(mode) for _ in scopes]
     snapshot = TenantSnapshot(
-        version=1,
+        version=version,
         slug=slug,
         name=slug.title(),
         tenant_type="organization",
@@ -239,6 +245,18 @@ def publish_tenant(
     )
     publish_snapshot(log, tenant, snapshot)
     return Party(tenant, snapshot.self_customer_id, snapshot, tuple(key.key for key in keys))
+
+
+def publish_platform(log: MemoryLog) -> Party:
+    """Announce the platform on a Kafka that others share, who announced it as well: the last one holds."""
+    return publish_tenant(
+        log,
+        "platform",
+        ((),),
+        tenant_id=PLATFORM_TENANT_ID,
+        operator=True,
+        version=time.time_ns() // 1000,
+    )
 
 
 def publish_snapshot(log: MemoryLog, tenant_id: UUID, snapshot: TenantSnapshot) -> None:
