@@ -11,9 +11,9 @@ import time
 from functools import cache
 from typing import Any
 
+import prometheus_client
 from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
-from prometheus_client import Counter, Histogram
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars, reset_contextvars
@@ -137,13 +137,13 @@ def _record(method: str, route: str, status: int, seconds: float) -> None:
 
 
 @cache
-def _counter(method: str, route: str, status: int) -> Counter:
+def _counter(method: str, route: str, status: int) -> prometheus_client.Counter:
     """The one of these labels; there are as many as the registry itself keeps."""
     return HTTP_REQUESTS_TOTAL.labels(method, route, str(status))
 
 
 @cache
-def _histogram(method: str, route: str) -> Histogram:
+def _histogram(method: str, route: str) -> prometheus_client.Histogram:
     return HTTP_REQUEST_SECONDS.labels(method, route)
 
 

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from decimal import Decimal, InvalidOperation
+from decimal import ROUND_HALF_EVEN, Context, Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +134,7 @@ def make_environment(static: dict[str, StaticFile]) -> Environment:
     environment.filters |= {
         "money": money,
         "number": number,
+        "about": about,
         "decimal": decimal,
         "moment": moment,
         "age": age,
@@ -187,6 +188,12 @@ def number(value: Decimal | int | str | None) -> str:
     text = decimal(exact)
     whole, point, fraction = text.partition(".")
     return f"{int(whole):,}{point}{fraction}" if whole != "-0" else text
+
+
+def about(value: Decimal) -> str:
+    """A quantity that is not known exactly: whole from 100 on, below that to three digits."""
+    digits = max(3, value.adjusted() + 1)
+    return number(Context(prec=digits, rounding=ROUND_HALF_EVEN).plus(value))
 
 
 def decimal(value: Decimal | int) -> str:
