@@ -176,7 +176,9 @@ class Twice(RuleBasedStateMachine):
     async def _chain(self) -> list[tuple[str, datetime]]:
         """The entries in the order in which they were booked: key, and when each holds."""
         tenant_id, admin = self.scope.tenant_id, self.world.admin
-        held = await admin.fetch("select key, id from ledger.hold where tenant_id = $1", tenant_id)
+        held = await admin.fetch(
+            "select key, id from ledger.hold where tenant_id = $1 order by key", tenant_id
+        )
         self.hold_ids = {row["key"]: row["id"] for row in held}
         rows = await admin.fetch(
             "select source_key, effective_at from ledger.journal_entry where tenant_id = $1 "
