@@ -9,11 +9,16 @@ from datetime import datetime
 from uuid import UUID
 
 NULL = "NULL"
+BETWEEN_TEXTS = '","'
 
 
 def uuids(values: Iterable[UUID | None]) -> str:
     """For `uuid[]`."""
-    return _array([NULL if value is None else value.hex for value in values])
+    listed = list(values)
+    known = [value for value in listed if value is not None]
+    if len(known) < len(listed):
+        return _array([NULL if value is None else value.hex for value in listed])
+    return f"{{{b''.join([value.int.to_bytes(16) for value in known]).hex(',', 16)}}}"
 
 
 def numbers(values: Iterable[int]) -> str:
@@ -23,7 +28,14 @@ def numbers(values: Iterable[int]) -> str:
 
 def texts(values: Iterable[str | None]) -> str:
     """For `text[]`, whatever is in them."""
-    return _array([NULL if value is None else _quoted(value) for value in values])
+    listed = list(values)
+    known = [value for value in listed if value is not None]
+    if known and len(known) == len(listed):
+        joined = BETWEEN_TEXTS.join(known)
+        # Nothing to escape: the quotes that are there are those between the texts.
+        if joined.count('"') == 2 * (len(known) - 1) and "\\" not in joined:
+            return f'{{"{joined}"}}'
+    return _array([NULL if value is None else _quoted(value) for value in listed])
 
 
 def times(values: Iterable[datetime]) -> str:

@@ -20,6 +20,7 @@ from typing import Any
 from uuid import UUID
 
 import asyncpg
+import msgspec
 
 from libs.db.tenant import NOBODY, SET_SCOPE, Mode, Scope
 from libs.observability.tracing import start_span
@@ -60,8 +61,7 @@ def _arguments_told_apart() -> Generator[None, None, None]:
         raise
 
 
-@dataclass(frozen=True)
-class Cause:
+class Cause(msgspec.Struct, frozen=True, gc=False):
     """Why something happens: the event or request that led to it.
 
     Attributes:
@@ -220,6 +220,14 @@ async def _set_codecs(connection: Any) -> None:
         )
 
 
+async def _leave_as_it_is(_: Any) -> None:
+    """Spare what asyncpg does when a connection comes back: one more round trip, which the caller waits for.
+
+    There is nothing to undo: whatever a transaction sets ends with it. Who sets more than that, or takes
+    locks beyond it, ends the connection.
+    """
+
+
 async def open_database(dsn: str, service: str, *, max_connections: int = 8) -> Database:
     """Connect lazily as the service's role with its schema on the search path.
 
@@ -230,6 +238,7 @@ async def open_database(dsn: str, service: str, *, max_connections: int = 8) -> 
         min_size=0,
         max_size=max_connections,
         init=_set_codecs,
+        reset=_leave_as_it_is,
         timeout=5,
         command_timeout=30,
         max_inactive_connection_lifetime=300,

@@ -30,6 +30,7 @@ def consumers_of(
     parks: bool,
     max_records: int = MAX_RECORDS,
     readers: Mapping[str, Reader] | None = None,
+    lanes: int = 1,
 ) -> list[Consumer]:
     """The consumers of a service, as the record of topics says.
 
@@ -40,24 +41,26 @@ def consumers_of(
             letter.
         max_records: the largest batch.
         readers: by topic, what reads a record ahead of its transaction.
+        lanes: how many consumers of events there are in this process, each with partitions of its own. A
+            tenant's partitions of all topics are in one of them.
     """
     service = database.service
     topics = topics_consumed_by(service)
     events = [topic for topic in topics if topic.name not in DIRECTORY_TOPICS]
     directory = [topic for topic in topics if topic.name in DIRECTORY_TOPICS]
-    consumers = []
-    if events:
-        consumers.append(
-            Consumer(
-                Applier(service, handlers, batch_handlers or {}, parks=parks),
-                database=database,
-                bootstrap=bootstrap,
-                topics=events,
-                code_version=code_version(),
-                max_records=max_records,
-                readers=readers,
-            )
+    consumers = [
+        Consumer(
+            Applier(service, handlers, batch_handlers or {}, parks=parks),
+            database=database,
+            bootstrap=bootstrap,
+            topics=events,
+            code_version=code_version(),
+            max_records=max_records,
+            readers=readers,
+            lane=lane,
         )
+        for lane in range(lanes if events else 0)
+    ]
     consumers.append(
         Consumer(
             Applier(

@@ -11,6 +11,7 @@ from base64 import b64decode
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Literal
 from uuid import UUID
 
@@ -29,6 +30,7 @@ from libs.contracts.tenants import (
 from libs.crypto.errors import SealedValueError
 from libs.crypto.personal import PersonalKeys
 from libs.db.pool import Database
+from libs.db.shared_looks import SharedLooks
 from libs.directory.arrivals import RECORDS
 from libs.ids import parse_uuid
 
@@ -91,16 +93,19 @@ class Directory:
         self._database = database
         self._personal_keys = None if pepper is None else PersonalKeys(pepper)
         self._cache: dict[tuple[str, str], tuple[float, Tenant]] = {}
+        self._looks: SharedLooks[Tenant | None] = SharedLooks()
 
     async def find(self, kind: LookupKind, value: str) -> Tenant | None:
         """The tenant this exact value belongs to, at most a second old."""
-        return self._remembered(kind, value) or await self._look(kind, value)
+        remembered = self._remembered(kind, value)
+        if remembered is not None:
+            return remembered
+        return await self._looks.ask((kind, value), partial(self._look, kind, value))
 
     async def _look(self, kind: LookupKind, value: str) -> Tenant | None:
         """The tenant as it stands in the local copy now; it is remembered."""
-        async with self._database.transaction() as tx:
-            found = await tx.fetchval("select find_tenant($1, $2)", kind, value)
-        return self._remember(kind, value, found)
+        row = await self._database.fetchrow("select find_tenant($1, $2) as found", kind, value)
+        return self._remember(kind, value, None if row is None else row["found"])
 
     def _remembered(self, kind: str, value: str) -> Tenant | None:
         """What was found less than a second ago, unless a newer version has arrived since."""

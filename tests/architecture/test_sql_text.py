@@ -6,6 +6,7 @@ reason why nothing from outside can reach it.
 """
 
 import ast
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -71,10 +72,34 @@ OUR_OWN: Mapping[tuple[str, str], str] = {
     ("services/tenants/store_people.py", "condition"): "a row of the constant table",
     ("libs/messaging/retention.py", "table"): "a row of RULES",
     ("libs/messaging/retention.py", "column"): "a row of RULES",
-    ("libs/messaging/drain.py", "tx.service"): "the service's own name",
+    ("libs/messaging/parked.py", "tx.service"): "the service's own name",
     ("libs/messaging/relay.py", "self._database.service"): "the service's own name",
     ("libs/db/pool.py", "self.service"): "the service's own name",
     ("libs/db/pool.py", "sql"): "the one place that passes statements on",
+}
+
+SESSION = re.compile(
+    r"set_config\([^)]*\bfalse\)|pg_(try_)?advisory_lock\(|(?<!\w )\bset (session|role|search_path)\b"
+    r"|\btemporary table\b|\b(un)?listen \w|\bwith hold\b",
+    re.IGNORECASE,
+)
+"""What outlasts a transaction on its connection; see `libs/db/pool.py`: nobody would undo it."""
+
+SETTING = re.compile(
+    r"""(\A[fr]*['"]+|;)(\\n|\s)*set (?!local\b|constraints\b)\w+""", re.IGNORECASE
+)
+"""The same, of a statement as it stands in Python: any setting that is not the transaction's own."""
+
+IN_FUNCTIONS = re.compile(
+    r"set_config\([^)]*\bfalse\s*\)|pg_(try_)?advisory_lock\s*\(", re.IGNORECASE
+)
+"""The same, of functions that a migration makes: who calls them knows nothing of it."""
+
+ENDED: Mapping[str, str] = {
+    "libs/messaging/relay.py": "its connection is terminated, never given back",
+    "services/ledger/exports_parquet.py": "an engine of its own, in the process and for one file",
+    "services/ledger/store_shadow.py": "a shadow's connection is terminated",
+    "services/metering/store_rebuilds.py": "likewise",
 }
 
 
@@ -131,6 +156,51 @@ def test_only_words_of_our_own_go_into_sql() -> None:
     found = {each for each in found if each[1] not in ("self.api", "api")}
     assert sorted(found - OUR_OWN.keys()) == []
     assert sorted(OUR_OWN.keys() - found) == [], "excused in vain"
+
+
+def outlasting(source: str) -> list[str]:
+    """What a file's statements leave on their connection beyond the transaction."""
+    texts = [ast.unparse(sql) for sql in statements(source)]
+    found = [SESSION.search(text) or SETTING.search(text) for text in texts]
+    return [each.group() for each in found if each]
+
+
+def test_nothing_outlasts_a_transaction_on_a_pooled_connection() -> None:
+    files = {
+        path
+        for folder in ("services", "libs")
+        for file in sorted((ROOT / folder).rglob("*.py"))
+        if not (path := file.relative_to(ROOT).as_posix()).startswith(APART)
+        and outlasting(file.read_text())
+    }
+    assert files == ENDED.keys()
+    source = """
+tx.execute("select set_config('app.tenants', $1, true), set_config('x', $2, false)")
+tx.execute("set local role x")
+tx.execute(f"set role {ROLE}")
+tx.fetch("select pg_advisory_xact_lock(1), pg_advisory_lock(2)")
+tx.execute("set constraints all deferred; set local jit = off")
+tx.execute("update x set jit = 1")
+tx.execute("set jit = off")
+tx.execute("select 1; set timezone to 'UTC'")
+"""
+    assert outlasting(source) == [
+        "set_config('x', $2, false)",
+        "set role",
+        "pg_advisory_lock(",
+        "'set jit",
+        "; set timezone",
+    ]
+
+
+def test_no_function_of_a_migration_leaves_something_on_its_caller_s_connection() -> None:
+    files = [*ROOT.glob("services/*/migrations/*.sql"), *ROOT.glob("libs/**/migrations/*.sql")]
+    assert len(files) > 50
+    assert [file for file in files if IN_FUNCTIONS.search(file.read_text())] == []
+    for bad in ("perform set_config('x', y,\n false);", "select pg_try_advisory_lock(1)"):
+        assert IN_FUNCTIONS.search(bad)
+    for good in ("perform set_config('x', y, true)", "select pg_advisory_xact_lock(1)"):
+        assert not IN_FUNCTIONS.search(good)
 
 
 def test_what_goes_into_sql_is_found() -> None:

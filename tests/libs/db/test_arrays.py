@@ -45,7 +45,13 @@ IDS: list[UUID | None] = [new_id(), UUID(int=0), UUID(int=2**128 - 1), None]
         ("bigint[]", arrays.numbers([0, -1, 2**63 - 1, -(2**63)]), [0, -1, 2**63 - 1, -(2**63)]),
         ("timestamptz[]", arrays.times(TIMES), TIMES),
         ("bytea[]", arrays.digests([b"", bytes(range(256))]), [b"", bytes(range(256))]),
+        ("text[]", arrays.texts(["a", "NULL", "", "{},"]), ["a", "NULL", "", "{},"]),
+        ("text[]", arrays.texts(["a", 'b","c']), ["a", 'b","c']),
+        ("text[]", arrays.texts(['a"', '"b']), ['a"', '"b']),
+        ("text[]", arrays.texts(["a", "\\"]), ["a", "\\"]),
+        ("text[]", arrays.texts([""]), [""]),
         ("text[]", arrays.texts([]), []),
+        ("uuid[]", arrays.uuids(IDS[:-1]), IDS[:-1]),
         ("uuid[]", arrays.uuids(()), []),
     ],
 )

@@ -1,7 +1,7 @@
 """Two tenants over two pooled connections: what one request set, no other ever sees.
 
-asyncpg's pool resets a connection that comes back, a pooler such as pgbouncer in transaction mode
-does not. The tenant must be safe without it, so these connections are never reset.
+Neither a service's own pool nor a pooler such as pgbouncer in transaction mode resets a connection that
+comes back. The tenant is safe without it.
 """
 
 import asyncio
@@ -11,10 +11,9 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from uuid import UUID
 
-import asyncpg
 import pytest
 
-from libs.db.pool import Database
+from libs.db.pool import Database, open_database
 from libs.db.tenant import NOBODY, Mode, Scope
 from libs.ids import new_id
 from libs.testing.databases import TestDatabase
@@ -84,19 +83,9 @@ async def traffic(database: TestDatabase) -> AsyncGenerator[Traffic, None]:
     customers: dict[tuple[UUID, Mode], set[UUID]] = {}
     for tenant_id, mode, customer_id in rows:
         customers.setdefault((tenant_id, mode), set()).add(customer_id)
-    pool = await asyncpg.create_pool(
-        database.dsn("billing"),
-        min_size=CONNECTIONS,
-        max_size=CONNECTIONS,
-        reset=_leave_as_it_is,
-        server_settings={"search_path": "billing"},
-    )
-    yield Traffic(Database(pool, "billing"), customers)
-    await pool.close()
-
-
-async def _leave_as_it_is(_: object) -> None:
-    pass
+    billing = await open_database(database.dsn("billing"), "billing", max_connections=CONNECTIONS)
+    yield Traffic(billing, customers)
+    await billing.close()
 
 
 async def test_no_request_sees_another_tenants_rows(traffic: Traffic) -> None:

@@ -1,7 +1,9 @@
 """Records of tenants arrive in any order; who has a Stripe account follows the last one that named it."""
 
+import asyncio
 from datetime import timedelta
 from itertools import permutations
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -135,3 +137,27 @@ async def test_what_stood_there_before_is_still_found(database: TestDatabase) ->
         found = await Directory(opened).find("account", f"test:{ACCOUNT}")
     assert found is not None
     assert found.id == FIRST
+
+
+async def test_all_who_ask_for_a_tenant_at_once_share_two_looks(
+    database: TestDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the end of the second that a tenant is remembered for, all requests under way ask."""
+    looks = 0
+    straight = Database.fetchrow
+
+    async def counted(each: Database, sql: str, *args: Any) -> Any:
+        nonlocal looks
+        looks += 1
+        return await straight(each, sql, *args)
+
+    async with database.open("metering") as opened:
+        await apply(opened, record(FIRST, 5, 10, None))
+        monkeypatch.setattr(Database, "fetchrow", counted)
+        directory = Directory(opened)
+        found = await asyncio.gather(*(directory.by_id(FIRST) for _ in range(50)))
+        assert {tenant.id for tenant in found if tenant} == {FIRST}
+        assert looks <= 2, "one that was under way, and one for whoever asked meanwhile"
+        nobody = await asyncio.gather(*(directory.by_id(SECOND) for _ in range(50)))
+        assert set(nobody) == {None}
+        assert looks <= 4

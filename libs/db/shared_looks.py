@@ -1,7 +1,8 @@
 """Many who ask the same at the same time, answered by one look.
 
 A gate in front of a product asks before each use, so a busy customer's limit is asked for hundreds of times
-in a second. One look at a time is under way for each question; whoever asks meanwhile shares the next.
+in a second; and at the end of the second that a tenant is remembered for, all its requests under way ask who
+it is. One look at a time is under way for each question; whoever asks meanwhile shares the next.
 So every answer is of a look that began after it was asked for, and none is older than the question.
 """
 
@@ -21,6 +22,9 @@ class SharedLooks(Generic[Answer]):
 
     async def ask(self, question: Hashable, look: Callable[[], Awaitable[Answer]]) -> Answer:
         """The answer of a look that begins now or later.
+
+        A look that hangs is waited for, and then one's own: so a look must have an end of its own, as
+        a statement has in its time-out, and whoever asks waits for two at most.
 
         Args:
             look: finds the answer; of those who ask the same, one finds it for all.

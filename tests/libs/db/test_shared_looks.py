@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from services.metering.shared_looks import SharedLooks
+from libs.db.shared_looks import SharedLooks
 
 
 class Counter:
