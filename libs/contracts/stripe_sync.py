@@ -340,17 +340,33 @@ class StatementPayout(Part):
     arrival_on: date
 
 
+class StatementDigest:
+    """The digest of a statement, for who has it in pieces: all lines, then all payouts, in their order."""
+
+    def __init__(self) -> None:
+        self._sha256 = hashlib.sha256()
+
+    def add(self, entries: Iterable[StatementLine | StatementPayout]) -> None:
+        """Go on with these."""
+        for entry in entries:
+            fields = entry.model_dump(mode="json")
+            text = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+            self._sha256.update(f"{text}\n".encode())
+
+    def hexdigest(self) -> str:
+        """Of all so far: hex SHA-256 of each entry's canonical JSON and a newline."""
+        return self._sha256.hexdigest()
+
+
 def statement_digest(lines: Iterable[StatementLine], payouts: Iterable[StatementPayout]) -> str:
-    """The digest of a statement: hex SHA-256 of each entry's canonical JSON and a newline.
+    """The digest of a whole statement.
 
     Args:
         lines, payouts: in the order of the parts.
     """
-    digest = hashlib.sha256()
-    for entry in (*lines, *payouts):
-        fields = entry.model_dump(mode="json")
-        text = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-        digest.update(f"{text}\n".encode())
+    digest = StatementDigest()
+    digest.add(lines)
+    digest.add(payouts)
     return digest.hexdigest()
 
 

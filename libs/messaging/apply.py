@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import structlog
 
 from libs.contracts.envelope import Envelope, Fact
@@ -29,8 +30,7 @@ Handler = Callable[[Envelope[Any], Tx], Awaitable[None]]
 """One consumed event -> one domain call, inside the transaction of the batch."""
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+class Delivery(msgspec.Struct, frozen=True, gc=False):
     """An event, and itself as the cause of what comes of it (for `emit`).
 
     Attributes:
@@ -75,8 +75,7 @@ class TransientError(Exception):
 Arrived = tuple[Record, Envelope[Fact]]
 
 
-@dataclass(frozen=True, slots=True)
-class Read:
+class Read(msgspec.Struct, frozen=True, gc=False):
     """What a record says. It rests on the record's bytes alone, and is read ahead of its turn.
 
     Attributes:

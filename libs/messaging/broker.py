@@ -52,9 +52,9 @@ class Runtime:
     def add_consumers(self, consumers: Sequence[Consumer]) -> None:
         """Consume for as long as the service runs."""
         for consumer in consumers:
-            self._health.register(f"consumer {consumer.name}", consumer.check)
-            self._parts.append((f"consume {consumer.name}", partial(self._consume, consumer)))
-            self._parts.append((f"watch {consumer.name}", consumer.watch))
+            self._health.register(f"consumer {consumer.title}", consumer.check)
+            self._parts.append((f"consume {consumer.title}", partial(self._consume, consumer)))
+            self._parts.append((f"watch {consumer.title}", consumer.watch))
 
     def add_relay(self) -> None:
         """Send what the outbox holds."""

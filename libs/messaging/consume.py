@@ -1,7 +1,8 @@
 """A consumer: FastStream reads batches of raw bytes, Postgres decides what they do.
 
 Two per service, each with a Kafka client of its own: `<service>` for its events and
-`<service>.directory` for the directory, so that no backlog delays a revocation.
+`<service>.directory` for the directory, so that no backlog delays a revocation. Of the first there may
+be several: lanes, members of the group, so that Postgres works for one while Python does for another.
 """
 
 import asyncio
@@ -33,7 +34,7 @@ from libs.messaging.fence import (
     move_fences,
 )
 from libs.messaging.places import Places, place_of, spans_of
-from libs.messaging.probe import answers
+from libs.messaging.probe import StuckError, ends_heard
 from libs.messaging.records import Reader, Record, from_kafka
 from libs.observability.health import Check
 from libs.observability.metrics import (
@@ -58,10 +59,6 @@ READ_AT_ONCE = 20
 Postgres would wait for the next statement of the batch at work, not that batch for Postgres."""
 
 
-class StuckError(RuntimeError):
-    """There is lag and no progress: the process ends and is started again."""
-
-
 class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
     """One consumer group member: where it stands, what it applies, whether it makes progress."""
 
@@ -75,14 +72,18 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
         code_version: str = "0",
         max_records: int = MAX_RECORDS,
         readers: Mapping[str, Reader] | None = None,
+        lane: int = 0,
     ) -> None:
         """Set a consumer up.
 
         Args:
             readers: by topic, what reads a record ahead of its transaction.
+            lane: which one it is of those of this name in this process.
         """
         self.applier = applier
         self.name = applier.name
+        self.lane = lane
+        self.title = f"{self.name} lane {lane}" if lane else self.name
         self._database = database
         self._bootstrap = bootstrap
         self.topics = [topic.name for topic in topics]
@@ -99,9 +100,19 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
         self._trouble: str | None = None
         self._watch_trouble: str | None = None
         self._pause_seconds = 0.1
-        self._lag_records = 0
+        self._lag_records: dict[str, int] = dict.fromkeys(self.topics, 0)
         self._progress_at = 0.0
         self._answered_at = 0.0
+
+    @property
+    def member(self) -> str:
+        """Its name in the group, whose first lane is the member that a process without lanes is.
+
+        Partitions go round by the order of names: every process's first lane comes before any other,
+        so that none goes without because another one has more lanes.
+        """
+        lane = f".{self.lane}" if self.lane else ""
+        return f"{self.name}{lane}-{os.environ.get('SLUICE_SLOT', '0')}"
 
     def subscribe(self, broker: KafkaBroker) -> None:
         """Declare the one subscriber of this consumer on its broker."""
@@ -109,7 +120,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
             *self.topics,
             batch=True,
             group_id=self.name,
-            group_instance_id=f"{self.name}-{os.environ.get('SLUICE_SLOT', '0')}",
+            group_instance_id=self.member,
             auto_offset_reset="earliest",
             ack_policy=AckPolicy.MANUAL,
             max_records=self._max_records,
@@ -184,7 +195,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
             raise
         if self.places.rewinds == rewinds:
             work = self.take(records, rewinds=rewinds)
-            self._at_work = asyncio.create_task(work, name=f"batch {self.name}")
+            self._at_work = asyncio.create_task(work, name=f"batch {self.title}")
         else:
             self.places.put_back(records)
 
@@ -332,27 +343,19 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
     async def _measure_lag(self, now: float) -> None:
         """Ask Kafka how far each log goes; stuck is lag without progress."""
         stood = dict(self.places.positions)
-        if not stood:
-            return
-        try:
-            async with asyncio.timeout(10):
-                ends = await self.places.client.end_offsets(set(stood))
-        except (KafkaError, TimeoutError):
-            if now - self._answered_at > SILENT_SECONDS and await answers(self._bootstrap):
-                raise StuckError(
-                    f"{self.name}: its client hears nothing of a Kafka that answers"
-                ) from None
-            raise
+        silent = now - self._answered_at > SILENT_SECONDS
+        ends = await ends_heard(self.places.client, set(stood), self._bootstrap, silent=silent)
         self._answered_at = now
         lag = dict.fromkeys(self.topics, 0) | self.places.lag_records(ends, stood)
         for topic, records in lag.items():
-            CONSUMER_LAG_RECORDS.labels(topic=topic).set(records)
-        self._lag_records = sum(lag.values())
+            # Lanes beside this one count theirs in as well.
+            CONSUMER_LAG_RECORDS.labels(topic=topic).inc(records - self._lag_records[topic])
+        self._lag_records, behind = lag, sum(lag.values())
         trouble = self._trouble or self._watch_trouble
-        if not self._lag_records or self._stopped is not None or trouble is not None:
+        if not behind or self._stopped is not None or trouble is not None:
             self._progress_at = now
         elif now - self._progress_at > STUCK_SECONDS:
-            raise StuckError(f"{self.name}: {self._lag_records} records behind and no progress")
+            raise StuckError(f"{self.title}: {behind} records behind and no progress")
 
     async def _stop(self, detail: str) -> None:
         """Stand still, beyond restarts of the same code."""
@@ -372,20 +375,15 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
 
     def check(self) -> Check:
         """Progress, not a ping: partitions assigned and placed, not refused, not stopped."""
-        places = self.places
-        if places.assigned is None:
-            return Check(ok=False, detail="no partitions assigned yet")
-        if places.refused:
-            place, reason = next(iter(places.refused.items()))
-            return Check(ok=False, detail=f"{place.topic}[{place.partition}] refused: {reason}")
-        if self._stopped is not None:
-            return Check(ok=False, detail=f"stopped: {self._stopped[:200]}")
-        trouble = self._trouble or self._watch_trouble
-        if trouble is not None:
-            return Check(ok=False, detail=trouble)
-        if places.unplaced or not places.assigned:
-            return Check(ok=False, detail="waiting for partitions and fences")
-        return Check(ok=True, detail=f"{self._lag_records} records behind")
+        places, behind = self.places, sum(self._lag_records.values())
+        stopped = None if self._stopped is None else f"stopped: {self._stopped[:200]}"
+        wrong = places.blocked() or stopped or self._trouble or self._watch_trouble
+        # Of more lanes than partitions, those that are not the first may go without.
+        if wrong is None and (places.unplaced or not (places.assigned or self.lane)):
+            wrong = "waiting for partitions and fences"
+        if wrong is not None:
+            return Check(ok=False, detail=wrong)
+        return Check(ok=True, detail=f"{behind} records behind")
 
 
 async def _keep_raw(raw: Any) -> KafkaMessage:

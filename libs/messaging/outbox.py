@@ -6,10 +6,10 @@ is the order of commits wherever two transactions touched the same thing.
 
 import asyncio
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 
 import msgspec
@@ -60,6 +60,18 @@ def shard_of(tenant_id: UUID) -> int:
     return zlib.crc32(tenant_id.bytes) % SHARDS
 
 
+class Sender(Protocol):
+    """Who sends, and for whom: a transaction, or a single statement that is one by itself."""
+
+    @property
+    def service(self) -> str:
+        """The service that tells."""
+
+    @property
+    def scope(self) -> Scope:
+        """The tenants it tells of, and the mode."""
+
+
 @dataclass(frozen=True, slots=True)
 class Letter:
     """An event in the words in which it leaves: the row that it leaves by."""
@@ -86,23 +98,40 @@ def emit(
     Raises:
         EventTooLargeError: the event is over 512 KiB.
     """
-    because = cause or tx.cause
-    event = wrap(
-        told(data),
-        tenant_id=tenant_id or tx.tenant_id,
-        mode=tx.scope.mode,
-        source=tx.service,
+    event, letter = write(
+        tx,
+        data,
         effective_at=effective_at or utc_now(),
-        causation_id=because.causation_id,
-        correlation_id=because.correlation_id,
+        tenant_id=tenant_id or tx.tenant_id,
+        cause=cause or tx.cause,
     )
-    payload = event.model_dump_json(exclude={"stream_seq"}).encode()
-    send(tx, _letter(tx, type(data), event.tenant_id, event.id, payload, because))
+    send(tx, letter)
     return event
 
 
+def write(
+    sender: Sender, data: D, *, effective_at: datetime, tenant_id: UUID, cause: Cause
+) -> tuple[Envelope[D], Letter]:
+    """An event that may be sent; see `emit`.
+
+    Raises:
+        EventTooLargeError: the event is over 512 KiB.
+    """
+    event = wrap(
+        told(data),
+        tenant_id=tenant_id,
+        mode=sender.scope.mode,
+        source=sender.service,
+        effective_at=effective_at,
+        causation_id=cause.causation_id,
+        correlation_id=cause.correlation_id,
+    )
+    payload = event.model_dump_json(exclude={"stream_seq"}).encode()
+    return event, _letter(sender, type(data), event.tenant_id, event.id, payload, cause)
+
+
 def compose(
-    tx: Tx,
+    sender: Sender,
     kind: type[Fact],
     data: Mapping[str, Any],
     *,
@@ -125,26 +154,26 @@ def compose(
     event = {
         "id": event_id,
         "tenant_id": tenant_id,
-        "mode": tx.scope.mode,
+        "mode": sender.scope.mode,
         "type": kind.__name__,
         "occurred_at": utc_now(),
         "effective_at": effective_at,
-        "source": tx.service,
+        "source": sender.service,
         "causation_id": cause.causation_id,
         "correlation_id": cause.correlation_id or event_id,
         "data": data,
     }
-    return _letter(tx, kind, tenant_id, event_id, _json(event), cause)
+    return _letter(sender, kind, tenant_id, event_id, _json(event), cause)
 
 
 def _letter(
-    tx: Tx, kind: type[Fact], tenant_id: UUID, event_id: UUID, payload: bytes, cause: Cause
+    sender: Sender, kind: type[Fact], tenant_id: UUID, event_id: UUID, payload: bytes, cause: Cause
 ) -> Letter:
     if len(payload) > MAX_EVENT_BYTES:
         raise EventTooLargeError(f"{kind.__name__} of {len(payload)} bytes is over 512 KiB")
     row = (
         tenant_id,
-        tx.scope.mode,
+        sender.scope.mode,
         TOPIC_OF[kind].name,
         event_id,
         kind.__name__,
@@ -176,9 +205,6 @@ async def _write(tx: Tx) -> None:
         tenants = {tenant for scope in scopes.values() for tenant in scope.tenants}
         if set(tx.scope.tenants) != tenants or tx.scope.mode != mode:
             await tx.enter(Scope(tuple(sorted(tenants)), mode))
-        rows = [row for _, row in tx.emitted[start:end]]
-        ids, modes, topics, events, kinds, payloads, headers, shards = zip(*rows, strict=True)
-        # JSON has no line breaks of its own.
         await tx.execute(
             """
             insert into outbox (tenant_id, mode, topic, event_id, event_type, payload, headers, shard)
@@ -188,13 +214,25 @@ async def _write(tx: Tx) -> None:
                         $8::text::smallint[]) with ordinality as u(t, m, o, e, y, p, h, s, n)
             order by n
             """,
-            arrays.uuids(ids),
-            arrays.texts(modes),
-            arrays.texts(topics),
-            arrays.uuids(events),
-            arrays.texts(kinds),
-            "\n".join(payloads),
-            "\n".join(headers),
-            arrays.numbers(shards),
+            *columns(row for _, row in tx.emitted[start:end]),
         )
         start = end
+
+
+def columns(rows: Iterable[tuple[Any, ...]]) -> tuple[str, ...]:
+    """The rows of letters, column by column, each as one text.
+
+    Arrays as Postgres writes them, but for payloads and headers: these stand in a line each.
+    """
+    tenants, modes, topics, events, kinds, payloads, headers, shards = zip(*rows, strict=True)
+    return (
+        arrays.uuids(tenants),
+        arrays.texts(modes),
+        arrays.texts(topics),
+        arrays.uuids(events),
+        arrays.texts(kinds),
+        # JSON has no line breaks of its own.
+        "\n".join(payloads),
+        "\n".join(headers),
+        arrays.numbers(shards),
+    )

@@ -5,7 +5,10 @@ partition's own consumer then drains the queue in order and frees the key in the
 empties it.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import NamedTuple
 
 from aiokafka import TopicPartition
 
@@ -19,6 +22,14 @@ MAX_BYTES = 64 * 1024 * 1024
 
 class ParkFullError(RuntimeError):
     """A key's queue is at its limit: the partition stops until somebody releases the key."""
+
+
+class Released(NamedTuple):
+    """A key to drain, and which release of it this is."""
+
+    place: TopicPartition
+    key: str
+    released_at: datetime
 
 
 async def parked_keys(tx: Tx, consumer: str, records: Sequence[Record]) -> set[tuple[str, str]]:
@@ -98,44 +109,58 @@ async def queue_behind(tx: Tx, consumer: str, records: Sequence[Record]) -> None
             raise ParkFullError(f"the queue behind {record.topic} {record.key_text} is full")
 
 
-async def release(database: Database, consumer: str, topic: str, key: str) -> bool:
+async def mark_released(tx: Tx, consumer: str, topic: str, key: str) -> bool:
     """Ask the consumer to try a parked key again; False when it is not parked."""
-    async with database.maintenance() as tx:
-        return bool(
-            await tx.execute(
-                "update parked_key set released_at = now() "
-                "where consumer = $1 and topic = $2 and key = $3",
-                consumer,
-                topic,
-                key,
-            )
-        )
-
-
-async def unrelease(database: Database, consumer: str, topic: str, key: str, detail: str) -> None:
-    """Keep a key parked whose first record failed again, with the new reason."""
-    async with database.maintenance() as tx:
+    return bool(
         await tx.execute(
-            "update parked_key set released_at = null, detail = $4 "
+            "update parked_key set released_at = now() "
             "where consumer = $1 and topic = $2 and key = $3",
             consumer,
             topic,
             key,
+        )
+    )
+
+
+async def unrelease(database: Database, consumer: str, released: Released, detail: str) -> None:
+    """Keep a key parked whose first record failed again, with the new reason.
+
+    A release or a discard that came meanwhile stands: the key is tried once more.
+    """
+    async with database.maintenance() as tx:
+        await tx.execute(
+            "update parked_key set released_at = null, detail = $4 "
+            "where consumer = $1 and topic = $2 and key = $3 and released_at = $5",
+            consumer,
+            released.place.topic,
+            released.key,
             printable(detail)[:2000],
+            released.released_at,
         )
 
 
 async def released_keys(
     tx: Tx, consumer: str, places: Collection[TopicPartition]
-) -> list[tuple[TopicPartition, str]]:
+) -> list[Released]:
     """The keys to drain in these partitions, oldest first."""
     rows = await tx.fetch(
-        "select topic, key, partition from parked_key "
+        "select topic, key, partition, released_at from parked_key "
         "where consumer = $1 and released_at is not null order by released_at",
         consumer,
     )
-    released = [(TopicPartition(row["topic"], row["partition"]), row["key"]) for row in rows]
-    return [(place, key) for place, key in released if place in places]
+    released = [
+        Released(TopicPartition(row["topic"], row["partition"]), row["key"], row["released_at"])
+        for row in rows
+    ]
+    return [each for each in released if each.place in places]
+
+
+@asynccontextmanager
+async def as_maintenance(tx: Tx) -> AsyncGenerator[None, None]:
+    """Act as the service's maintenance role, which alone sees what is parked, within a transaction."""
+    await tx.execute(f"set local role sluice_{tx.service}_maintenance")
+    yield
+    await tx.execute("set local role none")
 
 
 async def next_parked(

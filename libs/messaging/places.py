@@ -160,6 +160,14 @@ class Places:
             position=position,
         )
 
+    def blocked(self) -> str | None:
+        """Why not all that was given can be read; None where nothing is in the way."""
+        if self.assigned is None:
+            return "no partitions assigned yet"
+        for place, reason in self.refused.items():
+            return f"{place.topic}[{place.partition}] refused: {reason}"
+        return None
+
     def go_on_behind(self, records: Iterable[Record]) -> None:
         """These were applied. A partition that was taken away meanwhile is not ours again by this."""
         for place, span in spans_of(records).items():

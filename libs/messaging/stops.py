@@ -1,6 +1,6 @@
 """A consumer that stopped itself: remembered beyond restarts, lifted by an operator or new code."""
 
-from libs.db.pool import Database
+from libs.db.pool import Database, Tx
 from libs.messaging.dead_letter import printable
 
 
@@ -31,7 +31,6 @@ async def standing(database: Database, consumer: str, code_version: str) -> str 
     return detail
 
 
-async def lift(database: Database, consumer: str) -> bool:
+async def forget(tx: Tx, consumer: str) -> bool:
     """Let a stopped consumer try again; False when it was not stopped."""
-    async with database.transaction() as tx:
-        return bool(await tx.execute("delete from consumer_stop where consumer = $1", consumer))
+    return bool(await tx.execute("delete from consumer_stop where consumer = $1", consumer))

@@ -132,10 +132,11 @@ class MemoryLog:
                         *((name, text.encode()) for name, text in row["headers"].items()),
                     ),
                 )
-            await tx.execute(
-                "update outbox set sent_at = now() where id = any($1::bigint[])",
-                [row["id"] for row in waiting],
-            )
+            if waiting:
+                await tx.execute(
+                    "update outbox set sent_at = now() where id = any($1::bigint[])",
+                    [row["id"] for row in waiting],
+                )
         return len(waiting)
 
     async def _deliver(self, consumer: Consumer, database: Database) -> int:

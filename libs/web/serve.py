@@ -108,8 +108,13 @@ def serve(
     settings: ProcessSettings,
     *,
     stop_seconds: int = STOP_SECONDS,
+    young_objects_max: int = YOUNG_OBJECTS_MAX,
 ) -> None:
-    """Run the service in this process until it is told to stop, then for `stop_seconds` at most."""
+    """Run the service in this process until it is told to stop, then for `stop_seconds` at most.
+
+    Args:
+        young_objects_max: see `YOUNG_OBJECTS_MAX`; more for a service that has more in hand at once.
+    """
     configure_logging(settings.service, settings.log_level)
     endpoint = settings.otlp_endpoint
     configure_tracing(settings.service, str(endpoint) if endpoint else None)
@@ -119,7 +124,7 @@ def serve(
     # still hold: nearly everything else goes without it.
     gc.collect()
     gc.freeze()
-    gc.set_threshold(YOUNG_OBJECTS_MAX)
+    gc.set_threshold(young_objects_max)
     app.state.trusted_proxies = settings.proxies
     config = uvicorn.Config(
         app,

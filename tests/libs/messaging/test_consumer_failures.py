@@ -14,7 +14,8 @@ from libs.contracts.envelope import Envelope, wrap
 from libs.db.pool import Database, Tx
 from libs.ids import new_id
 from libs.messaging.apply import TransientError
-from libs.messaging.consume import SILENT_SECONDS, StuckError
+from libs.messaging.consume import SILENT_SECONDS
+from libs.messaging.probe import StuckError
 from libs.testing.databases import TestDatabase
 from libs.testing.memory_log import MemoryLog
 from tests.libs.messaging.test_exactly_once import ACME, GLOBEX, Sums, credit
@@ -162,14 +163,41 @@ async def test_a_client_that_has_lost_kafka_holds_nothing_up_and_ends_the_proces
     async with asyncio.timeout(60):
         await consumer.take([log.publish(credit(ACME, 2))])
     assert await sums.sum_of(ledger, ACME) == 3
-    monkeypatch.setattr("libs.messaging.consume.answers", nobody)
+    monkeypatch.setattr("libs.messaging.probe.answers", nobody)
     with pytest.raises(TimeoutError):
         await consumer._measure_lag(SILENT_SECONDS + 1)
-    monkeypatch.setattr("libs.messaging.consume.answers", everybody)
+    monkeypatch.setattr("libs.messaging.probe.answers", everybody)
     with pytest.raises(TimeoutError):
         await consumer._measure_lag(SILENT_SECONDS - 1)
     with pytest.raises(StuckError, match="hears nothing"):
         await consumer._measure_lag(SILENT_SECONDS + 1)
+
+
+async def test_a_kafka_that_comes_back_just_when_somebody_else_asks_has_lost_nobody(
+    ledger: Database, log: MemoryLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An outage that ends between the client's own question and the one of a new client."""
+    sums = Sums()
+    consumer = log.add(ledger, {CreditGranted: sums.on_credit})[0]
+    log.publish(credit(ACME, 1))
+    await log.settle()
+
+    class ClientOfYesterday:
+        asked = 0
+
+        async def end_offsets(self, places: set[TopicPartition]) -> dict[TopicPartition, int]:
+            self.asked += 1
+            if self.asked == 1:
+                raise TimeoutError
+            return {place: consumer.places.positions[place] for place in places}
+
+    async def everybody(_: str) -> bool:
+        return True
+
+    consumer.places.client = client = ClientOfYesterday()
+    monkeypatch.setattr("libs.messaging.probe.answers", everybody)
+    await consumer._measure_lag(SILENT_SECONDS + 1)
+    assert client.asked == 2
 
 
 async def test_one_event_tried_again_and_again_is_one_strike(

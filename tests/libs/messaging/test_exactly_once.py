@@ -12,8 +12,8 @@ from libs.contracts.ledger import JournalEntryPosted, PostedLine
 from libs.contracts.tenants import TenantSnapshot
 from libs.db.pool import Database, Tx
 from libs.ids import new_id
+from libs.messaging.interventions import Act, release_key
 from libs.messaging.outbox import emit
-from libs.messaging.parked import release
 from libs.testing.databases import TestDatabase
 from libs.testing.memory_log import MemoryLog
 
@@ -129,7 +129,9 @@ async def test_a_poison_event_parks_its_key_and_others_flow(
 
     sums.poisoned.clear()
     consumer = log.consumers(ledger)[0]
-    assert await release(ledger, "ledger", "billing.events", str(ACME))
+    assert await release_key(
+        ledger, "ledger", "billing.events", str(ACME), Act("cli:test", "mended")
+    )
     await consumer.drain()
     assert await sums.sum_of(ledger, ACME) == 3
     async with ledger.maintenance() as tx:

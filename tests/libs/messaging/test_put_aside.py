@@ -10,7 +10,7 @@ from aiokafka import TopicPartition
 from libs.contracts.billing import CreditGranted
 from libs.contracts.envelope import Envelope
 from libs.db.pool import Database, Tx
-from libs.messaging.parked import release
+from libs.messaging.interventions import Act, release_key
 from libs.testing.databases import TestDatabase
 from libs.testing.memory_log import MemoryLog
 from tests.libs.messaging.test_exactly_once import ACME, GLOBEX, Poison, Sums, credit
@@ -25,7 +25,9 @@ async def ledger(database: TestDatabase) -> AsyncGenerator[Database, None]:
 
 
 async def free_key(ledger: Database, log: MemoryLog, tenant_id: UUID) -> None:
-    assert await release(ledger, "ledger", EVENTS.topic, str(tenant_id))
+    assert await release_key(
+        ledger, "ledger", EVENTS.topic, str(tenant_id), Act("cli:test", "mended")
+    )
     await log.consumers(ledger)[0].drain()
 
 

@@ -13,7 +13,7 @@ from libs.contracts.envelope import Envelope, wrap
 from libs.contracts.tenants import TenantSnapshot
 from libs.db.pool import Database
 from libs.ids import new_id
-from libs.messaging.parked import release
+from libs.messaging.interventions import Act, release_key
 from libs.testing.databases import TestDatabase
 from libs.testing.memory_log import MemoryLog
 from tests.libs.messaging.test_exactly_once import ACME, Sums, credit
@@ -38,7 +38,9 @@ def gaps(topic: str) -> float:
 
 
 async def free_key(ledger: Database, log: MemoryLog, tenant_id: UUID) -> None:
-    assert await release(ledger, "ledger", EVENTS.topic, str(tenant_id))
+    assert await release_key(
+        ledger, "ledger", EVENTS.topic, str(tenant_id), Act("cli:test", "mended")
+    )
     await log.consumers(ledger)[0].drain()
 
 

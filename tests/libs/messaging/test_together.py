@@ -14,8 +14,8 @@ from libs.db.pool import Database, Tx
 from libs.db.tenant import Mode
 from libs.ids import new_id
 from libs.messaging.apply import Delivery, Handler, Together
+from libs.messaging.interventions import Act, release_key
 from libs.messaging.outbox import emit
-from libs.messaging.parked import release
 from libs.observability.tracing import configure_tracing, start_span
 from libs.testing.databases import TestDatabase
 from libs.testing.memory_log import MemoryLog
@@ -159,7 +159,9 @@ async def test_one_that_fails_is_found_and_only_its_tenant_waits(
     assert set(told(log)) == expected
     assert len(told(log)) == len(expected)
     books.poisoned.clear()
-    assert await release(ledger, "ledger", "billing.events", str(ACME))
+    assert await release_key(
+        ledger, "ledger", "billing.events", str(ACME), Act("cli:test", "mended")
+    )
     await log.consumers(ledger)[0].drain()
     await log.settle()
     assert [key for tenant, key in told(log) if tenant == ACME] == [

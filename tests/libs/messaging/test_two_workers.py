@@ -70,7 +70,12 @@ class Replica:
     @property
     def partitions(self) -> set[int]:
         """The partitions of `billing.events` that it reads."""
-        return {p.partition for p in self.consumer.places.positions if p.topic == "billing.events"}
+        return partitions_of(self.consumer)
+
+
+def partitions_of(consumer: Consumer) -> set[int]:
+    """The partitions of `billing.events` that a consumer reads."""
+    return {p.partition for p in consumer.places.positions if p.topic == "billing.events"}
 
 
 @asynccontextmanager

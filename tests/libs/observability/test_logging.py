@@ -27,13 +27,14 @@ def output() -> Generator[Lines, None, None]:
     client = logging.getLogger("aiokafka")
     level = client.level
     client.setLevel(logging.NOTSET)
+    configured = structlog.get_config()
     stream = io.StringIO()
     configure_logging("metering", "debug", stream=stream)
     yield stream
     client.setLevel(level)
     logging.captureWarnings(capture=False)
     root.handlers[:], root.level, logging.raiseExceptions, sys.excepthook = before
-    structlog.reset_defaults()
+    structlog.configure(**configured)
 
 
 def events(output: Lines) -> list[dict[str, Any]]:
