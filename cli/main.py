@@ -13,7 +13,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from cli import audit_commands, kafka_commands, ledger_commands, rebuild
+from cli import audit_commands, interventions, kafka_commands, ledger_commands, rebuild
 from cli.doctor import examine
 from cli.program_logs import find_logs, follow, last_lines
 from cli.replay import replay
@@ -59,6 +59,8 @@ app.command()(rotate_keys)
 app.add_typer(audit_commands.app)
 app.add_typer(ledger_commands.app)
 app.add_typer(rebuild.app)
+app.add_typer(interventions.parked_app)
+app.add_typer(interventions.stopped_app)
 
 
 def _start() -> Stack:
