@@ -8,7 +8,6 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 from contextvars import Context
-from functools import partial
 
 import msgspec
 
@@ -16,7 +15,7 @@ from libs.contracts.envelope import Mode
 from libs.db.pool import TRANSIENT_ERRORS, Database
 from libs.db.tenant import Scope
 from services.gateway import keeping, store
-from services.gateway.keeping import Outcome, Place, Taken
+from services.gateway.keeping import Outcome, Place, Sender, Taken
 
 WRITERS_MAX = 2
 """While one waits for the disk another prepares the next."""
@@ -97,24 +96,25 @@ class Arrivals:
         return batch
 
     async def _keep(self, batch: Sequence[_Waiting]) -> None:
-        """Keep a batch, and tell those who wait as soon as it is committed."""
+        """Keep a batch in a statement that is a transaction by itself, and tell those who wait."""
         mode = batch[0].mode
-        async with self.database.transaction() as tx:
-            asked = [
-                (kind, value)
-                for waiting in batch
-                if waiting.place is None
-                for kind, value, _ in keeping.look_ups(waiting.taken.event, mode)
-            ]
-            found = await store.find_tenant_ids(tx, asked) if asked else {}
-            arrivals = [
-                (each.place or keeping.place_of(each.taken.event, mode, found), each.taken)
-                for each in batch
-            ]
-            tenants = dict.fromkeys(place.tenant_id for place, _ in arrivals)
-            await tx.enter(Scope(tuple(tenants), mode))
-            outcomes = await keeping.keep(tx, arrivals)
-            tx.after_commit.append(partial(_tell, batch, outcomes))
+        wanted = [
+            (kind, value)
+            for waiting in batch
+            if waiting.place is None
+            for kind, value, _ in keeping.look_ups(waiting.taken.event, mode)
+        ]
+        found = await store.find_tenant_ids(self.database, wanted) if wanted else {}
+        arrivals = [
+            (each.place or keeping.place_of(each.taken.event, mode, found), each.taken)
+            for each in batch
+        ]
+        tenants = dict.fromkeys(place.tenant_id for place, _ in arrivals)
+        sender = Sender(self.database.service, Scope(tuple(tenants), mode))
+        kept = await keeping.keep(self.database, sender, arrivals)
+        _tell(batch, kept.outcomes)
+        for step in kept.afterwards:
+            step()
 
     async def _failed(self, batch: Sequence[_Waiting], error: Exception) -> None:
         """Tell those who wait; one that nobody can keep must not take the others with it."""

@@ -47,10 +47,13 @@ async def take(tx: Tx, envelope: Envelope[StripeEventFound]) -> Outcome:
         received_at=envelope.occurred_at,
         quarantine_reason=reason,
     )
-    await tx.enter(Scope((place.tenant_id,), tx.mode))
-    (outcome,) = await keeping.keep(tx, [(place, taken)])
+    scope = Scope((place.tenant_id,), tx.mode)
+    await tx.enter(scope)
+    sender = keeping.Sender(tx.service, scope, tx.cause)
+    kept = await keeping.keep(tx, sender, [(place, taken)])
+    tx.after_commit.extend(kept.afterwards)
     await tx.enter(here)
-    return outcome
+    return kept.outcomes[0]
 
 
 def _quarantine_reason(

@@ -1,26 +1,29 @@
 """Keeping a verified event: whose it is, once, for good, and told to the others in the same commit."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import Context, copy_context
 from datetime import datetime
 from functools import partial
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
 import msgspec
 import structlog
 
+from libs.clock import utc_now
 from libs.contracts.audit import SecurityEventRaised
 from libs.contracts.envelope import Mode
 from libs.contracts.gateway import StripeEventReceived
 from libs.contracts.stripe_sync import PLATFORM_ACCOUNT
 from libs.contracts.tenants import PLATFORM_TENANT_ID
-from libs.db.pool import Tx
+from libs.db.pool import Cause, Tx
+from libs.db.tenant import Scope
 from libs.directory.local import LookupKind
 from libs.ids import new_id
-from libs.messaging.outbox import compose, emit, send
+from libs.messaging.outbox import SIGNAL, Letter, compose, send, write
 from services.gateway import erasure, store
+from services.gateway.store import Asked
 from services.gateway.stripe_event import StripeEvent
 
 log = structlog.get_logger()
@@ -41,6 +44,9 @@ Assignment = Literal["customer", "metadata", "account", "unassigned"]
 Outcome = Literal["stored", "duplicate", "quarantined"]
 Found = Mapping[tuple[str, str], UUID]
 """Tenants in the local directory by (kind, value)."""
+
+_NO_CAUSE = Cause()
+_FIRST_TIME: Mapping[str, Any] = {"replay_id": None, "dry_run": False}
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -88,32 +94,52 @@ def place_of(event: StripeEvent, mode: Mode, found: Found) -> Place:
     return Place(PLATFORM_TENANT_ID, "unassigned" if event.names_somebody else "account")
 
 
-async def keep(tx: Tx, arrivals: Sequence[tuple[Place, Taken]]) -> list[Outcome]:
-    """Keep events for tenants in scope, and publish those that are not kept aside."""
-    entered = [_arrival(place, taken) for place, taken in arrivals]
-    fresh = await store.take_ids(tx, entered)
-    kept = {
-        each.event.id: msgspec.structs.replace(
-            each.event, payload=erasure.redacted(each.event.payload)
-        )
-        if fresh[each.event.id]
-        else each.event
-        for each in entered
-        if each.event.id in fresh
-    }
-    if kept:
-        await store.insert(
-            tx, [(each.tenant_id, kept[each.event.id]) for each in entered if each.event.id in kept]
-        )
-    outcomes: list[Outcome] = []
+class Kept(NamedTuple):
+    """What became of events, and what is left to do when that is durable."""
+
+    outcomes: list[Outcome]
+    afterwards: list[Callable[[], None]]
+
+
+class Sender(NamedTuple):
+    """Tells of events that are kept together."""
+
+    service: str
+    scope: Scope
+    cause: Cause = _NO_CAUSE
+
+
+async def keep(asked: Asked, sender: Sender, arrivals: Sequence[tuple[Place, Taken]]) -> Kept:
+    """Keep events for the tenants of the sender's scope; publish those that are not kept aside.
+
+    Args:
+        asked: a transaction in this scope, which keeps them when it commits; or the database,
+            where they are durable when this returns.
+    """
+    entered = [_arrival(sender, place, taken) for place, taken in arrivals]
+    found = await store.keep(asked, sender.scope, entered)
+    if found.erased:
+        # Nothing was kept yet: it is one commit still.
+        entered = [
+            _with_letters(sender, _blanked(each), taken) if each.event.id in found.erased else each
+            for each, (_, taken) in zip(entered, arrivals, strict=True)
+        ]
+        found = await store.keep(asked, sender.scope, entered, blanked=True)
+    kept = Kept([], [SIGNAL.set])
     for each, (_, taken) in zip(entered, arrivals, strict=True):
-        event = kept.get(each.event.id)
-        # In the context of its own request, so that the trace goes on from there.
-        outcomes.append(taken.context.run(_tell, tx, each.tenant_id, taken, event))
-    return outcomes
+        reason = each.event.quarantine_reason
+        if each.event.id not in found.fresh:
+            kept.outcomes.append("duplicate")
+            continue
+        kept.outcomes.append("stored" if reason is None else "quarantined")
+        if reason is not None:
+            kept.afterwards.append(partial(taken.context.run, _say_quarantined, taken))
+        elif each.event.assignment == "unassigned":
+            kept.afterwards.append(partial(taken.context.run, _say_unassigned, taken))
+    return kept
 
 
-def _arrival(place: Place, taken: Taken) -> store.Arrival:
+def _arrival(sender: Sender, place: Place, taken: Taken) -> store.Arrival:
     event = taken.event
     kept = store.KeptEvent(
         id=new_id(),
@@ -130,8 +156,31 @@ def _arrival(place: Place, taken: Taken) -> store.Arrival:
         headers=dict(taken.headers),
         received_at=taken.received_at,
     )
-    digest = hashlib.sha256(taken.body).digest()
-    return store.Arrival(place.tenant_id, kept, _account_of_id(taken), digest, event.customer_ids)
+    arrival = store.Arrival(
+        tenant_id=place.tenant_id,
+        event=kept,
+        id_account=_account_of_id(taken),
+        digest=hashlib.sha256(taken.body).digest(),
+        customer_ids=event.customer_ids,
+        letters=(),
+    )
+    return _with_letters(sender, arrival, taken)
+
+
+def _blanked(arrival: store.Arrival) -> store.Arrival:
+    """The same without the people in it."""
+    payload = erasure.redacted(arrival.event.payload)
+    event = msgspec.structs.replace(arrival.event, payload=payload)
+    return msgspec.structs.replace(arrival, event=event)
+
+
+def _with_letters(sender: Sender, arrival: store.Arrival, taken: Taken) -> store.Arrival:
+    """The same with what tells the others of it, in the context of its own request.
+
+    So its trace goes on from there.
+    """
+    letters = taken.context.run(_letters, sender, arrival, taken.event)
+    return msgspec.structs.replace(arrival, letters=letters)
 
 
 def _account_of_id(taken: Taken) -> str:
@@ -145,34 +194,36 @@ def _account_of_id(taken: Taken) -> str:
     return f"{QUARANTINED}{taken.account}"
 
 
-def _tell(tx: Tx, tenant_id: UUID, taken: Taken, kept: store.KeptEvent | None) -> Outcome:
-    """Tell the others of an event that was kept, and staff of one that was kept aside."""
-    if kept is None:
-        return "duplicate"
+def _letters(sender: Sender, arrival: store.Arrival, event: StripeEvent) -> list[Letter]:
+    """What tells the others of an event, and staff of one that is kept aside or is nobody's."""
+    kept = arrival.event
     if kept.quarantine_reason is not None:
         kind = f"stripe_event_quarantined_{kept.quarantine_reason}"
-        raise_alarm(tx, kind, taken.event, tenant_id)
-        tx.after_commit.append(partial(taken.context.run, _say_quarantined, taken))
-        return "quarantined"
-    publish(tx, kept, tenant_id=tenant_id)
+        return [_alarm_letter(sender, arrival.tenant_id, kind, event)]
+    letters = [_event_letter(sender, arrival.tenant_id, kept)]
     if kept.assignment == "unassigned":
-        raise_alarm(tx, "stripe_event_unassigned", taken.event, tenant_id)
-        tx.after_commit.append(partial(taken.context.run, _say_unassigned, taken))
-    return "stored"
+        kind = "stripe_event_unassigned"
+        letters.append(_alarm_letter(sender, arrival.tenant_id, kind, event))
+    return letters
 
 
 def publish(
-    tx: Tx,
-    kept: store.KeptEvent,
-    *,
-    replay_id: str | None = None,
-    dry_run: bool = False,
-    tenant_id: UUID | None = None,
+    tx: Tx, kept: store.KeptEvent, *, replay_id: str | None = None, dry_run: bool = False
 ) -> None:
-    """Tell the others of a kept event, for the first time or again."""
+    """Tell the others of an event that was kept before, or again."""
+    told_again = {"replay_id": replay_id, "dry_run": dry_run}
+    send(tx, _event_letter(tx, tx.tenant_id, kept, told_again))
+
+
+def _event_letter(
+    sender: Tx | Sender,
+    tenant_id: UUID,
+    kept: store.KeptEvent,
+    told_again: Mapping[str, Any] = _FIRST_TIME,
+) -> Letter:
     travels = len(kept.payload) <= PAYLOAD_BYTES_MAX
-    letter = compose(
-        tx,
+    return compose(
+        sender,
         StripeEventReceived,
         {
             "account": kept.account,
@@ -183,30 +234,31 @@ def publish(
             "object_type": kept.object_type,
             "object_id": kept.object_id,
             "payload": kept.payload.decode() if travels else None,
-            "replay_id": replay_id,
-            "dry_run": dry_run,
+            **told_again,
         },
         effective_at=kept.event_created_at,
-        tenant_id=tenant_id or tx.tenant_id,
-        cause=tx.cause,
-    )
-    send(tx, letter)
-
-
-def raise_alarm(tx: Tx, kind: str, event: StripeEvent, tenant_id: UUID | None = None) -> None:
-    """Record a security event of something Stripe sent."""
-    emit(
-        tx,
-        SecurityEventRaised(
-            kind=kind,
-            severity="warning",
-            actor="stripe",
-            service=tx.service,
-            method="POST",
-            path=f"webhook/{event.account or PLATFORM_ACCOUNT}/{event.id}",
-        ),
         tenant_id=tenant_id,
+        cause=sender.cause,
     )
+
+
+def raise_alarm(tx: Tx, kind: str, event: StripeEvent) -> None:
+    """Record a security event of something Stripe sent."""
+    send(tx, _alarm_letter(tx, tx.tenant_id, kind, event))
+
+
+def _alarm_letter(sender: Tx | Sender, tenant_id: UUID, kind: str, event: StripeEvent) -> Letter:
+    alarm = SecurityEventRaised(
+        kind=kind,
+        severity="warning",
+        actor="stripe",
+        service=sender.service,
+        method="POST",
+        path=f"webhook/{event.account or PLATFORM_ACCOUNT}/{event.id}",
+    )
+    now, cause = utc_now(), sender.cause
+    _, letter = write(sender, alarm, effective_at=now, tenant_id=tenant_id, cause=cause)
+    return letter
 
 
 def _say_unassigned(taken: Taken) -> None:

@@ -4,13 +4,15 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
 import msgspec
 
 from libs.db import arrays
 from libs.db.pool import Row, Tx
+from libs.db.tenant import Scope
+from libs.messaging.outbox import Letter, columns
 
 
 class KeptEvent(msgspec.Struct, frozen=True):
@@ -39,6 +41,7 @@ class Arrival(msgspec.Struct, frozen=True):
         id_account: the account under which its id is taken.
         digest: SHA-256 of the body as it came.
         customer_ids: the customers at Stripe that it names.
+        letters: what leaves by the outbox if it is kept.
     """
 
     tenant_id: UUID
@@ -46,6 +49,21 @@ class Arrival(msgspec.Struct, frozen=True):
     id_account: str
     digest: bytes
     customer_ids: Sequence[str]
+    letters: Sequence[Letter]
+
+
+class Asked(Protocol):
+    """Who answers a statement: a transaction; or the database, where each is one by itself."""
+
+    async def fetchrow(self, sql: str, *args: Any) -> Row | None:
+        """The first row of a query, or None."""
+
+
+class KeptIds(NamedTuple):
+    """Of some events our ids: of those that were kept, and of those to be blanked before any is."""
+
+    fresh: frozenset[UUID]
+    erased: frozenset[UUID]
 
 
 @dataclass(frozen=True)
@@ -98,63 +116,40 @@ EVENT_COLUMNS = """
 """Of an event without its body and headers."""
 
 
-async def take_ids(tx: Tx, arrivals: Sequence[Arrival]) -> dict[UUID, bool]:
-    """Enter (account, mode, event id) of each.
+async def keep(
+    asked: Asked, scope: Scope, arrivals: Sequence[Arrival], *, blanked: bool = False
+) -> KeptIds:
+    """Keep events whose id nobody has taken, byte for byte, with their letters, in one statement.
 
-    Returns:
-        By our id those that nobody had taken, each with whether a customer that it names was erased
-        in its tenant.
+    Args:
+        blanked: those that name a customer who was erased in its tenant tell of no person any more;
+            else nothing is kept where there are such.
     """
     events = [arrival.event for arrival in arrivals]
     named = [(each, customer_id) for each in arrivals for customer_id in each.customer_ids]
-    # Sorted: of two statements that enter the same ids neither waits for the other's next one.
-    rows = await tx.fetch(
+    letters = [(each.event.id, letter) for each in arrivals for letter in each.letters]
+    tenants, mode, _ = scope.settings()
+    row = await asked.fetchrow(
         """
-        with taken as (
-            insert into taken_event_id (account, mode, stripe_event_id, event_id, body_digest)
-            select a, $1, s, e, d
-            from unnest($2::text::text[], $3::text::text[], $4::text::uuid[], $5::text::bytea[])
-                as u(a, s, e, d)
-            order by a, s
-            on conflict do nothing returning event_id)
-        select event_id, exists (
-            select from unnest($6::text::uuid[], $7::text::uuid[], $8::text::text[]) as n(e, t, c)
-            join erased_customer on tenant_id = t and mode = $1 and stripe_customer_id = c
-            where n.e = event_id) as names_erased
-        from taken
+        select fresh, erased from keep_events($1, $2, $3,
+            $4::text::uuid[], $5::text::uuid[], $6::text::text[], $7::text::text[],
+            $8::text::text[], $9::text::bytea[], $10::text::text[], $11::text::text[],
+            $12::text::timestamptz[], $13::text::text[], $14::text::text[], $15::text::text[],
+            $16::text::text[], $17::bytea[], $18::text::text[], $19::text::timestamptz[],
+            $20::text::uuid[], $21::text::uuid[], $22::text::text[],
+            $23::text::uuid[], $24::text::uuid[], $25::text::text[], $26::text::text[],
+            $27::text::uuid[], $28::text::text[], string_to_array($29, E'\n'),
+            string_to_array($30, E'\n'), $31::text::smallint[])
         """,
-        tx.mode,
+        tenants,
+        mode,
+        blanked,
+        arrays.uuids(event.id for event in events),
+        arrays.uuids(arrival.tenant_id for arrival in arrivals),
         arrays.texts(arrival.id_account for arrival in arrivals),
-        arrays.texts(event.stripe_event_id for event in events),
-        arrays.uuids(event.id for event in events),
-        arrays.digests(arrival.digest for arrival in arrivals),
-        arrays.uuids(arrival.event.id for arrival, _ in named),
-        arrays.uuids(arrival.tenant_id for arrival, _ in named),
-        arrays.texts(customer_id for _, customer_id in named),
-    )
-    return {row["event_id"]: row["names_erased"] for row in rows}
-
-
-async def insert(tx: Tx, kept: Sequence[tuple[UUID, KeptEvent]]) -> None:
-    """Put (tenant, event) into the archive, byte for byte."""
-    events = [event for _, event in kept]
-    await tx.execute(
-        """
-        insert into webhook_event (tenant_id, mode, id, account, stripe_event_id, event_type,
-            api_version, event_created_at, object_type, object_id, assignment, quarantine_reason,
-            payload, payload_bytes, headers, received_at)
-        select t, $1, i, a, s, y, v, c, ot, oi, g, q, p, length(p), h::jsonb, r
-        from unnest($2::text::uuid[], $3::text::uuid[], $4::text::text[], $5::text::text[],
-                $6::text::text[], $7::text::text[], $8::text::timestamptz[], $9::text::text[],
-                $10::text::text[], $11::text::text[], $12::text::text[], $13::bytea[],
-                $14::text::text[], $15::text::timestamptz[])
-            as u(t, i, a, s, y, v, c, ot, oi, g, q, p, h, r)
-        """,
-        tx.mode,
-        arrays.uuids(tenant_id for tenant_id, _ in kept),
-        arrays.uuids(event.id for event in events),
         arrays.texts(event.account for event in events),
         arrays.texts(event.stripe_event_id for event in events),
+        arrays.digests(arrival.digest for arrival in arrivals),
         arrays.texts(event.event_type for event in events),
         arrays.texts(event.api_version for event in events),
         arrays.times(event.event_created_at for event in events),
@@ -165,7 +160,14 @@ async def insert(tx: Tx, kept: Sequence[tuple[UUID, KeptEvent]]) -> None:
         [event.payload for event in events],
         arrays.texts(json.dumps(event.headers) for event in events),
         arrays.times(event.received_at for event in events),
+        arrays.uuids(arrival.event.id for arrival, _ in named),
+        arrays.uuids(arrival.tenant_id for arrival, _ in named),
+        arrays.texts(customer_id for _, customer_id in named),
+        arrays.uuids(event_id for event_id, _ in letters),
+        *columns(letter.row for _, letter in letters),
     )
+    assert row is not None, "it always answers"
+    return KeptIds(frozenset(row["fresh"]), frozenset(row["erased"]))
 
 
 async def list_events(
@@ -212,14 +214,22 @@ async def assign(tx: Tx, holder_id: UUID, tenant_id: UUID, event_id: UUID) -> Ke
     return None if row is None else kept_event(row)
 
 
-async def find_tenant_ids(tx: Tx, wanted: Sequence[tuple[str, str]]) -> dict[tuple[str, str], UUID]:
+async def find_tenant_ids(
+    asked: Asked, wanted: Sequence[tuple[str, str]]
+) -> dict[tuple[str, str], UUID]:
     """The tenants that exact (kind, value) belong to in the local directory, where there are any."""
-    rows = await tx.fetch(
-        "select kind, value, tenant_id from find_tenant_ids($1::text::text[], $2::text::text[])",
+    row = await asked.fetchrow(
+        """
+        select coalesce(array_agg(kind), '{}') as kinds, coalesce(array_agg(value), '{}') as values,
+            coalesce(array_agg(tenant_id), '{}') as tenant_ids
+        from find_tenant_ids($1::text::text[], $2::text::text[])
+        """,
         arrays.texts(kind for kind, _ in wanted),
         arrays.texts(value for _, value in wanted),
     )
-    return {(row["kind"], row["value"]): row["tenant_id"] for row in rows}
+    assert row is not None, "an aggregate has a row"
+    found = zip(row["kinds"], row["values"], strict=True)
+    return dict(zip(found, row["tenant_ids"], strict=True))
 
 
 def kept_event(row: Row) -> KeptEvent:

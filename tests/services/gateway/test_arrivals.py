@@ -2,8 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import asyncpg
@@ -11,12 +9,20 @@ import pytest
 
 from libs.clock import utc_now
 from libs.contracts.tenants import PLATFORM_TENANT_ID
-from libs.db.pool import Tx
+from libs.db.tenant import Scope
 from services.gateway import arrivals as arrivals_of_gateway
+from services.gateway import keeping, store_erasure
 from services.gateway.arrivals import TOGETHER_MAX, Arrivals
-from services.gateway.keeping import Place, Taken
+from services.gateway.keeping import Place, Sender, Taken
 from services.gateway.stripe_event import parse
-from tests.services.gateway.conftest import ACME, GLOBEX, Gateway, about, snapshot_event
+from tests.services.gateway.conftest import (
+    ACME,
+    ACME_CUSTOMER,
+    GLOBEX,
+    Gateway,
+    about,
+    snapshot_event,
+)
 
 PLACE = Place(PLATFORM_TENANT_ID, "account")
 
@@ -92,7 +98,7 @@ async def test_without_postgres_everybody_is_told_and_may_come_back(
         )
 
     with monkeypatch.context() as away:
-        away.setattr(gateway.database, "transaction", _away)
+        away.setattr(gateway.database, "fetchrow", _away)
         assert {type(each) for each in await everybody()} == {ConnectionRefusedError}
     assert await gateway.archived() == []
     assert set(await everybody()) == {"stored"}
@@ -109,47 +115,72 @@ async def test_whoever_comes_back_at_once_finds_no_writer_that_has_ended(
             assert await arrivals.keep(taken(snapshot_event()), "test", PLACE) == "stored"
 
 
-async def test_what_is_committed_is_told_whatever_becomes_of_the_connection(
+async def test_nobody_is_told_before_it_is_durable(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arrivals = Arrivals(gateway.database)
-    transaction = gateway.database.transaction
+    fetchrow = gateway.database.fetchrow
+    seen = []
 
-    @asynccontextmanager
-    async def breaks_after() -> AsyncGenerator[Tx, None]:
-        async with transaction() as tx:
-            yield tx
-        raise ConnectionResetError
+    async def watched(sql: str, *args: Any) -> Any:
+        answer = await fetchrow(sql, *args)
+        seen.append((waiting.done(), await gateway.count("webhook_event")))
+        return answer
 
-    monkeypatch.setattr(gateway.database, "transaction", breaks_after)
-    outcomes = await asyncio.gather(
-        *(arrivals.keep(taken(snapshot_event()), "test", PLACE) for _ in range(3))
-    )
-    assert outcomes == ["stored"] * 3
-
-
-async def test_nobody_is_told_before_the_commit(
-    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    arrivals = Arrivals(gateway.database)
-    transaction = gateway.database.transaction
-    told_before = []
-
-    @asynccontextmanager
-    async def watched() -> AsyncGenerator[Tx, None]:
-        async def look(_: Tx) -> None:
-            await asyncio.sleep(0)
-            told_before.append(waiting.done())
-
-        async with transaction() as tx:
-            yield tx
-            tx.before_commit.append(look)
-
-    monkeypatch.setattr(gateway.database, "transaction", watched)
+    monkeypatch.setattr(gateway.database, "fetchrow", watched)
     waiting = asyncio.ensure_future(arrivals.keep(taken(snapshot_event()), "test", PLACE))
     assert await waiting == "stored"
-    assert told_before == [False]
+    assert seen == [(False, 1)]
 
 
-def _away(*_: object, **__: object) -> Any:
+async def test_of_those_that_name_an_erased_customer_nothing_personal_is_kept_or_told(
+    gateway: Gateway,
+) -> None:
+    arrivals = Arrivals(gateway.database)
+    async with gateway.database.tenant(ACME, "test") as tx:
+        await store_erasure.remember_erased(tx, [ACME_CUSTOMER], utc_now())
+    other, erased = about(customer="cus_other"), about(customer=ACME_CUSTOMER)
+    for event in (other, erased):
+        event["data"]["object"]["email"] = f"{event['id']}@example.test"
+    place = Place(ACME, "account")
+    sent = (other, erased, erased, other)
+    outcomes = await asyncio.gather(*(arrivals.keep(taken(each), "test", place) for each in sent))
+    assert outcomes == ["stored", "stored", "duplicate", "duplicate"]
+    payloads = {row["stripe_event_id"]: bytes(row["payload"]) for row in await gateway.archived()}
+    told = {
+        e["data"]["stripe_event_id"]: e["data"]["payload"] for _, _, e in await gateway.published()
+    }
+    assert payloads.keys() == told.keys() == {other["id"], erased["id"]}
+    assert payloads[other["id"]] == json.dumps(other).encode()
+    for event in (other, erased):
+        assert payloads[event["id"]].decode() == told[event["id"]]
+    assert "@example.test" not in told[erased["id"]]
+
+
+async def test_where_one_names_an_erased_customer_they_are_still_kept_in_one_commit(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the second statement fails, nothing is kept that nobody is told of."""
+    async with gateway.database.tenant(ACME, "test") as tx:
+        await store_erasure.remember_erased(tx, [ACME_CUSTOMER], utc_now())
+    sent = [taken(about(customer=each)) for each in ("cus_other", ACME_CUSTOMER)]
+    arrivals = [(Place(ACME, "account"), each) for each in sent]
+    sender = Sender(gateway.database.service, Scope((ACME,), "test"))
+    fetchrow, committed = gateway.database.fetchrow, []
+
+    async def watched(sql: str, *args: Any) -> Any:
+        answer = await fetchrow(sql, *args)
+        committed.append(await gateway.count("webhook_event"))
+        return answer
+
+    monkeypatch.setattr(gateway.database, "fetchrow", watched)
+    kept = await keeping.keep(gateway.database, sender, arrivals)
+    assert kept.outcomes == ["stored", "stored"]
+    assert committed == [0, 2]
+    assert [e["data"]["stripe_event_id"] for _, _, e in await gateway.published()] == [
+        each.event.id for each in sent
+    ]
+
+
+def _away(*_: object) -> Any:
     raise ConnectionRefusedError
