@@ -228,9 +228,9 @@ class Errand:
         for pause in (*PAUSES_SECONDS, None):
             try:
                 # A list made for many is minutes old by the time the last of them is sent.
-                just_looked = looks_first and self.row["request_id"] not in self.listed
+                just_now = looks_first and self.row["request_id"] not in self.listed
                 found = await self._looked() if looks_first else None
-                return found or await self._post(looks_first=not just_looked)
+                return found or await self._post(looked=looks_first, just_now=just_now)
             except StripeTransientError as error:
                 looks_first = True
                 final = isinstance(error, UnseenError) or error.status == STORED_STATUS
@@ -239,7 +239,13 @@ class Errand:
             await asyncio.sleep(pause)
         raise AssertionError("the last try returns or raises")
 
-    async def _post(self, *, looks_first: bool) -> Json:
+    async def _post(self, *, looked: bool, just_now: bool) -> Json:
+        """Send it.
+
+        Args:
+            looked: since it was taken up; else that is done here, if it was sent before.
+            just_now: so that there is no need to look again where the key is burnt.
+        """
         row, request = self.row, self.row["request"]
         self.listed.pop(row["request_id"], None)
         if is_over(row):
@@ -251,6 +257,12 @@ class Errand:
             sent_before = await store_requests.note_sent(tx, row["request_id"])
         if sent_before is None:
             raise StripeTransientError("ended_meanwhile", "somebody else has had the answer")
+        if sent_before and not looked:
+            # By a process that was killed, say: nobody saw how that ended, nor whether its key was kept.
+            found = await self._looked()
+            if found is not None:
+                return found
+            just_now = True
         writer = Writer(self.database, self.api, row["tenant_id"], row["mode"], network_retries=0)
         try:
             return await writer.post(
@@ -258,7 +270,7 @@ class Errand:
                 request["path"],
                 request["params"],
                 key=f"{row['kind']}:{row['request_id']}",
-                look=self._looked if looks_first else None,
+                look=None if just_now else self._looked,
             )
         except StripeAccessError as error:
             if sent_before:

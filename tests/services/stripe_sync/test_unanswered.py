@@ -9,7 +9,15 @@ import pytest
 from libs.contracts.billing import CustomerErased
 from libs.contracts.stripe_sync import OutsidePaymentRecorded
 from libs.observability.metrics import PAYMENT_REQUESTS_OLDEST_AGE_SECONDS
-from services.stripe_sync import identities, janitor, lookups, outcomes, requests, store_requests
+from services.stripe_sync import (
+    identities,
+    janitor,
+    lookups,
+    outcomes,
+    requests,
+    store_keys,
+    store_requests,
+)
 from services.stripe_sync.janitor import RequestWorker
 from services.stripe_sync.outcomes import Outcome
 from services.stripe_sync.store_requests import OUTCOME_UNKNOWN
@@ -149,6 +157,29 @@ async def test_a_worker_that_died_after_the_call_leaves_it_open(
     await shop.settle_requests()
     assert {row["status"] for row in await shop.world.rows("payment")} == {"COMPLETED"}
     assert len(shop.listed("charges")) == 2
+
+
+async def test_who_asks_again_after_a_kill_pays_once_though_the_key_was_not_kept(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The call had its effect and was answered with an error, and nobody lived to note the key as burnt."""
+
+    class KilledError(Exception):
+        pass
+
+    async def killed(*_: Any) -> None:
+        raise KilledError
+
+    fault = {"kind": "error", "method": "POST", "path": "/v1/payment_intents", "moment": "after"}
+    shop.world.sandbox.fault(**fault, stored=False, count=1)
+    with monkeypatch.context() as dying:
+        dying.setattr(store_keys, "burn", killed)
+        assert (await shop.pay("order-1")).status_code == 500
+    assert await burnt(shop) == 0
+    again = await shop.pay("order-1")
+    assert (again.status_code, again.json()["status"]) == (201, "COMPLETED"), again.text
+    assert len(shop.listed("charges")) == 2
+    assert len(await shop.world.rows("payment")) == 2
 
 
 async def test_another_try_with_an_old_row_knows_that_it_was_sent(shop: Shop) -> None:
