@@ -84,10 +84,10 @@ async def request_advance(tx: Tx, advance_to: datetime, actor: str, now: datetim
 
 async def read(tx: Tx, now: datetime) -> ClockState | None:
     """Where the clock of the tenant in scope stands at this real time."""
+    # The move before the clock: the last hop may come between, and "ready" is said of where it led.
+    latest = await store.latest_advance(tx)
     tenant = await store.find_tenant(tx, tx.mode)
-    if tenant is None:
-        return None
-    return _state(tenant, await store.latest_advance(tx), now)
+    return None if tenant is None else _state(tenant, latest, now)
 
 
 def _state(tenant: Row, latest: Row | None, now: datetime) -> ClockState:

@@ -1,7 +1,10 @@
 """The story of a tenant as this service lives it: sign-up, checkout, the clock, replays."""
 
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
+
+import pytest
 
 from libs.clock import parse_time, utc_now
 from libs.contracts.billing import SubscriptionChanged, SubscriptionStatus
@@ -22,7 +25,7 @@ from libs.contracts.tenants import (
 from libs.ids import new_id, parse_public_id
 from libs.testing.databases import TestDatabase
 from libs.testing.memory_log import EPOCH
-from services.tenants import bootstrap
+from services.tenants import bootstrap, store_tenants
 from tenants.conftest import World, checksums
 
 
@@ -189,6 +192,30 @@ async def test_the_clock_moves_hop_by_hop_and_never_back(world: World) -> None:
     world.tell(acme["id"], late, source="stripe_sync")
     await world.settle()
     assert world.snapshot(acme["id"]).clock_offset_seconds == offset
+
+
+@pytest.mark.parametrize("read", ["find_tenant", "latest_advance"])
+async def test_ready_is_said_of_where_the_last_hop_led(
+    world: World, monkeypatch: pytest.MonkeyPatch, read: str
+) -> None:
+    """The last hop is followed between the two things that are read of a clock."""
+    acme = await world.sign_up("Acme")
+    path, target = "/api/v1/tenants/acme/clock", utc_now() + timedelta(days=40)
+    await world.call("POST", path, json={"advance_to": target.isoformat()})
+    (asked,) = world.log.events(ClockAdvanceRequested)
+    last = StripeClockAdvanced(advance_id=asked.data.advance_id, reached=target, final=True)
+    before = getattr(store_tenants, read)
+
+    async def with_a_hop_before(*arguments: Any) -> Any:
+        monkeypatch.undo()
+        world.tell(acme["id"], last, source="stripe_sync")
+        await world.settle()
+        return await before(*arguments)
+
+    monkeypatch.setattr(store_tenants, read, with_a_hop_before)
+    clock = (await world.call("GET", path)).json()
+    assert clock["status"] == "advancing" or parse_time(clock["business_now"]) >= target
+    assert (await world.call("GET", path)).json()["status"] == "ready"
 
 
 async def test_the_clock_goes_forward_two_years_at_most(world: World) -> None:
