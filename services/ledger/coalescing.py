@@ -1,8 +1,13 @@
 """Entries that are asked for at the same time are booked in one commit.
 
-A commit costs as much for many as for one: so an entry waits for nobody, but whoever asks while others
-are being booked goes with the next. Nobody is answered before the commit of its own, and each gets a
-verdict of its own. Each book and mode has a line of its own: a commit has one of each in scope.
+A commit costs nearly as much for a few as for many: so whoever asks alone is booked at once, but whoever
+asks while others are being booked goes with the next. Who was just answered mostly asks again at once:
+so the next commit is put off for a fraction of the time that the one before took, until as many callers
+are there as were. Without that, callers split into halves that take turns, each with all the costs of a
+commit.
+
+Nobody is answered before the commit of its own, and each gets a verdict of its own. Each book and mode
+has a line of its own: a commit has one of each in scope.
 
 Nearly always all can be booked, so that is tried first. Looking for the entry that keeps others from
 being booked takes many tries. So of a commit that fails only the tenants are looked for; their entries
@@ -34,6 +39,10 @@ T = TypeVar("T")
 TOGETHER_MAX = 300
 POSTINGS_TOGETHER_MAX = 3_000
 """Entries, and their postings, of a commit: more make nobody faster, and everybody wait."""
+
+COMPANY_SHARE = 0.25
+COMPANY_SECONDS_MAX = 0.01
+"""So much of the time that a commit took, and no longer, the next one waits for company."""
 
 APART_MAX = 20
 """Groups of a commit in which those that cannot be booked are looked for."""
@@ -121,6 +130,7 @@ class _Line:
         self._entries: Counter[UUID] = Counter()
         self._postings: Counter[UUID] = Counter()
         self._writer: asyncio.Task[None] | None = None
+        self._company: tuple[int, asyncio.Event] | None = None
 
     def enter(self, group: Group) -> asyncio.Future[list[Posted]]:
         """Stand in the line; the outcome is cancelled by whoever waits no more.
@@ -139,6 +149,8 @@ class _Line:
         ):
             raise LineFullError
         self._stand(self._waiting, waiting)
+        if self._company is not None and self._is_company(self._company[0]):
+            self._company[1].set()
         if self._writer is None:
             # A context of its own: it works for others too.
             self._writer = loop.create_task(self._write(), context=Context())
@@ -155,16 +167,44 @@ class _Line:
         The writer is one no more in the very step in which it finds nothing: whoever comes after that
         starts another.
         """
+        clock = asyncio.get_running_loop().time
         try:
             while self._waiting or self._apart:
                 batch = self._next(self._waiting, TOGETHER_MAX)
                 if batch:
+                    began_at = clock()
                     await self._write_together(batch)
-                batch = self._next_apart()
-                if batch:
-                    await self._write_together(batch, is_apart=True)
+                    lasted_seconds = clock() - began_at
+                apart = self._next_apart()
+                if apart:
+                    await self._write_together(apart, is_apart=True)
+                elif batch:
+                    await self._gather(batch, lasted_seconds)
         finally:
             self._writer = None
+
+    async def _gather(self, answered: Sequence[_Waiting], lasted_seconds: float) -> None:
+        """Let those come back who were just answered, however much each asked for; not for long.
+
+        Args:
+            lasted_seconds: how long their commit took.
+        """
+        callers = len(self._waiting) + len(answered)
+        if self._is_company(callers):
+            return
+        self._company = callers, asyncio.Event()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(min(lasted_seconds * COMPANY_SHARE, COMPANY_SECONDS_MAX)):
+                await self._company[1].wait()
+        self._company = None
+
+    def _is_company(self, callers: int) -> bool:
+        """Whether so many callers wait, or enough for a whole commit."""
+        return (
+            len(self._waiting) >= callers
+            or self._entries.total() >= TOGETHER_MAX
+            or self._postings.total() >= POSTINGS_TOGETHER_MAX
+        )
 
     def _next(self, line: deque[_Waiting], groups_max: int) -> list[_Waiting]:
         """The oldest that go together, without those that nobody waits for any more."""

@@ -3,9 +3,7 @@
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from functools import cached_property
+from datetime import UTC, datetime
 from uuid import UUID
 
 import msgspec
@@ -26,8 +24,7 @@ class UnbalancedError(ValueError):
     """Debits and credits of an entry differ."""
 
 
-@dataclass(frozen=True)
-class Line:
+class Line(msgspec.Struct, frozen=True, gc=False):
     """A posting to make: one side of an account, in minor units, always positive."""
 
     account: Account
@@ -36,13 +33,14 @@ class Line:
     currency: str
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True, gc=False):
     """What a rule makes of a money fact.
 
     Attributes:
         source_key: the money fact itself, unique per tenant, mode and book: never an event's id.
         rule, rule_version: which rule made it; the entry keeps them for ever.
+        content_hash: of what is booked. Times and event ids are not in it: the same fact told again by
+            another event is the same.
     """
 
     book: Book
@@ -50,9 +48,10 @@ class Entry:
     rule: str
     lines: tuple[Line, ...]
     rule_version: int = 1
+    content_hash: bytes = b""
 
     def __post_init__(self) -> None:
-        """Check that the entry balances.
+        """Check that the entry balances, and hash what is in it.
 
         Raises:
             UnbalancedError: in some currency it does not.
@@ -67,18 +66,16 @@ class Entry:
                 raise UnbalancedError(
                     f"{self.source_key}: {difference} {currency} more debit than credit"
                 )
+        msgspec.structs.force_setattr(self, "content_hash", hash_content(self))
 
-    @cached_property
-    def content_hash(self) -> bytes:
-        """SHA-256 of the canonical JSON of what is booked.
 
-        Times and event ids are not in it: the same fact told again by another event is the same.
-        """
-        postings = sorted(
-            (line.account.code, line.side, line.amount_minor, line.currency) for line in self.lines
-        )
-        content = {"book": self.book, "postings": postings, "source_key": self.source_key}
-        return hashlib.sha256(_json(content)).digest()
+def hash_content(entry: Entry) -> bytes:
+    """SHA-256 of the canonical JSON of what is booked; see `Entry.content_hash`."""
+    postings = sorted(
+        (line.account.code, line.side, line.amount_minor, line.currency) for line in entry.lines
+    )
+    content = {"book": entry.book, "postings": postings, "source_key": entry.source_key}
+    return hashlib.sha256(_json(content)).digest()
 
 
 def debit(account: Account, amount_minor: int, currency: str) -> Line:
@@ -111,7 +108,8 @@ def entry_id(tenant_id: UUID, mode: Mode, book: Book, source_key: str, booked_at
     still does. In order of time like every id: RFC 9562, version 8, with the milliseconds of
     `booked_at` first and 74 bits of a SHA-256 of what is unique about the entry.
     """
-    millis = (booked_at - _EPOCH) // timedelta(milliseconds=1)
+    since = booked_at - _EPOCH
+    millis = since.days * 86_400_000 + since.seconds * 1_000 + since.microseconds // 1_000
     name = f"sluice.entry.1\n{tenant_id}\n{mode}\n{book}\n{source_key}"
     digest = int.from_bytes(hashlib.sha256(name.encode()).digest()[:16])
     random_a, random_b = digest >> 64 & 0xFFF, digest & (1 << 62) - 1

@@ -1,10 +1,10 @@
 """Money facts become entries, whatever order they are told in."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+import msgspec
 import structlog
 
 from libs.contracts.envelope import Envelope
@@ -20,8 +20,7 @@ from services.ledger.store import Booking
 log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
-class Draft:
+class Draft(msgspec.Struct, frozen=True, gc=False):
     """The entry that a fact leads to, and the id it has whoever books it; None: no money moves."""
 
     id: UUID | None
@@ -37,7 +36,6 @@ def draft_of(event: Envelope[Any]) -> Draft:
     entry = RULES[type(event.data)](event.data)
     if entry is None or event.mode is None:
         return Draft(None, None)
-    entry.content_hash  # noqa: B018 - made ahead, it is there when the books are locked
     place = (event.tenant_id, event.mode, entry.book, entry.source_key)
     return Draft(entry_id(*place, event.occurred_at), entry)
 

@@ -9,10 +9,12 @@ booked before, or knows of it.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 from uuid import UUID
+
+import msgspec
 
 from libs.contracts.audit import ConfigurationChanged
 from libs.contracts.envelope import Envelope
@@ -215,7 +217,7 @@ def _moved(booking: Booking, opened: Mapping[tuple[UUID, str], datetime]) -> Boo
     open_from = opened.get((booking.tenant_id, booking.entry.book))
     if open_from is None or booking.effective_at >= open_from:
         return booking
-    return replace(
+    return msgspec.structs.replace(
         booking,
         effective_at=open_from,
         belongs_to=Period.of(booking.effective_at).name,

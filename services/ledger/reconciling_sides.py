@@ -15,7 +15,8 @@ from services.ledger.matching import OF_PAYMENTS, Booked, Extent, Listed, Moveme
 from services.ledger.store_matching import Run
 
 PARTS_AT_ONCE = 25
-ENTRIES_AT_ONCE = 5_000
+ENTRIES_AT_ONCE = 1_000
+"""Should the planner err where tables were never analysed, no step comes to a statement's 20 s."""
 MOVEMENTS_AT_ONCE = 2_000
 ITEMS_DROPPED_AT_ONCE = 50_000
 

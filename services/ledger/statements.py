@@ -8,7 +8,7 @@ import structlog
 
 from libs.contracts.envelope import Envelope
 from libs.contracts.ledger import StatementRequested
-from libs.contracts.stripe_sync import StripeStatement, statement_digest
+from libs.contracts.stripe_sync import StatementDigest, StripeStatement
 from libs.db.pool import Row, Tx
 from libs.ids import new_id
 from libs.messaging.outbox import emit
@@ -83,10 +83,16 @@ async def _contradiction(tx: Tx, statement_id: UUID, parts: Sequence[Row]) -> st
         return "its parts are of different statements"
     if [part["part"] for part in parts] != list(range(1, len(parts) + 1)):
         return "its parts are not numbered from one on"
-    lines = await store_statements.lines_of(tx, statement_id)
+    digest, line_count = StatementDigest(), 0
+    for part in parts:
+        # A statement may have hundreds of parts: one is held at a time, and others go on meanwhile.
+        lines = await store_statements.lines_of(tx, statement_id, part["part"])
+        digest.add(lines)
+        line_count += len(lines)
     payouts = await store_statements.payouts_of(tx, statement_id)
-    if (len(lines), len(payouts)) != (parts[0]["line_count"], parts[0]["payout_count"]):
+    digest.add(payouts)
+    if (line_count, len(payouts)) != (parts[0]["line_count"], parts[0]["payout_count"]):
         return "lines or payouts are missing, or there are too many"
-    if statement_digest(lines, payouts) != parts[0]["digest"]:
+    if digest.hexdigest() != parts[0]["digest"]:
         return "its digest does not hold"
     return None

@@ -1,11 +1,11 @@
 """SQL of the books."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
 import asyncpg
+import msgspec
 
 from libs.db import arrays
 from libs.db.pool import Cause, Row, Tx
@@ -21,8 +21,7 @@ class SourceKeyConflictError(ValueError):
     """A source key is booked already with other content."""
 
 
-@dataclass(frozen=True)
-class Booking:
+class Booking(msgspec.Struct, frozen=True, gc=False):
     """An entry on its way into a book of a tenant in scope.
 
     Attributes:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
+import msgspec
+
 from libs.contracts.ledger import Book
 from libs.db import arrays
 from libs.db.pool import Row, Tx
@@ -23,8 +25,7 @@ class PaidInvoice:
     told_at: datetime
 
 
-@dataclass(frozen=True)
-class InvoicePayment:
+class InvoicePayment(msgspec.Struct, frozen=True, gc=False):
     """A payment that says which invoice it pays; its entry has the source key."""
 
     tenant_id: UUID

@@ -112,16 +112,20 @@ _ENTRIES = """
         left join lateral (
             select i.reference from reconciliation_item i
             where i.tenant_id = $1 and i.mode = $2 and i.reconciliation_id = $3
-                and i.side = 'stripe' and i.item = m.reference limit 1) listed on true
+                and i.side = 'stripe' and i.item = m.reference
+            order by i.currency limit 1) listed on true
         left join lateral (
             select k.reference from listed_movement k
             where k.tenant_id = $1 and k.mode = $2 and k.account = $4
-                and k.stripe_balance_transaction_id = m.reference) seen on true
+                and k.stripe_balance_transaction_id = m.reference limit 1) seen on true
         on conflict do nothing returning item
     )
     select (select count(*) from page) as read, (select count(distinct item) from entered) as entered,
         (select id from page order by id desc limit 1) as last_id, $9::uuid as of_tenant
 """
+"""Each reference is looked up by its own key: of what was gathered just now the planner knows nothing. The
+order that is asked for, and that sorting is to be avoided, tell it which index is meant."""
+
 _ENTRIES_OF_ONE = _ENTRIES.format(scope="and e.tenant_id = $9")
 _ENTRIES_OF_ALL = _ENTRIES.format(scope="")
 
@@ -137,6 +141,7 @@ async def gather_entries(
     Returns:
         `read` entries up to `last_id`, of which `entered` concern the account.
     """
+    await tx.execute("set local enable_sort = off")
     row = await tx.fetchrow(
         _ENTRIES_OF_ALL if run.of_tenant is None else _ENTRIES_OF_ONE,
         run.tenant_id,
@@ -151,6 +156,7 @@ async def gather_entries(
         limit,
     )
     assert row is not None, "it counts"
+    await tx.execute("set local enable_sort = on")
     return row
 
 
@@ -170,8 +176,9 @@ async def compare(tx: Tx, run: Run, after: str, limit: int) -> list[Row]:
                 count(*) filter (where i.side = 'stripe') as lines,
                 count(*) filter (where i.side = 'ledger') as entries,
                 bool_or(i.gross_minor <> 0) as moves
-            from page join reconciliation_item i on i.tenant_id = $1 and i.mode = $2
-                and i.reconciliation_id = $3 and i.reference = page.reference
+            from reconciliation_item i
+            where i.tenant_id = $1 and i.mode = $2 and i.reconciliation_id = $3
+                and i.reference > $4 and i.reference <= (select max(reference) from page)
             group by i.reference, i.currency
         )
         select reference, bool_and(difference = 0 and suspense = 0)
@@ -232,11 +239,9 @@ async def forget_items(tx: Tx, run: Run, limit: int) -> int:
     """Drop items of a run that has come to its end; how many that were."""
     return await tx.execute(
         """
-        delete from reconciliation_item where (tenant_id, mode, reconciliation_id, side, item,
-            currency) in (
-            select tenant_id, mode, reconciliation_id, side, item, currency
-            from reconciliation_item
-            where tenant_id = $1 and mode = $2 and reconciliation_id = $3 limit $4)
+        delete from reconciliation_item where ctid = any(array(
+            select ctid from reconciliation_item
+            where tenant_id = $1 and mode = $2 and reconciliation_id = $3 limit $4))
         """,
         run.tenant_id,
         run.mode,

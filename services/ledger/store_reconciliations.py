@@ -295,9 +295,9 @@ async def drop_lines(tx: Tx, statement: Row, now: datetime, limit: int) -> None:
     key = statement["tenant_id"], statement["mode"], statement["id"]
     dropped = await tx.execute(
         """
-        delete from statement_line where (tenant_id, mode, statement_id, part, position) in (
-            select tenant_id, mode, statement_id, part, position from statement_line
-            where tenant_id = $1 and mode = $2 and statement_id = $3 limit $4)
+        delete from statement_line where ctid = any(array(
+            select ctid from statement_line
+            where tenant_id = $1 and mode = $2 and statement_id = $3 limit $4))
         """,
         *key,
         limit,

@@ -5,6 +5,7 @@ from datetime import datetime
 from uuid import UUID
 
 from libs.contracts.ledger import Book
+from libs.db import arrays
 from libs.db.pool import Cause, Row, Tx
 
 
@@ -65,12 +66,12 @@ async def take_waiting(tx: Tx, originals: Sequence[tuple[UUID, Book, str]]) -> l
     return await tx.fetch(
         """
         delete from waiting_reversal w
-        using unnest($2::uuid[], $3::text[], $4::text[]) as u(t, b, k)
+        using unnest($2::text::uuid[], $3::text::text[], $4::text::text[]) as u(t, b, k)
         where w.tenant_id = u.t and w.mode = $1 and w.book = u.b and w.source_key = u.k
         returning w.*
         """,
         tx.mode,
-        [tenant_id for tenant_id, _, _ in originals],
-        [book for _, book, _ in originals],
-        [source_key for _, _, source_key in originals],
+        arrays.uuids(tenant_id for tenant_id, _, _ in originals),
+        arrays.texts(book for _, book, _ in originals),
+        arrays.texts(source_key for _, _, source_key in originals),
     )

@@ -111,18 +111,20 @@ async def parts_of(tx: Tx, statement_id: UUID) -> list[Row]:
     )
 
 
-async def lines_of(tx: Tx, statement_id: UUID) -> list[StatementLine]:
-    """All lines of a statement, in the order of its parts."""
+async def lines_of(tx: Tx, statement_id: UUID, part: int) -> list[StatementLine]:
+    """The lines of a part of a statement, in their order."""
     rows = await tx.fetch(
         """
         select stripe_balance_transaction_id, kind, source_id, amount_minor, fee_minor, net_minor,
             currency, created_at, available_at, payout_id
         from statement_line where tenant_id = $1 and mode = $2 and statement_id = $3
-        order by part, position
+            and part = $4
+        order by position
         """,
         tx.tenant_id,
         tx.mode,
         statement_id,
+        part,
     )
     return [StatementLine(**dict(row)) for row in rows]
 

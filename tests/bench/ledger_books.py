@@ -1,5 +1,6 @@
 """What the benchmarks of the ledger share: records as they come from Kafka, books that are not new, one large account."""
 
+import asyncio
 import random
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -16,9 +17,11 @@ from libs.db.pool import Cause, Database
 from libs.db.tenant import Scope
 from libs.directory.consume import consumers_of
 from libs.ids import new_id
+from libs.messaging.consume import Consumer
 from libs.messaging.fence import create_fences
 from libs.messaging.records import TYPE_HEADER, Record
 from services.ledger import chart, posting
+from services.ledger.app import LANES
 from services.ledger.entries import Entry, credit, debit
 from services.ledger.handlers import HANDLERS
 from services.ledger.store import Booking
@@ -30,17 +33,18 @@ BOTH = ("platform", "tenant")
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def place_of(worker: int) -> TopicPartition:
-    """The partition that a worker reads."""
-    return TopicPartition(TOPIC_OF[PaymentSucceeded].name, worker)
+def places_of(process: int) -> list[TopicPartition]:
+    """The partitions that a process reads, one in each lane."""
+    topic = TOPIC_OF[PaymentSucceeded].name
+    return [TopicPartition(topic, process * LANES + lane) for lane in range(LANES)]
 
 
 class Workload:
     """Batches of records: payments of many tenants, a tenth of them told again."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, tenants: int) -> None:
         self._chance = random.Random(seed)
-        self.tenants = [new_id() for _ in range(TENANTS)]
+        self.tenants = [new_id() for _ in range(tenants)]
         self._told: list[PaymentSucceeded] = []
         self._owners: list[UUID] = []
         self._offset = 0
@@ -103,24 +107,33 @@ async def use_every_account(ledger: Database, tenants: Sequence[UUID], accounts:
 
 
 class Worker:
-    """The service's consumer where Kafka would call it: it reads a batch while one is at work."""
+    """The service's lanes where Kafka would call them: each reads a batch while one is at work."""
 
-    def __init__(self, ledger: Database, place: TopicPartition) -> None:
+    def __init__(self, ledger: Database, places: Sequence[TopicPartition]) -> None:
         self._ledger = ledger
-        self.place = place
-        self._consumer = consumers_of(ledger, "none", HANDLERS, parks=True, max_records=BATCH)[0]
+        self.places = places
+        self._lanes = consumers_of(
+            ledger, "none", HANDLERS, parks=True, max_records=BATCH, lanes=len(places)
+        )[: len(places)]
 
     async def begin(self) -> None:
         """Stand at the beginning of the log."""
-        async with self._ledger.transaction() as tx:
-            await create_fences(tx, self._consumer.name, {self.place: 0})
-        self._consumer.places.positions[self.place] = 0
+        for lane, place in zip(self._lanes, self.places, strict=True):
+            async with self._ledger.transaction() as tx:
+                await create_fences(tx, lane.name, {place: 0})
+            lane.places.positions[place] = 0
 
-    async def post(self, batches: Sequence[list[Record]]) -> None:
-        """Post batches; all of them are committed when this ends."""
-        for batch in batches:
-            await self._consumer.deliver(batch)
-        await self._consumer.end()
+    async def post(self, batches: Sequence[list[list[Record]]]) -> None:
+        """Post the batches of each lane; all of them are committed when this ends."""
+        await asyncio.gather(*map(_deliver, self._lanes, batches))
+
+
+async def _deliver(lane: Consumer, batches: list[list[Record]]) -> None:
+    """Hand out batches as a client does, which keeps none that it has handed out."""
+    batches.reverse()
+    while batches:
+        await lane.deliver(batches.pop())
+    await lane.end()
 
 
 _LARGE_ACCOUNT = """

@@ -10,15 +10,17 @@ import gc
 import json
 import sys
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
+from contextlib import AsyncExitStack
 from typing import Any
 
 import uvloop
 
+from libs.messaging.records import Record
 from libs.observability.tracing import configure_tracing
 from libs.testing.databases import TestDatabase
-from libs.web.serve import YOUNG_OBJECTS_MAX
-from tests.bench.ledger_books import Worker, Workload, place_of, use_every_account
+from services.ledger.app import LANES, YOUNG_OBJECTS_MAX
+from tests.bench.ledger_books import TENANTS, Worker, Workload, places_of, use_every_account
 from tests.bench.processes import cpu_seconds
 
 KEYS = {"journal_entry": "id", "posting": "(entry_id, line)", "outbox": "event_id"}
@@ -30,8 +32,10 @@ class Measured:
 
     def __init__(self, ledger: Any, admin: Any, number: int, accounts: int) -> None:
         self._ledger, self._admin, self._accounts = ledger, admin, accounts
-        self._workload = Workload(number)
-        self._worker = Worker(ledger, place_of(number))
+        lanes = range(number * LANES, number * LANES + LANES)
+        self._workloads = [Workload(lane, TENANTS // LANES) for lane in lanes]
+        self._tenants = [tenant for load in self._workloads for tenant in load.tenants]
+        self._worker = Worker(ledger, places_of(number))
         self._marks: dict[str, set[Any]] = {table: set() for table in KEYS}
         self._rows: dict[str, list[list[Any]]] = {}
         self._batches = 0
@@ -39,27 +43,36 @@ class Measured:
     async def begin(self) -> dict[str, Any]:
         """Open the books and use every account."""
         await self._worker.begin()
-        await use_every_account(self._ledger, self._workload.tenants, self._accounts)
-        await self._worker.post([self._workload.batch(self._worker.place, hot=True)])
+        await use_every_account(self._ledger, self._tenants, self._accounts)
+        await self._worker.post(self._batches_of("hot", 1))
         await self._keep_new_rows()
         return {}
 
     async def post(self, kind: str, batches: int) -> dict[str, Any]:
-        """Post batches of records in which accounts are hot or spread."""
-        records = [
-            self._workload.batch(self._worker.place, hot=kind == "hot") for _ in range(batches)
-        ]
-        async with self._ledger.transaction() as tx:
-            backend = await tx.fetchval("select pg_backend_pid()")
-        found = await self._measure(self._worker.post(records), backend)
+        """Post as many batches in each lane, of records in which accounts are hot or spread."""
+        records = self._batches_of(kind, batches)
+        async with AsyncExitStack() as open_at_once:
+            lanes = [
+                await open_at_once.enter_async_context(self._ledger.transaction())
+                for _ in range(LANES)
+            ]
+            backends = [await tx.fetchval("select pg_backend_pid()") for tx in lanes]
+        found = await self._measure(self._worker.post(records), backends)
         await self._keep_new_rows()
-        self._batches = batches
+        self._batches = batches * LANES
         return found | {"entries": len(self._rows["journal_entry"])}
 
     async def copy(self) -> dict[str, Any]:
         """COPY the rows that came of the last batches, in as many commits."""
         backend = await self._admin.fetchval("select pg_backend_pid()")
-        return await self._measure(self._copy(), backend)
+        return await self._measure(self._copy(), [backend])
+
+    def _batches_of(self, kind: str, batches: int) -> list[list[list[Record]]]:
+        """So many batches of each lane."""
+        return [
+            [load.batch(place, hot=kind == "hot") for _ in range(batches)]
+            for load, place in zip(self._workloads, self._worker.places, strict=True)
+        ]
 
     async def _copy(self) -> None:
         for at in range(self._batches):
@@ -74,23 +87,23 @@ class Measured:
         for table, key in KEYS.items():
             found = await self._admin.fetch(
                 f"select {key} as key, t.* from {table} t where tenant_id = any($1::uuid[])",
-                self._workload.tenants,
+                self._tenants,
             )
             self._rows[table] = [list(r)[1:] for r in found if r["key"] not in self._marks[table]]
             self._marks[table] |= {row["key"] for row in found}
 
-    async def _measure(self, work: Awaitable[None], backend: int) -> dict[str, Any]:
+    async def _measure(self, work: Awaitable[None], backends: Sequence[int]) -> dict[str, Any]:
         # The rows that are kept here are no part of the service: its collector does not look at them.
         gc.collect()
         gc.freeze()
         gc.set_threshold(YOUNG_OBJECTS_MAX)
-        cpu = time.process_time() + cpu_seconds(backend)
+        cpu = time.process_time() + sum(map(cpu_seconds, backends))
         started = time.perf_counter()
         await work
         seconds = time.perf_counter() - started
         return {
             "seconds": seconds,
-            "cpu_seconds": time.process_time() + cpu_seconds(backend) - cpu,
+            "cpu_seconds": time.process_time() + sum(map(cpu_seconds, backends)) - cpu,
         }
 
 

@@ -28,7 +28,7 @@ from tests.bench.metering import (
     raw_inserts,
     running,
 )
-from tests.bench.processes import cpu_seconds
+from tests.bench.processes import cpu_seconds_apart
 
 EVENTS = int(os.environ.get("SLUICE_BENCH_EVENTS") or 100_000)
 ROUNDS = int(os.environ.get("SLUICE_BENCH_ROUNDS") or 3)
@@ -42,7 +42,8 @@ class Bench:
     """Backlogs for one or more workers.
 
     Attributes:
-        cpu: processor seconds that the workers took for the last backlog, from waking up to its end.
+        cpu: processor seconds that the workers took for the last backlog, from waking up to its end;
+            without the archiver, a program of its own.
     """
 
     def __init__(self, usage_log: UsageLog, counting: Counting) -> None:
@@ -58,12 +59,16 @@ class Bench:
             worker.freeze()
         await publish(self._usage_log, values)
         pids = [worker.process.pid for worker in workers if worker.process is not None]
-        before = sum(map(cpu_seconds, pids))
+        before = _own_seconds(pids)
         for worker in workers:
             worker.wake()
         rate = await self._counting.rate_until(end)
-        self.cpu = sum(map(cpu_seconds, pids)) - before
+        self.cpu = _own_seconds(pids) - before
         return rate
+
+
+def _own_seconds(pids: list[int]) -> float:
+    return sum(cpu_seconds_apart(pid)[0] for pid in pids)
 
 
 async def store_ids(admin: Any, number: int) -> None:
@@ -119,11 +124,14 @@ async def test_from_the_topic_to_the_aggregates(
             async with running(second):
                 print_row("two workers", await bench.rate(worker, second), limit)
             memory = worker.memory_mib
+            assert worker.process is not None
+            archiver = cpu_seconds_apart(worker.process.pid)[1]
             sent = await Counting(admin).offset() - start
             assert await counted_by_meters(admin) == sent == (ROUNDS + 3) * EVENTS
     finally:
         await usage_log.close()
     print(f"| processor time of the worker, µs per event | {cpu / ROUNDS / EVENTS * 1e6:,.0f} | |")
+    print(f"| processor time of the archiver, µs per event | {archiver / sent * 1e6:,.0f} | |")
     print(f"| memory of the worker at its most, MiB | {memory:,.0f} | |")
     print(f"rounds: {' '.join(f'{a / b:.2f}' for a, b in zip(rates, limits, strict=True))}")
     print(

@@ -15,8 +15,7 @@ import pytest
 from ledger.model import Books, Twice
 from ledger.model_kept import Closed, Held
 from libs.db.pool import Tx
-from services.ledger import holds, periods, reversal, store, store_accounts, store_holds
-from services.ledger.entries import Entry
+from services.ledger import entries, holds, periods, reversal, store, store_accounts, store_holds
 from services.ledger.store import Booking
 
 Plant = Callable[[asyncpg.Connection, pytest.MonkeyPatch], Awaitable[None]]
@@ -195,6 +194,6 @@ PLANTED = (
     ),
     Planted(
         "the content of an entry is its key",
-        _in_python(Entry, "content_hash", property(_hash_of_the_key_alone)),
+        _in_python(entries, "hash_content", _hash_of_the_key_alone),
     ),
 )

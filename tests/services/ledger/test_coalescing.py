@@ -79,6 +79,47 @@ async def test_who_comes_while_others_are_booked_goes_with_the_next(
     await assert_sound(database)
 
 
+async def test_who_is_answered_and_asks_again_goes_with_those_who_wait(
+    ledger: Database, database: TestDatabase
+) -> None:
+    acme = Tenant()
+    coalescer = Coalescer(ledger)
+
+    async def two(name: str) -> None:
+        for number in (1, 2):
+            await coalescer.post([command(acme, f"{name}{number}")])
+
+    async with held(ledger, acme):
+        first = asyncio.create_task(two("first"))
+        await waits_for_the_lock(database)
+        others = [asyncio.create_task(two(name)) for name in "abc"]
+        await asyncio.sleep(0)
+    await asyncio.gather(first, *others)
+    async with database.admin() as admin:
+        commits = await admin.fetch(
+            "select array_agg(source_key order by source_key) as keys from ledger.journal_entry "
+            "group by xmin::text order by min(chain_seq)"
+        )
+    assert [[key.removeprefix("api:") for key in row["keys"]] for row in commits] == [
+        ["first1"],
+        ["a1", "b1", "c1", "first2"],
+        ["a2", "b2", "c2"],
+    ]
+    await assert_sound(database)
+
+
+async def test_who_asks_alone_waits_for_nobody(
+    ledger: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(coalescing, "COMPANY_SHARE", 1e9)
+    monkeypatch.setattr(coalescing, "COMPANY_SECONDS_MAX", coalescing.WAIT_SECONDS * 2)
+    acme = Tenant()
+    coalescer = Coalescer(ledger)
+    for number, size in enumerate((1, 1, 5, 1, 2)):
+        group = [command(acme, f"k{number}.{at}") for at in range(size)]
+        assert keys([await coalescer.post(group)]) == [f"api:k{number}.0"]
+
+
 async def test_a_line_has_an_end_for_all_and_for_each_tenant(
     ledger: Database, database: TestDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,10 +1,10 @@
 """What the database itself refuses, whoever asks: the service's role, its maintenance role, the owner."""
 
-from dataclasses import replace
 from uuid import UUID
 
 import asyncpg
 import pytest
+from msgspec.structs import replace
 
 from ledger.facts import START, Tenant, assert_sound, book, net_balances, transfer
 from libs.db.pool import Database
