@@ -24,6 +24,7 @@ from services.billing import (
     routes_invoices,
     routes_personal_data,
     routes_plans,
+    routes_prepaid,
 )
 from services.billing.handlers import HANDLERS
 from services.billing.settings import Settings
@@ -66,6 +67,7 @@ def build() -> FastAPI:
             routes_customers.router,
             routes_invoices.router,
             routes_credits.router,
+            routes_prepaid.router,
             routes_personal_data.router,
         ],
         lifespan=lifespan,

@@ -14,7 +14,7 @@ from libs.db.pool import Row, Tx
 from libs.ids import new_id
 from libs.messaging.outbox import emit
 from libs.money import Money, format_money
-from services.billing import store_customers, store_invoices, store_usage, usage
+from services.billing import prepaid, store_customers, store_invoices, store_usage, usage
 from services.billing.credit import use_credit
 from services.billing.rating import plain
 from services.billing.store_invoices import NewLine
@@ -38,6 +38,7 @@ async def take_usage(tx: Tx, fact: PeriodUsage, at: datetime) -> None:
     invoice = await store_invoices.lock_invoice(tx, closure["invoice_id"])
     if invoice["status"] == "draft" and invoice["command_id"] is None:
         await complete(tx, invoice, at)
+    await prepaid.renew(tx, invoice["customer_id"], at)
 
 
 async def complete(tx: Tx, invoice: Row, at: datetime) -> None:

@@ -13,10 +13,8 @@ from libs.db.pool import Tx
 from libs.ids import new_id, public_id
 from libs.messaging.outbox import emit
 from libs.money import Money
-from services.billing import credit_expiry
+from services.billing import credit_expiry, prepaid
 from services.billing import store_credits as store
-
-GRANTS_PER_INVOICE_MAX = 500
 
 
 async def grant_credit(
@@ -61,6 +59,7 @@ async def grant_credit(
         },
     )
     emit(tx, change, effective_at=at)
+    await prepaid.renew(tx, customer_id, at)
     return grant_id
 
 
@@ -77,7 +76,7 @@ async def use_credit(
     if due <= 0:
         return uses
     grants = await store.lock_usable_grants(
-        tx, customer_id, amount.currency, at, GRANTS_PER_INVOICE_MAX
+        tx, customer_id, amount.currency, at, store.GRANTS_PER_INVOICE_MAX
     )
     for row in grants:
         taken = min(due, row["amount_minor"] - row["used_minor"])

@@ -13,8 +13,8 @@ from libs.contracts.billing import CreditExpired
 from libs.db.pool import Database, Row, Tx
 from libs.messaging.outbox import emit
 from libs.observability.metrics import JOB_ITEMS_FAILED_TOTAL
+from services.billing import prepaid, store_customers
 from services.billing import store_credits as store
-from services.billing import store_customers
 
 log = structlog.get_logger()
 
@@ -37,10 +37,13 @@ async def expire_due(database: Database, *, limit: int) -> None:
 async def expire(tx: Tx, at: datetime) -> None:
     """Let expire what is left of the tenant's grants whose time was up by then."""
     await store_customers.lock_tenant(tx)
-    for grant in await store.lock_expiring(tx, at, limit=GRANTS_MAX):
+    grants = await store.lock_expiring(tx, at, limit=GRANTS_MAX)
+    for grant in grants:
         left = grant["amount_minor"] - grant["used_minor"] - grant["expired_minor"]
         await store.add_expiry(tx, grant["id"], left)
         _tell(tx, grant, left)
+    for customer_id in sorted({grant["customer_id"] for grant in grants}):
+        await prepaid.renew(tx, customer_id, at)
 
 
 def take_back(tx: Tx, grant: Row, used_minor: int) -> None:

@@ -19,7 +19,7 @@ from libs.contracts.tenants import TenantCreated, TenantWentLive
 from libs.contracts.topics import EVENT_TYPES
 from libs.db.pool import Tx
 from libs.messaging.apply import Handler
-from services.billing import invoices, store_customers, store_waiting, subscriptions
+from services.billing import invoices, prepaid, store_customers, store_waiting, subscriptions
 
 
 async def tenant_created(event: Envelope[TenantCreated] | Envelope[TenantWentLive], tx: Tx) -> None:
@@ -49,6 +49,7 @@ async def subscription_changed(event: Envelope[StripeSubscriptionChanged], tx: T
         return
     if await subscriptions.follow_stripe(tx, fact, event.effective_at):
         await _take_up(tx, _subscription(fact.stripe_subscription_id))
+    await prepaid.renew(tx, fact.customer_id, event.effective_at)
 
 
 async def invoice_changed(event: Envelope[StripeInvoiceChanged], tx: Tx) -> None:
@@ -67,6 +68,7 @@ async def invoice_changed(event: Envelope[StripeInvoiceChanged], tx: Tx) -> None
             return
         subscription_id = found["subscription_id"]
     await invoices.record(tx, fact, subscription_id, event.effective_at)
+    await prepaid.renew(tx, fact.customer_id, event.effective_at)
 
 
 async def _customer_known(event: Envelope[Any], customer_id: UUID, tx: Tx) -> bool:

@@ -8,6 +8,7 @@ multiplied exactly, and the sum of a line is rounded once, half to even, to the 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import (
+    ROUND_FLOOR,
     Context,
     Decimal,
     DecimalException,
@@ -29,6 +30,10 @@ LINE_MINOR_MAX = 10**15
 
 # Exact or an error: the default context would silently cut at 28 digits.
 _EXACT = Context(prec=250, traps=[InvalidOperation, Overflow, Inexact, Rounded])
+
+_FLOORED = Context(prec=120, rounding=ROUND_FLOOR, traps=[InvalidOperation, Overflow])
+_BOUGHT_TO = Decimal("0.000001")
+"""What an amount buys is known to so much, and never more than it buys."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +104,22 @@ def rate(price: GraduatedPrice, quantity: Decimal) -> Rated:
     if amount_minor > LINE_MINOR_MAX:
         raise AmountOutOfRangeError(f"a line costs at most {LINE_MINOR_MAX} minor units")
     return Rated(quantity, price.included, billable, tiers, exact, amount_minor)
+
+
+def quantity_for(price: GraduatedPrice, amount_minor: int) -> Decimal | None:
+    """The greatest quantity of a period that costs no more than an amount; None: any costs no more."""
+    with localcontext(_FLOORED):
+        left, bought, floor = Decimal(amount_minor), price.included, Decimal(0)
+        for tier in price.tiers:
+            if tier.up_to is not None:
+                cost = (tier.up_to - floor) * tier.unit_amount_minor
+                if cost <= left:
+                    left, bought, floor = left - cost, bought + (tier.up_to - floor), tier.up_to
+                    continue
+            if not tier.unit_amount_minor:
+                return None
+            return (bought + left / tier.unit_amount_minor).quantize(_BOUGHT_TO)
+    raise AssertionError("the last tier has no end")
 
 
 def _fill(tiers: Sequence[Tier], billable: Decimal) -> tuple[RatedTier, ...]:

@@ -14,6 +14,8 @@ GRANT = (
 )
 """Of `credit_grant g join customer c`."""
 
+GRANTS_PER_INVOICE_MAX = 500
+
 
 @dataclass(frozen=True)
 class ExpiringTenant:
@@ -180,3 +182,21 @@ async def balances(tx: Tx, customer_id: UUID, at: datetime) -> list[Row]:
         customer_id,
         at,
     )
+
+
+async def usable_minor(tx: Tx, customer_id: UUID, currency: str, at: datetime, limit: int) -> int:
+    """What is left of those grants that an invoice of that time would find: see lock_usable_grants."""
+    left: int = await tx.fetchval(
+        "select coalesce(sum(left_minor), 0)::bigint from ("
+        "select amount_minor - used_minor as left_minor from credit_grant "
+        "where tenant_id = $1 and mode = $2 and customer_id = $3 and currency = $4 "
+        "and used_minor < amount_minor and (expires_at is null or expires_at > $5) "
+        "order by expires_at nulls last, id limit $6) usable",
+        tx.tenant_id,
+        tx.mode,
+        customer_id,
+        currency,
+        at,
+        limit,
+    )
+    return left

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import date, datetime, timedelta, tzinfo
 from decimal import Decimal
 
 WIDTH = 960
@@ -57,17 +57,18 @@ class BarPlot:
 
 
 def daily(
-    values: Sequence[tuple[datetime, Decimal]], begin: datetime, end: datetime
+    values: Sequence[tuple[datetime, Decimal]], begin: datetime, end: datetime, zone: tzinfo
 ) -> tuple[tuple[date, Decimal], ...]:
-    """A value for each day (UTC) from `begin` to before `end`; days without one are zero.
+    """A value for each day of a zone from `begin` to before `end`; days without one are zero.
 
     At most 400 days, which is more than a year's period has.
     """
     known: dict[date, Decimal] = {}
     for at, value in values:
-        known[at.date()] = known.get(at.date(), Decimal(0)) + value
-    first = begin.date()
-    last = (end - timedelta(microseconds=1)).date()
+        day = at.astimezone(zone).date()
+        known[day] = known.get(day, Decimal(0)) + value
+    first = begin.astimezone(zone).date()
+    last = (end - timedelta(microseconds=1)).astimezone(zone).date()
     count = min(400, max(1, (last - first).days + 1))
     days = [first + timedelta(days=number) for number in range(count)]
     return tuple((day, known.get(day, Decimal(0))) for day in days)

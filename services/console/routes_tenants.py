@@ -4,9 +4,9 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
-from services.console.origin import ApiProblem
+from services.console.origin import Api, ApiProblem
 from services.console.routes import PageRoute, SignedIn, page
-from services.console.shapes import Balances, Clock, Listed, Subscription, Tenant
+from services.console.shapes import Balances, Clock, Listed, Prepaid, Subscription, Tenant
 from services.console.view import Viewer
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
@@ -38,8 +38,19 @@ async def show_tenant(request: Request, tenant: str, viewer: SignedIn) -> Respon
         tenant=record,
         subscriptions=subscriptions.items,
         balances=balances.balances,
+        prepaid=await _prepaid(own, record),
         clock=await _clock(viewer, record.slug),
     )
+
+
+async def _prepaid(own: Api, tenant: Tenant) -> Prepaid:
+    """What the tenant itself may use only as far as its credit pays."""
+    try:
+        return await own.read(Prepaid, f"/api/v1/customers/{tenant.self_customer_id}/prepaid")
+    except ApiProblem as problem:
+        if problem.status != 404:
+            raise
+        return Prepaid()  # The tenant signed up just now, or billing is of a version without it.
 
 
 async def _clock(viewer: Viewer, slug: str) -> Clock | None:

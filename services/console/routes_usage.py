@@ -22,11 +22,11 @@ At = Annotated[UtcTime, Query(alias="from")]
 @router.get("/usage")
 async def show_usage(request: Request, viewer: OfTenant, begin: From = None) -> Response:
     """Each meter of the tenant in view; an operator who chose none is asked to."""
-    known_periods = await usage.periods(viewer.api, utc_now())
+    meters = await usage.meters(viewer.api)
+    known_periods = await usage.periods(viewer.api, meters, utc_now())
     place = usage.choose(known_periods, begin)
     period = known_periods[place]
     before = known_periods[place + 1] if place + 1 < len(known_periods) else None
-    meters = await usage.meters(viewer.api)
     found = await all_of(usage.use_of(viewer.api, meter, period, before) for meter in meters)
     # What was used comes before what only could have been.
     found.sort(key=lambda use: not (use.total or use.before))

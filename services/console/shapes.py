@@ -75,6 +75,21 @@ class Balances(Answer):
     balances: list[Amount]
 
 
+class CreditLimit(Answer):
+    """How much of a meter credit pays for, of what is used from `since` on."""
+
+    meter: str
+    since: datetime
+    amount: Decimal
+
+
+class Prepaid(Answer):
+    """Which meters credit bounds, and how far it goes."""
+
+    meters: list[str] = []
+    limits: list[CreditLimit] = []
+
+
 class Meter(Answer):
     """A meter."""
 
@@ -94,9 +109,10 @@ class UsageRow(Answer):
 
 
 class Usage(Answer):
-    """A meter's values; `as_of` is how far the count has come."""
+    """A meter's values, and by whose clocks days begin; `as_of` is how far the count has come."""
 
     rows: list[UsageRow]
+    time_zone: str = "UTC"
     as_of: datetime | None = None
 
 

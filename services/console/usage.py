@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 
-from libs.clock import floor_to_minute, format_time
+from libs.clock import floor_to_minute, format_time, zone_named
 from services.console.origin import Api, ApiProblem, all_of
 from services.console.plots import BarPlot, bar_plot, daily
 from services.console.shapes import (
@@ -41,12 +41,13 @@ class Period:
 
 @dataclass(frozen=True)
 class MeterUse:
-    """One meter in one period."""
+    """One meter in one period; its days are those of the tenant's time zone."""
 
     meter: Meter
     total: Decimal
     before: Decimal | None
     days: tuple[tuple[date, Decimal], ...]
+    time_zone: str
     plot: BarPlot
     as_of: datetime | None
 
@@ -60,13 +61,16 @@ class Outlook:
 
 
 def periods_of(
-    subscriptions: Sequence[Subscription], invoices: Sequence[Invoice], now: datetime
+    subscriptions: Sequence[Subscription], invoices: Sequence[Invoice], month: Period
 ) -> tuple[Period, ...]:
     """The periods a tenant may look at, the newest first.
 
     The subscription's own comes first, then those that were invoiced. A plan without fees has no
     periods: its use is shown by calendar month. Both ends are whole minutes, as usage is counted and
     billed.
+
+    Args:
+        month: the one that runs.
     """
     found: set[Period] = set()
     spans = [(each.period_from, each.period_to) for each in subscriptions]
@@ -74,14 +78,14 @@ def periods_of(
     for begin, end in spans:
         if begin is not None and end is not None and begin < end:
             found.add(Period(floor_to_minute(begin), floor_to_minute(end)))
-    if not any(each.period_from for each in subscriptions):
-        found.add(_month_of(now))
+    if not has_period(subscriptions):
+        found.add(month)
     return tuple(sorted(found, key=lambda period: period.begin, reverse=True))[:PERIODS_MAX]
 
 
-def _month_of(now: datetime) -> Period:
-    begin = datetime(now.year, now.month, 1, tzinfo=UTC)
-    return Period(begin, (begin + timedelta(days=32)).replace(day=1))
+def has_period(subscriptions: Sequence[Subscription]) -> bool:
+    """Whether a period of the tenant's own runs."""
+    return any(each.period_from for each in subscriptions)
 
 
 def choose(periods: Sequence[Period], begin: datetime | None) -> int:
@@ -92,11 +96,21 @@ def choose(periods: Sequence[Period], begin: datetime | None) -> int:
     return 0
 
 
-async def periods(api: Api, now: datetime) -> tuple[Period, ...]:
+async def periods(api: Api, known: Sequence[Meter], now: datetime) -> tuple[Period, ...]:
     """The periods of the tenant in view."""
     subscriptions = await api.read(Listed[Subscription], "/api/v1/subscriptions", limit="50")
     invoices = await api.read(Listed[Invoice], "/api/v1/invoices", limit="50")
-    return periods_of(subscriptions.items, invoices.items, now)
+    month = _month_of(now)
+    if known and not has_period(subscriptions.items):
+        # Metering says which one runs by the tenant's clocks, as limits have it.
+        answer = await api.read(Usage, f"/api/v1/meters/{known[0].id}/query")
+        month = Period(answer.rows[0].from_, answer.rows[0].to)
+    return periods_of(subscriptions.items, invoices.items, month)
+
+
+def _month_of(now: datetime) -> Period:
+    begin = datetime(now.year, now.month, 1, tzinfo=UTC)
+    return Period(begin, (begin + timedelta(days=32)).replace(day=1))
 
 
 async def meters(api: Api) -> list[Meter]:
@@ -109,12 +123,13 @@ async def use_of(api: Api, meter: Meter, period: Period, before: Period | None) 
     """A meter's use in a period."""
     total, by_day = await all_of([_query(api, meter, period), _query(api, meter, period, "day")])
     earlier = await _query(api, meter, before) if before is not None else None
-    days = daily([(row.from_, row.value) for row in by_day.rows], period.begin, period.end)
+    days = _days_of(by_day, period)
     return MeterUse(
         meter,
         _value(total),
         None if earlier is None else _value(earlier),
         days,
+        by_day.time_zone,
         bar_plot(days),
         total.as_of,
     )
@@ -156,16 +171,18 @@ async def _listed(api: Api, **query: str) -> list[Planned]:
 async def days_of(
     api: Api, reference: str, period: Period
 ) -> tuple[str, tuple[tuple[date, Decimal], ...]]:
-    """A meter's key, and its value for each day of a period.
+    """A meter's key, and its value for each day of a period by the tenant's clocks.
 
     Args:
         reference: its key or id.
     """
     meter = await api.read(Meter, f"/api/v1/meters/{reference}")
-    found = await _query(api, meter, period, "day")
-    return meter.key, daily(
-        [(row.from_, row.value) for row in found.rows], period.begin, period.end
-    )
+    return meter.key, _days_of(await _query(api, meter, period, "day"), period)
+
+
+def _days_of(answer: Usage, period: Period) -> tuple[tuple[date, Decimal], ...]:
+    values = [(row.from_, row.value) for row in answer.rows]
+    return daily(values, period.begin, period.end, zone_named(answer.time_zone))
 
 
 async def _query(api: Api, meter: Meter, period: Period, window: str | None = None) -> Usage:
@@ -175,7 +192,6 @@ async def _query(api: Api, meter: Meter, period: Period, window: str | None = No
         from_=format_time(period.begin),
         to=format_time(period.end),
         window=window,
-        time_zone="UTC",
     )
 
 

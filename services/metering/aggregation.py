@@ -130,18 +130,22 @@ class Gains:
             elif measurement.value is not None and measurement.meter.aggregation == "percentile":
                 self.ranks[tenant_id, series_id, minute, measurement.value] += 1
 
-    def add_up(self, series: Series, minute: datetime, values: Sequence[Decimal | None]) -> None:
+    def add_up(
+        self, series: Series, minute: datetime, events: int, values: Sequence[int | Decimal] = ()
+    ) -> None:
         """Take in what several events add to one series, of a meter that counts or adds up.
 
         Args:
-            values: one of each event; None of one that is only counted.
+            events: how many they are.
+            values: one of each where the meter adds them up.
         """
         cell = self._open(series, minute)
-        cell.event_count += len(values)
-        given = [value for value in values if value is not None]
-        if given:
-            total = given[0] if cell.total is None else EXACT.add(cell.total, given[0])
-            cell.total = reduce(EXACT.add, given[1:], total)
+        cell.event_count += events
+        if values:
+            whole = sum([value for value in values if type(value) is int])
+            fractions = [value for value in values if type(value) is not int]
+            total = reduce(EXACT.add, fractions, Decimal(whole))
+            cell.total = total if cell.total is None else EXACT.add(cell.total, total)
 
     def changes(self) -> Iterator[Change]:
         """What changes by all this."""

@@ -8,6 +8,7 @@ from functools import partial
 from fastapi import FastAPI
 
 from libs.db.pool import open_database
+from libs.db.shared_looks import SharedLooks
 from libs.directory.consume import consumers_of
 from libs.directory.local import Directory
 from libs.messaging.broker import Runtime
@@ -41,7 +42,6 @@ from services.metering.handlers import HANDLERS, READERS, batch_handlers_of
 from services.metering.producers import ProducerKeys
 from services.metering.progress import Progress
 from services.metering.settings import Settings
-from services.metering.shared_looks import SharedLooks
 from services.metering.unchanging import Unchanging
 from services.metering.usage_log import UsageLog
 from services.metering.usage_reader import UsageReader
@@ -124,7 +124,7 @@ def build() -> FastAPI:
         every = timedelta(seconds=settings.archive_every_seconds)
         runtime.add_job(
             "archive_usage",
-            partial(archiving.archive_usage, database, reader, folder, every, admission),
+            partial(archiving.archive_apart, database, reader, every),
             every_seconds=5,
         )
         runtime.add_job(

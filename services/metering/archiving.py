@@ -3,17 +3,24 @@
 The archiver reads the topic itself and not what the consumer has counted, so that neither waits for
 the other. A stretch is settled in the database before it is written: begun again after a crash it is
 the same stretch and makes the same files.
+
+A service archives in a process of its own (`archiver`), which lasts as long as something is due. Its work
+is nearly all Python: in a thread of the service it would keep requests waiting for tens of milliseconds.
 """
 
 import asyncio
+import os
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import structlog
+from aiokafka.errors import KafkaError
 
 from libs.clock import utc_now
-from libs.db.pool import Database
+from libs.db.pool import TRANSIENT_ERRORS, Database
 from libs.observability.metrics import USAGE_ARCHIVE_AGE_SECONDS, USAGE_ARCHIVE_LOST_RECORDS
 from services.metering import archive
 from services.metering import store_archive as store
@@ -24,12 +31,64 @@ from services.metering.usage_reader import RECORDS_MAX, Bounds, UsageReader
 log = structlog.get_logger()
 
 
+ARCHIVER = "services.metering.archiver"
+
 STRETCHES_MAX = 20
 """Of one partition in one run."""
+
+ENDS_WITHIN = timedelta(minutes=30)
+"""The archiver is given up after that; what it has written by then stays written."""
+
+HINDERED: tuple[type[BaseException], ...] = (KafkaError, *TRANSIENT_ERRORS)
+"""Kafka, Postgres or the disk may be there again at the next turn."""
+HINDERED_STATUS = os.EX_TEMPFAIL
+"""With which the archiver ends then."""
 
 
 class CutShortError(RuntimeError):
     """The topic gave less than the stretch that was settled; it is tried again."""
+
+
+class ArchiverFailedError(RuntimeError):
+    """The process that archives ended with a failure; its log says why, and it is tried again."""
+
+
+class ArchiverHinderedError(OSError):
+    """The process that archives could not go on for now; its log says why, and it is tried again."""
+
+
+async def archive_apart(
+    database: Database, reader: UsageReader, every: timedelta, program: str = ARCHIVER
+) -> None:
+    """Look what is due, and where anything is have it archived by a process of its own.
+
+    Args:
+        program: the module to run; it has this process's environment.
+
+    Raises:
+        ArchiverHinderedError: something it needs was away, or it took too long.
+        ArchiverFailedError: it could not archive everything for another reason.
+    """
+    now = utc_now()
+    bounds, places = await _look(database, reader, now)
+    _measure(places, {place.partition: _age(place, bounds, now) for place in places})
+    if not any(_has_work(place, bounds[place.partition], now, every) for place in places):
+        return
+    process = await asyncio.create_subprocess_exec(sys.executable, "-m", program)
+    try:
+        async with asyncio.timeout(ENDS_WITHIN.total_seconds()):
+            status = await process.wait()
+    except TimeoutError:
+        raise ArchiverHinderedError(f"the archiver did not end within {ENDS_WITHIN}") from None
+    finally:
+        if process.returncode is None:
+            # Whoever goes on makes the same files.
+            process.kill()
+            await process.wait()
+    if status == HINDERED_STATUS:
+        raise ArchiverHinderedError("the archiver could not go on for now")
+    if status != 0:
+        raise ArchiverFailedError(f"the archiver ended with status {status}")
 
 
 async def archive_usage(
@@ -43,13 +102,12 @@ async def archive_usage(
 
     What the consumer refuses for want of proof is not archived: the files keep no proofs.
 
-    A partition that fails holds up no other; the first failure is raised when all had their turn.
+    A partition that fails holds up no other. When all had their turn the first failure is raised,
+    and before it the first that does not pass by itself.
     """
     now = utc_now()
-    bounds = await reader.bounds()
-    begins = {partition: each.begin for partition, each in bounds.items()}
-    places = await store.list_places(database, begins, now)
-    ages = {place.partition: _age(place, bounds[place.partition].end, now) for place in places}
+    bounds, places = await _look(database, reader, now)
+    ages = {place.partition: _age(place, bounds, now) for place in places}
     failures: list[Exception] = []
     try:
         for place in places:
@@ -59,21 +117,45 @@ async def archive_usage(
                     database, reader, folder, place, found, now, every, admission
                 )
             except Exception as error:
-                log.exception("partition_not_archived", partition=place.partition)
+                log.warning(
+                    "partition_not_archived",
+                    partition=place.partition,
+                    error=f"{type(error).__name__}: {error}"[:200],
+                    exc_info=not isinstance(error, HINDERED),
+                )
                 failures.append(error)
             else:
-                ages[place.partition] = _age(stands, found.end, now)
+                ages[place.partition] = _age(stands, bounds, now)
     finally:
-        oldest = max(ages.values(), default=timedelta())
-        USAGE_ARCHIVE_AGE_SECONDS.set(oldest.total_seconds())
-        USAGE_ARCHIVE_LOST_RECORDS.set(sum(place.lost_records for place in places))
+        _measure(places, ages)
     if failures:
-        raise failures[0]
+        raise min(failures, key=lambda error: isinstance(error, HINDERED))
 
 
-def _age(place: Place, end: int, now: datetime) -> timedelta:
+async def _look(
+    database: Database, reader: UsageReader, now: datetime
+) -> tuple[dict[int, Bounds], list[Place]]:
+    """Where every partition begins and ends, and how far it is archived."""
+    bounds = await reader.bounds()
+    begins = {partition: each.begin for partition, each in bounds.items()}
+    return bounds, await store.list_places(database, begins, now)
+
+
+def _measure(places: Sequence[Place], ages: Mapping[int, timedelta]) -> None:
+    oldest = max(ages.values(), default=timedelta())
+    USAGE_ARCHIVE_AGE_SECONDS.set(oldest.total_seconds())
+    USAGE_ARCHIVE_LOST_RECORDS.set(sum(place.lost_records for place in places))
+
+
+def _age(place: Place, bounds: Mapping[int, Bounds], now: datetime) -> timedelta:
     """How long what is not archived has waited at most."""
-    return now - place.archived_at if place.next_offset < end else timedelta()
+    waits = place.next_offset < bounds[place.partition].end
+    return now - place.archived_at if waits else timedelta()
+
+
+def _has_work(place: Place, bounds: Bounds, now: datetime, every: timedelta) -> bool:
+    """Whether a stretch is due, or it is to be noted that some is lost."""
+    return place.next_offset < bounds.begin or _is_due(place, bounds.end, now, every)
 
 
 async def _archive_partition(

@@ -15,6 +15,9 @@ from services.metering.measuring import (
 ADDED_UP = frozenset({"count", "sum", "avg"})
 """Aggregations of which many events are added up at once; of others each event has its say."""
 
+HEARD_MAX = 1_000
+"""Ways to be filtered and grouped that are remembered of a type of event."""
+
 WHOLE_MAX = 10**18
 """Whole numbers below this are within every limit of a quantity."""
 
@@ -36,18 +39,6 @@ class Ear:
         paths = [*meter.filters, *meter.group_by, *filter(None, [self.value_path])]
         self.plain = meter.aggregation in ADDED_UP and not any("." in path for path in paths)
 
-    def takes(self, data: Mapping[str, Any]) -> bool:
-        """Whether a plain meter counts an event.
-
-        Raises:
-            UnmeasurableError: it is one of the meter's, but not one that it can use.
-        """
-        if self.filters and self.leaves_out(data):
-            return False
-        self.value(data)
-        self.groups(data)
-        return True
-
     def leaves_out(self, data: Mapping[str, Any]) -> bool:
         """Whether the filters of a plain meter leave an event out."""
         return any(text_of(data.get(path)) not in allowed for path, allowed in self.filters)
@@ -68,8 +59,8 @@ class Ear:
             found.append(text)
         return tuple(found)
 
-    def value(self, data: Mapping[str, Any]) -> Decimal | None:
-        """What a plain meter adds; None where it only counts.
+    def value(self, data: Mapping[str, Any]) -> int | Decimal | None:
+        """What a plain meter adds: as most do, a whole number; None where it only counts.
 
         Raises:
             UnmeasurableError: there is nothing that it could add.
@@ -78,7 +69,7 @@ class Ear:
             return None
         raw = data.get(self.value_path)
         if type(raw) is int and 0 <= raw < WHOLE_MAX:
-            return Decimal(raw)
+            return raw
         value = number_of(raw)
         if value < 0 and self.meter.aggregation == "sum":
             raise UnmeasurableError("negative_value")
@@ -93,13 +84,14 @@ class Ears:
         paths: what their filters and groups look at.
     """
 
-    __slots__ = ("ears", "newest", "paths")
+    __slots__ = ("_heard", "ears", "newest", "paths")
 
     def __init__(self, ears: Sequence[Ear]) -> None:
         self.ears = tuple(ears)
         self.newest = self.ears[-1].meter
         looked_at = (path for ear in self.ears for path in (*ear.meter.filters, *ear.group_by))
         self.paths = tuple(dict.fromkeys(looked_at))
+        self._heard: dict[tuple[str | None, ...], Sequence[Ear]] = {}
 
     def said(self, data: Mapping[str, Any]) -> tuple[str | None, ...] | None:
         """What stands where filters and groups look; None where it is not all short text, or absent."""
@@ -117,10 +109,18 @@ class Ears:
         Raises:
             UnmeasurableError: one of them cannot use it.
         """
-        taken = False
-        for ear in self.ears:
-            taken |= ear.takes(data)
-        return taken
+        said = self.said(data)
+        taking = None if said is None else self._heard.get(said)
+        if taking is None:
+            taking = [ear for ear in self.ears if not ear.leaves_out(data)]
+            for ear in taking:
+                ear.groups(data)
+            if said is not None and len(self._heard) < HEARD_MAX:
+                self._heard[said] = taking
+        for ear in taking:
+            if ear.value_path is not None:
+                ear.value(data)
+        return bool(taking)
 
 
 def plain_ears(meters: Sequence[Meter]) -> dict[str, Ears]:

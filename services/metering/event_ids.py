@@ -26,12 +26,12 @@ def hash_of_id(source: str, event_id: str) -> bytes:
     time = _time_in(event_id)
     if time is None:
         return former_hash_of_id(source, event_id)
-    return time + blake2b(_text_of(source, event_id), digest_size=10).digest()
+    return time + blake2b(_start_of(source) + event_id.encode(), digest_size=10).digest()
 
 
 def former_hash_of_id(source: str, event_id: str) -> bytes:
     """What stood for a time-ordered id too before it kept its time, and stands for all others."""
-    return blake2b(_text_of(source, event_id), digest_size=16).digest()
+    return blake2b(_start_of(source) + event_id.encode(), digest_size=16).digest()
 
 
 async def entered_before(
@@ -54,10 +54,6 @@ async def entered_before(
     return {former[each]: each[tenants:] for each in there}
 
 
-def _text_of(source: str, event_id: str) -> bytes:
-    return _start_of(source) + event_id.encode()
-
-
 @lru_cache(maxsize=SOURCES_REMEMBERED)
 def _start_of(source: str) -> bytes:
     """The source, told apart from whatever id follows."""
@@ -67,7 +63,7 @@ def _start_of(source: str) -> bytes:
 
 def _time_in(event_id: str) -> bytes | None:
     """The 48 bits of time in a UUIDv7 of 36 characters; None for any other id."""
-    if len(event_id) != 36 or event_id[14] != "7" or event_id[8] != "-":
+    if len(event_id) != 36 or event_id[8:15:6] != "-7":
         return None
     try:
         time = bytes.fromhex(event_id[:8] + event_id[9:13])

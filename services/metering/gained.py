@@ -8,19 +8,18 @@ bytes, how it was added to in one, the length of what follows in one, and that.
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Literal
 from uuid import UUID
 
 from libs.contracts.metering import Aggregation
 from services.metering.measuring import Measurement
+from services.metering.window import EPOCH
 
 How = Literal["counted", "added", "ranked", "kept", "leveled"]
 """Only the number of events; a total too; a value that was counted by its rank; a value that stands
 among the kept ones; or such a one that holds on until the next."""
-
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _HEAD = struct.Struct(">I")
 _CODES: dict[How, bytes] = {
@@ -77,9 +76,9 @@ def start_of(series_id: UUID, aggregation: Aggregation) -> tuple[bytes, bool]:
     return (start, True) if how in _WITH_NUMBER else (start + b"\x00", False)
 
 
-def number(value: Decimal | None) -> bytes:
+def number(value: int | Decimal | None) -> bytes:
     """The number behind the start of a part."""
-    text = str(value).encode()
+    text = b"%d" % value if type(value) is int else str(value).encode()
     return _LENGTHS[len(text)] + text
 
 

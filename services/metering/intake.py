@@ -6,7 +6,6 @@ after a crash, or replaying the topic, decides the same.
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from decimal import Decimal
 from uuid import UUID
 
 import msgspec
@@ -21,13 +20,13 @@ from services.metering import closing, conflicts, meters, thresholds, usage_reco
 from services.metering import store_usage as store
 from services.metering.aggregation import Gains
 from services.metering.event_ids import entered_before
-from services.metering.listening import Heard, Lines, Listening, Place, Reading
+from services.metering.listening import Heard, Listening, Reading, Rows, Value
 from services.metering.reserved_events import SOURCE as RESERVATION
 from services.metering.reserved_events import take_counted
 from services.metering.store_conflicts import Conflict
 from services.metering.store_usage import TENANT_BYTES, EventKey
 from services.metering.store_voids import note_came
-from services.metering.usage_record import Read
+from services.metering.usage_record import Origin, Place, Read
 from services.metering.voiding import VOIDED, Used
 
 log = structlog.get_logger()
@@ -69,7 +68,7 @@ def read_ahead(record: Record) -> Prepared | UndecodableError | None:
         found = _read_or_refuse(record)
         if isinstance(found, UndecodableError):
             return found
-        listening = _heard.lately((found.origin.tenant_id.int, found.event.mode))
+        listening = _heard.lately(found.place)
         if listening is None or found.event.type == VOIDED:
             return Prepared(found, None)
         return Prepared(found, listening.read(found))
@@ -91,7 +90,7 @@ async def take(records: Sequence[Record], tx: Tx) -> None:
     for record in records:
         prepared = record.prepared
         reading: Reading | None = None
-        if isinstance(prepared, Prepared):
+        if type(prepared) is Prepared:
             found: Read | UndecodableError = prepared.read
             reading = prepared.reading
         else:
@@ -99,10 +98,9 @@ async def take(records: Sequence[Record], tx: Tx) -> None:
         if isinstance(found, UndecodableError):
             letters.append(DeadLetter(record, found.reason, str(found)))
             continue
-        place = (found.origin.tenant_id.int, found.event.mode)
-        mine = usages.get(place)
+        mine = usages.get(found.place)
         if mine is None:
-            mine = usages[place] = []
+            mine = usages[found.place] = []
         mine.append(Usage(record, found, reading))
     for mode in sorted({mode for _, mode in usages}):
         places = sorted(place for place in usages if place[1] == mode)
@@ -295,9 +293,10 @@ async def _aggregate(tx: Tx, counted: Sequence[Usage]) -> None:
     """Add new events to the aggregates, and do what follows from that."""
     added_up, single = _sorted_out(counted)
     gains = Gains()
-    for (lines, minute), values in added_up.items():
-        for line, mine in zip(lines, zip(*values, strict=True), strict=True):
-            gains.add_up(line.series, minute, mine)
+    for rows, values in added_up.items():
+        for line, mine in zip(rows.lines, zip(*values, strict=True), strict=True):
+            added = mine if line.numbered else ()
+            gains.add_up(line.series, rows.minute.at, len(values), added)
     for used in single:
         gains.add(*used)
     if gains.cells:
@@ -307,9 +306,9 @@ async def _aggregate(tx: Tx, counted: Sequence[Usage]) -> None:
     await store.note_progress(tx, _last_received(counted))
     await _take_counted(tx, counted)
     limited = {
-        (line.series.tenant_id, line.series.customer, minute)
-        for lines, minute in added_up
-        for line in lines
+        (line.series.tenant_id, line.series.customer, rows.minute.at)
+        for rows in added_up
+        for line in rows.lines
         if line.limited
     }
     limited |= {
@@ -322,16 +321,19 @@ async def _aggregate(tx: Tx, counted: Sequence[Usage]) -> None:
 
 def _sorted_out(
     counted: Sequence[Usage],
-) -> tuple[dict[tuple[Lines, datetime], list[Sequence[Decimal | None]]], list[Used]]:
-    """What events add, by lines and minute where it is added up; of other meters, event by event."""
-    added_up: dict[tuple[Lines, datetime], list[Sequence[Decimal | None]]] = {}
+) -> tuple[dict[Rows, list[Sequence[Value]]], list[Used]]:
+    """What events add, by rows where it is added up; of other meters, event by event."""
+    added_up: dict[Rows, list[Sequence[Value]]] = {}
     single: list[Used] = []
     for usage in counted:
-        read, reading = usage.read, usage.held
-        if reading.lines:
-            added_up.setdefault((reading.lines, read.minute.at), []).append(reading.values)
+        reading = usage.held
+        values = added_up.get(reading.rows)
+        if values is None:
+            added_up[reading.rows] = [reading.values]
+        else:
+            values.append(reading.values)
         if reading.single:
-            event = read.event
+            read, event = usage.read, usage.read.event
             single.append(
                 Used(
                     read.tenant_id,
@@ -347,11 +349,13 @@ def _sorted_out(
 
 def _last_received(counted: Sequence[Usage]) -> dict[UUID, datetime]:
     """When the newest of these events came in, by tenant."""
-    last: dict[int, Read] = {}
+    last: dict[UUID, datetime] = {}
+    at: datetime | None = None
+    origin: Origin | None = None
     for usage in counted:
         read = usage.read
-        tenant = read.origin.tenant_id.int
-        there = last.get(tenant)
-        if there is None or there.received_at < read.received_at:
-            last[tenant] = read
-    return {read.tenant_id: read.received_at for read in last.values()}
+        if read.received_at is at and read.origin is origin:
+            continue  # of the same request, as nearly always
+        at, origin = read.received_at, read.origin
+        last[origin.tenant_id] = max(at, last.get(origin.tenant_id, at))
+    return last

@@ -25,9 +25,10 @@ from services.metering.measuring import (
     can_be_backfilled,
     measure_all,
 )
-from services.metering.usage_record import Read
+from services.metering.usage_record import Minute, Place, Read
 
 TENANTS_REMEMBERED = 1_000
+ROWS_REMEMBERED = 20_000
 
 
 class Line:
@@ -49,7 +50,21 @@ class Line:
         self.limited = ear.meter.limited
 
 
-Lines = tuple[Line, ...]
+Value = int | Decimal | None
+"""What an event adds to a row; None where it is only counted."""
+
+
+class Rows:
+    """The rows of aggregates that events of one minute add to, of meters that add up.
+
+    One and the same is shared by all events that add to the same ones, as long as it is remembered.
+    """
+
+    __slots__ = ("lines", "minute")
+
+    def __init__(self, lines: Sequence[Line], minute: Minute) -> None:
+        self.lines = lines
+        self.minute = minute
 
 
 class Reading(msgspec.Struct, frozen=True, gc=False):
@@ -57,16 +72,16 @@ class Reading(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         by: whose meters, as they were.
-        lines: of meters that add up, where.
-        values: for each line what is added; None where the event is only counted.
+        rows: of meters that add up, where.
+        values: what is added to each of these.
         single: of all other meters.
         gained: what the event adds, as it is told beside its id.
         refusal: why it must be refused, as a stable code.
     """
 
     by: "Listening"
-    lines: Lines
-    values: Sequence[Decimal | None]
+    rows: Rows
+    values: Sequence[Value]
     single: Sequence[Measurement]
     gained: bytes
     refusal: str | None
@@ -95,7 +110,7 @@ class Listening:
                 pass
         measured = self.measure(found)
         lines: list[Line] = []
-        values: list[Decimal | None] = []
+        values: list[Value] = []
         single, told = [], found.minute.head
         user_id = found.event.userid or ""
         for measurement in measured.measurements:
@@ -110,7 +125,7 @@ class Listening:
         refusal = measured.refusal
         if found.event.backfill is not None and not can_be_backfilled(measured.measurements):
             refusal = refusal or "not_backfillable"
-        return Reading(self, tuple(lines), values, single, told, refusal)
+        return Reading(self, _rows_of(tuple(lines), found.minute), values, single, told, refusal)
 
     def measure(self, found: Read) -> Measured:
         """The same, measurement by measurement."""
@@ -120,19 +135,25 @@ class Listening:
         return measure_all(meters, found.event)
 
     def _read_plainly(self, found: Read, ears: Ears) -> Reading:
-        event = found.event
+        event, minute = found.event, found.minute
         data, said = event.data, ears.said(event.data)
         if said is None:
             # Texts of any length, or no texts at all, are not worth remembering.
             lines = _find_lines(self, ears, found.customer, event.userid or "", data)
+            rows = Rows(lines, minute)
         else:
-            lines = _lines(self, ears, found.customer, event.userid or "", said)
-        values, told = [], found.minute.head
-        for line in lines:
-            value = line.ear.value(data)
-            values.append(value)
-            told += _told(line, value)
-        return Reading(self, lines, values, (), told, None)
+            rows = _rows(self, ears, found.customer, event.userid or "", minute, *said)
+        values: list[Value] = []
+        told = minute.head
+        for line in rows.lines:
+            told += line.start
+            if line.numbered:
+                value = line.ear.value(data)
+                told += gained.number(value)
+                values.append(value)
+            else:
+                values.append(None)
+        return Reading(self, rows, values, (), told, None)
 
 
 def _told(line: Line, value: Decimal | None) -> bytes:
@@ -151,18 +172,31 @@ def _since(meters: Sequence[Meter], found: Read) -> list[Meter]:
     return [meter for meter in meters if meter.counts_from <= at]
 
 
+@lru_cache(maxsize=ROWS_REMEMBERED)
+def _rows(
+    by: Listening, ears: Ears, customer: str, user_id: str, minute: Minute, *said: str | None
+) -> Rows:
+    """Where plain meters add an event of this minute that says this to their filters and groups."""
+    return _rows_of(_lines(by, ears, customer, user_id, *said), minute)
+
+
 @lru_cache(maxsize=SERIES_REMEMBERED)
 def _lines(
-    by: Listening, ears: Ears, customer: str, user_id: str, said: tuple[str | None, ...]
-) -> Lines:
-    """Where plain meters add an event that says this to their filters and groups."""
+    by: Listening, ears: Ears, customer: str, user_id: str, *said: str | None
+) -> tuple[Line, ...]:
+    """The same, whatever the minute."""
     data = dict(zip(ears.paths, said, strict=True))
     return _find_lines(by, ears, customer, user_id, data)
 
 
+@lru_cache(maxsize=ROWS_REMEMBERED)
+def _rows_of(lines: tuple[Line, ...], minute: Minute) -> Rows:
+    return Rows(lines, minute)
+
+
 def _find_lines(
     by: Listening, ears: Ears, customer: str, user_id: str, data: Mapping[str, Any]
-) -> Lines:
+) -> tuple[Line, ...]:
     return tuple(
         _line(by, ear, customer, user_id, ear.groups(data))
         for ear in ears.ears
@@ -174,10 +208,6 @@ def _find_lines(
 def _line(by: Listening, ear: Ear, customer: str, user_id: str, groups: tuple[str, ...]) -> Line:
     whose = user_of(ear.meter.aggregation, user_id)
     return Line(series_of(by.tenant_id, ear.meter.id, customer, whose, groups), ear)
-
-
-Place = tuple[int, Mode]
-"""Whose events, by the tenant's id as a number (far quicker to look for than a UUID), in which mode."""
 
 
 class Heard:

@@ -1,7 +1,9 @@
 """`/api/v1/events`: usage comes in."""
 
 import asyncio
+from collections.abc import Set as AbstractSet
 from typing import Annotated
+from uuid import UUID
 
 import msgspec
 from fastapi import APIRouter, Depends, Request, Response
@@ -86,18 +88,19 @@ async def publish_events(
 ) -> Response:
     """Publish usage. 202 means that what was accepted is durable and counts once, ever."""
     sent = cloudevents.read_events(request.headers, await request.body())
-    arrivals = await _arrivals(request, access, sent)
+    named = [_named_tenant(event) for event in sent]
+    arrivals = await _arrivals(request, access, set(named))
     batch = Batch()
-    for event in sent:
-        arrival = arrivals.get(_named_tenant(event))
+    for event, tenant in zip(sent, named, strict=True):
+        arrival = arrivals.get(tenant)
         if arrival is None:
             batch.reject(event, "wrong_tenant")
         else:
             batch.judge(event, arrival)
     usage_log: UsageLog = request.app.state.usage_log
     try:
-        for (tenant_id, place), values in batch.values.items():
-            await usage_log.publish(tenant_id, values, place)
+        for (tenant_text, place), values in batch.values.items():
+            await usage_log.publish(UUID(tenant_text), values, place)
     except LogUnavailableError:
         raise Unavailable(
             "The events could not be stored durably. Send the same request again; what was stored "
@@ -112,7 +115,7 @@ async def publish_events(
 
 def _named_tenant(event: object) -> str | None:
     """The tenant an event names in its `tenantid`; the empty text for one that makes no sense."""
-    if isinstance(event, Plain):
+    if type(event) is Plain:
         named: object = event.tenantid
     else:
         named = event.get("tenantid") if isinstance(event, dict) else None
@@ -143,11 +146,11 @@ async def _others(request: Request, access: Access, named: list[str]) -> dict[st
 
 
 async def _arrivals(
-    request: Request, access: Access, sent: list[object]
+    request: Request, access: Access, named: AbstractSet[str | None]
 ) -> dict[str | None, Arrival]:
     """By the tenant that events name (None: they name none), whose they are."""
     tenants: dict[str | None, Tenant] = {None: access.tenant, str(access.tenant_id): access.tenant}
-    others = {_named_tenant(event) for event in sent} - tenants.keys() - {""}
+    others = named - tenants.keys() - {""}
     if len(others) > TENANTS_MAX:
         raise InvalidRequest(
             f"The events name over {TENANTS_MAX} tenants. Send fewer at once.",
@@ -163,7 +166,7 @@ async def _arrivals(
     spreads = {tenant.id: await spread_of(directory, tenant) for tenant in tenants.values()}
     received_at = utc_now()
     return {
-        named: Arrival(
+        reference: Arrival(
             tenant.id,
             access.mode,
             received_at,
@@ -171,5 +174,5 @@ async def _arrivals(
             meters.of_tenant(known, tenant.id),
             spreads[tenant.id],
         )
-        for named, tenant in tenants.items()
+        for reference, tenant in tenants.items()
     }

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from libs.contracts.tenants import PLATFORM_TENANT_ID
 from libs.db.pool import Database
+from libs.db.shared_looks import SharedLooks
 from libs.db.tenant import Mode
 from libs.directory.local import business_now
 from libs.ids import parse_uuid
@@ -24,7 +25,6 @@ from services.metering.measuring import Meter, plain
 from services.metering.progress import Progress
 from services.metering.routes_meters import found_meter
 from services.metering.routes_usage import customers_of
-from services.metering.shared_looks import SharedLooks
 from services.metering.unchanging import Unchanging
 from services.metering.zones import zone_of
 

@@ -309,7 +309,7 @@ async def put_off(tx: Tx, due: DueOccurrence, now: datetime, by: timedelta) -> N
 async def coming(
     tx: Tx, meter_id: UUID, customer: str, now: datetime, end: datetime
 ) -> list[tuple[datetime, Decimal]]:
-    """What is planned until a time and not counted yet, by when it will be used.
+    """What is planned until a time and not counted yet, by when it will be used: all of it, however much.
 
     What is deferred comes when there is room, what is held now.
     """
@@ -317,7 +317,7 @@ async def coming(
         """
         select greatest(case o.state when 'deferred' then coalesce(o.passes_at, $5)
                 when 'admitted' then $5 else o.at end, $5) as at,
-            case o.state when 'admitted' then r.weight else p.quantity end as quantity
+            sum(case o.state when 'admitted' then r.weight else p.quantity end) as quantity
         from planned_usage p join planned_occurrence o
             on o.tenant_id = p.tenant_id and o.mode = p.mode and o.planned_id = p.id
         left join reservation r
@@ -325,7 +325,7 @@ async def coming(
         where p.tenant_id = $1 and p.mode = $2 and p.meter_id = $3 and p.customer = $4
             and (o.due_at is not null or (r.weight > 0 and r.state <> 'expired'))
             and case o.state when 'deferred' then coalesce(o.passes_at, $5) else o.at end < $6
-        order by 1 limit $7
+        group by 1 order by 1
         """,
         tx.tenant_id,
         tx.mode,
@@ -333,7 +333,6 @@ async def coming(
         customer,
         now,
         end,
-        LINE_MAX,
     )
     return [(row["at"], row["quantity"]) for row in rows]
 
@@ -341,23 +340,23 @@ async def coming(
 async def settled(
     tx: Tx, meter_id: UUID, customer: str, since: datetime
 ) -> list[tuple[datetime, Decimal]]:
-    """What of planned usage was used since a time, and when, in business time."""
+    """What of planned usage was used since a time, and when, in business time: by the minute."""
     rows = await tx.fetch(
         """
-        select o.judged_at + (r.ended_at - r.created_at) as at, r.settled_amount as quantity
+        select date_trunc('minute', o.judged_at + (r.ended_at - r.created_at)) as at,
+            sum(r.settled_amount) as quantity
         from planned_usage p join planned_occurrence o
             on o.tenant_id = p.tenant_id and o.mode = p.mode and o.planned_id = p.id
         join reservation r
             on r.tenant_id = o.tenant_id and r.mode = o.mode and r.id = o.reservation_id
         where p.tenant_id = $1 and p.mode = $2 and p.meter_id = $3 and p.customer = $4
             and o.judged_at >= $5 and r.settled_amount > 0
-        order by 1 limit $6
+        group by 1 order by 1
         """,
         tx.tenant_id,
         tx.mode,
         meter_id,
         customer,
         since,
-        LINE_MAX,
     )
     return [(row["at"], row["quantity"]) for row in rows]

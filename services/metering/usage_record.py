@@ -3,41 +3,52 @@
 Everything here follows from the record alone, so it may be done before the record's turn comes.
 """
 
-import hashlib
+from collections.abc import Mapping
 from datetime import date, datetime
 from functools import lru_cache
-from typing import NamedTuple
+from hashlib import blake2b
+from typing import get_args
 from uuid import UUID
 
 import msgspec
 
 from libs.clock import floor_to_minute, parse_time
-from libs.contracts.envelope import MAX_EVENT_BYTES
+from libs.contracts.envelope import MAX_EVENT_BYTES, Mode
 from libs.messaging.records import Record, UndecodableError, tenant_in
 from services.metering import exact_json, gained, voiding
 from services.metering.event_ids import hash_of_id
 from services.metering.store_usage import TENANT_BYTES, EventKey
 from services.metering.usage_event import Event, read_event
-from services.metering.window import stamp_of, time_problem
+from services.metering.window import EPOCH, stamp_of, time_problem
 
 FOR_EVER = date.max
 """The day on which an event of a backfill came in, as its id has it: it is never pruned."""
 
 ORIGINS_REMEMBERED = 10_000
 MINUTES_REMEMBERED = 4_096
+CUSTOMERS_REMEMBERED = 10_000
+
+MODES: tuple[Mode, ...] = get_args(Mode)
 
 _CUSTOMER, _CUSTOMER_LENGTH = "cus_", 40
 
 
-class Minute(NamedTuple):
-    """A whole minute.
+class Minute:
+    """A whole minute; one and the same is shared by thousands of records.
 
     Attributes:
         head: how `gained` begins for events of this minute.
     """
 
-    at: datetime
-    head: bytes
+    __slots__ = ("at", "head")
+
+    def __init__(self, at: datetime) -> None:
+        self.at = at
+        self.head = gained.head_of(at)
+
+
+Place = tuple[int, Mode]
+"""Whose events, by the tenant's id as a number (far quicker to look for than a UUID), in which mode."""
 
 
 class Origin:
@@ -45,13 +56,15 @@ class Origin:
 
     Attributes:
         tenant: the bytes of the tenant's id.
+        places: by the mode of an event, whose it is.
     """
 
-    __slots__ = ("day", "tenant", "tenant_id")
+    __slots__ = ("day", "places", "tenant", "tenant_id")
 
     def __init__(self, tenant_id: UUID, day: date) -> None:
         self.tenant_id = tenant_id
         self.tenant = tenant_id.bytes
+        self.places: Mapping[Mode, Place] = {mode: (tenant_id.int, mode) for mode in MODES}
         self.day = day
 
 
@@ -59,6 +72,7 @@ class Read(msgspec.Struct, frozen=True, gc=False):
     """What stands in a record.
 
     Attributes:
+        place: whose it is.
         key: what makes the event count once; of a void, the event that it names.
         customer: as aggregates name it.
         minute: that of the event's time.
@@ -66,6 +80,7 @@ class Read(msgspec.Struct, frozen=True, gc=False):
 
     event: Event
     origin: Origin
+    place: Place
     key: EventKey
     payload_hash: bytes
     customer: str
@@ -90,27 +105,30 @@ def read(record: Record) -> Read:
         UndecodableError: it is none, or of another tenant, or too old or from the future.
     """
     origin = _origin_of(record.key, record.at)
-    if record.value is None:
+    value = record.value
+    if value is None:
         raise UndecodableError("no_value", "the record has no value")
-    if len(record.value) > MAX_EVENT_BYTES:
+    if len(value) > MAX_EVENT_BYTES:
         raise UndecodableError("too_large", "the record is larger than any event may be")
-    event = read_event(record.value)
-    if event.tenantid is not None and event.tenantid != origin.tenant_id:
+    event = read_event(value)
+    if event.tenantid is not None and event.tenantid.int != origin.tenant_id.int:
         raise UndecodableError("wrong_tenant", "the event names another tenant than its key")
-    stamp = stamp_of(event.receivedat, event.clockoffset, record.at)
-    time = event.time
+    stamp, time = stamp_of(event.receivedat, event.clockoffset, record.at), event.time
+    earliest = stamp.earliest
     if event.backfill is not None:
-        origin = Origin(origin.tenant_id, FOR_EVER)
-    too_old = event.backfill is None and time < stamp.earliest
-    if too_old or time > stamp.latest or time < gained.EPOCH:
+        origin, earliest = Origin(origin.tenant_id, FOR_EVER), EPOCH
+    if not earliest <= time <= stamp.latest:
         problem = time_problem(time, stamp.business_time)
         raise UndecodableError(
             problem or "invalid_time", "the event's time is outside what is taken"
         )
     try:
         id_hash = hash_of_id(*voiding.named_by(event))
-        was_set = event.receivedat is not None and time == stamp.business_time
-        payload_hash = _hash_of_payload(event, None if was_set else event.time_text)
+        # The time that the ingest set, where an event named none, is nothing that it said.
+        was_set = time == stamp.business_time and event.receivedat is not None
+        told = None if was_set else event.time_text
+        said = (event.type, event.subject, event.userid, told, event.data)
+        payload_hash = blake2b(exact_json.dumps(said), digest_size=8).digest()
     except UnicodeEncodeError:
         raise UndecodableError("invalid_text", "a text holds half a character") from None
     except (exact_json.InvalidNumberError, RecursionError) as error:
@@ -118,14 +136,16 @@ def read(record: Record) -> Read:
     return Read(
         event,
         origin,
+        origin.places[event.mode],
         origin.tenant + id_hash,
         payload_hash,
-        "" if event.subject is None else customer_of(event.subject),
+        customer_of(event.subject),
         stamp.received_at,
         _minute_of(event.time_text[:16]),
     )
 
 
+@lru_cache(maxsize=CUSTOMERS_REMEMBERED)
 def customer_of(subject: str | None) -> str:
     """The customer in aggregates: a public id loses its prefix; empty is the tenant itself."""
     if subject is None:
@@ -133,12 +153,6 @@ def customer_of(subject: str | None) -> str:
     if len(subject) == _CUSTOMER_LENGTH and subject.startswith(_CUSTOMER):
         return subject[len(_CUSTOMER) :].lower()
     return subject
-
-
-def _hash_of_payload(event: Event, time: str | None) -> bytes:
-    """What an event says; the time is None where the ingest has set it because it named none."""
-    said = [event.type, event.subject, event.userid, time, event.data]
-    return hashlib.blake2b(exact_json.dumps(said), digest_size=8).digest()
 
 
 @lru_cache(maxsize=ORIGINS_REMEMBERED)
@@ -154,5 +168,4 @@ def _origin_of(key: bytes | None, at: datetime) -> Origin:
 @lru_cache(maxsize=MINUTES_REMEMBERED)
 def _minute_of(text: str) -> Minute:
     """The minute of a time as `format_time` writes it, by all that stands before the seconds."""
-    at = floor_to_minute(parse_time(f"{text}Z"))
-    return Minute(at, gained.head_of(at))
+    return Minute(floor_to_minute(parse_time(f"{text}Z")))

@@ -1,8 +1,8 @@
 """The events of one request: a verdict each, in input order, and what is to be published."""
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Literal
-from uuid import UUID
 
 import msgspec
 
@@ -33,21 +33,19 @@ class Batch:
     """The events of one request.
 
     Attributes:
-        values: what is to be published, by tenant and which of its partitions.
+        values: what is to be published, by tenant (in text, found sooner than a UUID) and which of its
+            partitions.
     """
 
     def __init__(self) -> None:
         self.verdicts: list[Verdict] = []
-        self.values: dict[tuple[UUID, int], list[bytes]] = {}
+        self.values: dict[tuple[str, int], list[bytes]] = {}
         self._seen: dict[tuple[str, str | None, str | None], tuple[Any, ...]] = {}
 
     @property
     def counts(self) -> Mapping[Status, int]:
         """How many events have each status."""
-        counts: dict[Status, int] = {}
-        for verdict in self.verdicts:
-            counts[verdict.status] = counts.get(verdict.status, 0) + 1
-        return counts
+        return Counter([verdict.status for verdict in self.verdicts])
 
     def judge(self, sent: object, arrival: Arrival) -> None:
         """Take an event in, or say why not."""
@@ -69,7 +67,7 @@ class Batch:
         twin = self._seen.setdefault((arrival.tenant_text, source, event_id), taken.said)
         if twin is taken.said:
             place = 0 if arrival.spread == 1 else place_of(taken.subject, arrival.spread)
-            self.values.setdefault((arrival.tenant_id, place), []).append(taken.value)
+            self.values.setdefault((arrival.tenant_text, place), []).append(taken.value)
             code = None if taken.metered else "no_meter"
             self.verdicts.append(Verdict(event_id, source, "accepted", code))
         elif twin == taken.said:

@@ -19,6 +19,9 @@ STAMP_AGE_MAX = timedelta(hours=1)
 STAMP_AHEAD_MAX = timedelta(minutes=5)
 """How far a record's own `receivedat` may lie before and after the broker's time."""
 
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+"""No use was before it."""
+
 STAMPS_REMEMBERED = 10_000
 
 
@@ -44,7 +47,8 @@ def stamp_of(receivedat: datetime | None, clockoffset: int, broker_time: datetim
             detail = "`receivedat` is far from the broker's time"
             raise UndecodableError("received_at_mismatch", detail)
         business_time = received_at + timedelta(seconds=clockoffset)
-        return Stamp(received_at, business_time, business_time - AGE_MAX, business_time + AHEAD_MAX)
+        earliest = max(business_time - AGE_MAX, EPOCH)
+        return Stamp(received_at, business_time, earliest, business_time + AHEAD_MAX)
     except OverflowError:
         raise UndecodableError("invalid_time", "a stamp is out of range") from None
 

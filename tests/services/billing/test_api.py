@@ -13,7 +13,12 @@ import pytest
 from billing.story import FLAT_MINOR, PRO, START, Story
 from libs.clock import format_time, utc_now
 from libs.contracts.audit import ConfigurationChanged
-from libs.contracts.billing import CreditGranted, CustomerErased, PlanPublished
+from libs.contracts.billing import (
+    CreditGranted,
+    CreditLimitSet,
+    CustomerErased,
+    PlanPublished,
+)
 from libs.contracts.envelope import Mode, wrap
 from libs.contracts.tenants import PLATFORM_TENANT_ID, ApiKeyRecord, TenantSnapshot
 from libs.crypto import apikeys
@@ -371,6 +376,44 @@ async def test_a_tenant_cannot_give_itself_credit(api: Api, story: Story) -> Non
     assert (await api.post("/api/v1/credits", api.acme, body)).status_code == 403
     assert (await api.post("/api/v1/credits", api.reader, body)).status_code == 403
     assert (await api.get("/api/v1/billing/balance", api.acme)).json() == {"balances": []}
+
+
+async def test_the_platforms_staff_say_what_a_tenant_prepays(
+    api: Api, story: Story, log: MemoryLog
+) -> None:
+    plan = (await api.post("/api/v1/plans", api.operator, PRO)).json()
+    story.plan_version_id = UUID(plan["plan_version_id"])
+    story.begin()
+    for topic in ("tenants", "payments", "payments"):
+        await story.deliver(topic)
+    path = f"/api/v1/customers/cus_{story.customer_id}/prepaid"
+    nothing = {"customer_id": f"cus_{story.customer_id}", "meters": [], "limits": []}
+    assert (await api.get(path, api.reader)).json() == nothing
+
+    async def put(key: str, body: Any) -> httpx.Response:
+        headers = {"X-API-Key": key, "X-Tenant-ID": "acme"}
+        return await api.client.put(path, json=body, headers=headers)
+
+    calls = {"meters": ["api_calls", "api_calls"]}
+    for key, status in ((api.acme, 403), (api.reader, 403), (api.globex, 403)):
+        assert (await put(key, calls)).status_code == status
+    assert (await api.get(path, api.globex)).status_code == 404
+    body = {"amount": {"amount_minor": FLAT_MINOR + 500, "currency": "EUR"}}
+    await api.post("/api/v1/credits", api.operator, body, X_Tenant_ID="acme")
+    limit = {"meter": "api_calls", "since": "2026-01-15T10:30:00Z", "amount": "2000"}
+    for _ in range(2):
+        answer = await put(api.operator, calls)
+        assert answer.json() == nothing | {"meters": ["api_calls"], "limits": [limit]}
+    assert (await api.get(path, api.reader)).json() == answer.json()
+    await log.settle()
+    (told,) = log.events(CreditLimitSet)
+    assert (told.tenant_id, told.data.customer_id) == (story.tenant_id, story.customer_id)
+    unknown = await put(api.operator, {"meters": ["storage", "gigaflops"]})
+    assert (unknown.status_code, unknown.json()["code"]) == (422, "unknown_meter")
+    assert [each["field"] for each in unknown.json()["fields"]] == ["body.meters.1"]
+    for wrong in ({}, {"meters": "api_calls"}, {"meters": [""]}, {"meters": ["a"] * 21}):
+        assert (await put(api.operator, wrong)).status_code == 422
+    assert (await api.get("/api/v1/customers/cus_1/prepaid", api.reader)).status_code == 404
 
 
 async def test_credit_that_cannot_be_is_refused(api: Api, story: Story) -> None:

@@ -12,7 +12,7 @@ from libs.contracts.billing import GraduatedPrice, Tier
 from libs.ids import new_id
 from libs.money import AmountOutOfRangeError
 from services.billing.completion import share_out
-from services.billing.rating import plain, rate
+from services.billing.rating import plain, quantity_for, rate
 
 
 def decimals(whole_digits: int, places: int) -> st.SearchStrategy[Decimal]:
@@ -43,6 +43,19 @@ def model_of(price: GraduatedPrice, quantity: Decimal) -> Fraction:
         )
         floor = ceiling
     return amount
+
+
+@given(prices(), st.integers(0, 10**11))
+def test_an_amount_buys_all_that_it_pays_for_and_no_more(
+    price: GraduatedPrice, amount_minor: int
+) -> None:
+    bought = quantity_for(price, amount_minor)
+    if bought is None:
+        assert price.tiers[-1].unit_amount_minor == 0
+        assert model_of(price, Decimal(10**30)) <= amount_minor
+    else:
+        assert model_of(price, bought) <= amount_minor
+        assert model_of(price, bought + Decimal("0.000001")) > amount_minor
 
 
 @given(prices(), decimals(9, 6))

@@ -190,6 +190,9 @@ class PublicApi:
         self.failing: dict[str, JSONResponse] = {}
         self.refusing: dict[str, JSONResponse] = {}
         self.empty = False
+        self.time_zone = "UTC"
+        self.month, self.has_period = END, True
+        self.prepaid: dict[str, Any] | None = None
         self.meters = [METER]
         self.planned = PLANNED
         self.forecasts: dict[str, dict[str, Any]] = {"mtr_1": FORECAST}
@@ -290,14 +293,15 @@ class PublicApi:
 
         @app.get("/api/v1/subscriptions")
         async def subscriptions() -> JSONResponse:
+            own = self.has_period
             item = {
                 "id": "sub_1",
                 "customer_id": "cus_1",
                 "plan": "pro",
                 "status": "active",
                 "collection": "stripe",
-                "period_from": at(END),
-                "period_to": at(NEXT),
+                "period_from": at(END) if own else None,
+                "period_to": at(NEXT) if own else None,
                 "cancel_at_period_end": False,
                 "stripe_subscription_id": "sub_sim_1",
             }
@@ -307,6 +311,12 @@ class PublicApi:
         @app.get("/api/v1/billing/balance")
         async def balance() -> JSONResponse:
             return JSONResponse({"balances": [{"amount_minor": 250, "currency": "EUR"}]})
+
+        @app.get("/api/v1/customers/{customer}/prepaid")
+        async def prepaid(customer: str) -> JSONResponse:
+            if self.prepaid is None or customer != TENANTS["acme"]["self_customer_id"]:
+                return problem(404, "There is no such path.")
+            return JSONResponse({"customer_id": customer, **self.prepaid})
 
         @app.get("/api/v1/invoices")
         async def invoices() -> JSONResponse:
@@ -348,11 +358,13 @@ class PublicApi:
         async def query(meter: str, request: Request) -> JSONResponse:
             if all(each["id"] != meter for each in self.meters):
                 return problem(404, "There is no such meter.")
-            begin = datetime.fromisoformat(request.query_params["from"])
+            asked = request.query_params.get("from")
+            begin = self.month if asked is None else datetime.fromisoformat(asked)
             if request.query_params.get("window") is None:
                 value = "18000.5" if begin == BEGIN else "1234"
                 row = {"from": at(begin), "to": at(NEXT), "group": {}, "value": value}
-                return JSONResponse({"rows": [row], "as_of": at(END)})
+                answer = {"rows": [row], "time_zone": self.time_zone, "as_of": at(END)}
+                return JSONResponse(answer)
             rows = [
                 {
                     "from": at(begin + timedelta(days=day)),
@@ -362,7 +374,8 @@ class PublicApi:
                 }
                 for day in range(19)
             ]
-            return JSONResponse({"rows": rows, "as_of": at(END)})
+            answer = {"rows": rows, "time_zone": self.time_zone, "as_of": at(END)}
+            return JSONResponse(answer)
 
     def _other_routes(self, app: FastAPI) -> None:
         @app.get("/api/v1/ops/topics")

@@ -1,6 +1,7 @@
 """Every page shows the API's figures, in words and amounts that people read."""
 
 import re
+from datetime import UTC, datetime
 
 import httpx
 import pytest
@@ -48,11 +49,36 @@ async def test_a_tenant_s_page_shows_credit_clock_and_subscription(operator: htt
     assert "2.50 EUR" in text
     assert "2026-03-01 00:00 UTC" in text
     assert "sub_1" in text
+    assert "Prepaid" not in text
+
+
+async def test_a_tenant_s_page_shows_how_far_its_credit_goes(
+    operator: httpx.AsyncClient, api: PublicApi
+):
+    limit = {"meter": "api_calls", "since": "2026-03-01T00:00:00Z", "amount": "12500.5"}
+    api.prepaid = {"meters": ["api_calls"], "limits": [limit]}
+    text = await text_of(operator, "/tenants/acme")
+    assert "<dt>Prepaid: api_calls</dt><dd>12,500.5 since " in text
 
 
 async def test_an_operator_chooses_a_tenant_for_usage_and_invoices(operator: httpx.AsyncClient):
     assert 'href="/usage?tenant=globex"' in await text_of(operator, "/usage")
     assert 'href="/invoices?tenant=globex"' in await text_of(operator, "/invoices")
+
+
+async def test_days_and_the_month_without_a_period_are_by_the_tenants_clocks(
+    operator: httpx.AsyncClient, api: PublicApi
+):
+    api.time_zone, api.has_period = "Europe/Berlin", False
+    api.month = datetime(2026, 2, 28, 23, tzinfo=UTC)
+    text = await text_of(operator, "/usage?tenant=acme")
+    assert "days by the clocks of Europe/Berlin" in text
+    assert "by day (Europe/Berlin)</caption>" in text
+    link = re.search(r'href="(/usage\.csv[^"]+)"', text)
+    assert link is not None
+    assert "from=2026-02-28T23%3A00" in link[1]
+    csv = await operator.get(link[1].replace("&amp;", "&"))
+    assert csv.text.splitlines()[1] == "2026-03-01,api_calls,300"
 
 
 async def test_usage_shows_totals_plot_table_and_csv(operator: httpx.AsyncClient, api: PublicApi):

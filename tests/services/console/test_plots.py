@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from libs.clock import zone_named
 from services.console import pages, plots
 
 quantities = st.decimals(min_value=0, max_value=10**30, places=6)
@@ -44,8 +45,19 @@ def test_the_top_is_a_round_number(value: str, top: str):
 
 def test_days_without_use_are_zero():
     begin, end = datetime(2026, 1, 30, tzinfo=UTC), datetime(2026, 2, 2, tzinfo=UTC)
-    found = plots.daily([(datetime(2026, 1, 31, 5, tzinfo=UTC), Decimal(7))], begin, end)
+    found = plots.daily([(datetime(2026, 1, 31, 5, tzinfo=UTC), Decimal(7))], begin, end, UTC)
     assert [value for _, value in found] == [0, 7, 0]
+
+
+def test_days_are_those_of_the_tenants_clocks():
+    """March has 31 days in Berlin, of which one has 23 hours; it begins while it is February in UTC."""
+    berlin = zone_named("Europe/Berlin")
+    begin = datetime(2026, 3, 1, tzinfo=berlin).astimezone(UTC)
+    end = datetime(2026, 4, 1, tzinfo=berlin).astimezone(UTC)
+    starts = [datetime(2026, 3, day, tzinfo=berlin).astimezone(UTC) for day in (1, 29, 30, 31)]
+    found = plots.daily([(at, Decimal(at.day)) for at in starts], begin, end, berlin)
+    assert (found[0], len(found)) == ((date(2026, 3, 1), Decimal(28)), 31)
+    assert [int(value) for _, value in found[-3:]] == [28, 29, 30]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,9 @@
 """The archive: every record to the byte, the same files when written twice, and nothing unnoticed."""
 
+import asyncio
+import base64
 import json
+import os
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -11,15 +14,18 @@ import asyncpg
 import duckdb
 import msgspec
 import pytest
+from aiokafka.errors import KafkaConnectionError
 
 from libs.clock import utc_now
-from libs.db.pool import Database
+from libs.db.pool import TRANSIENT_ERRORS, Database
 from libs.messaging.records import Record
+from libs.testing.databases import TestDatabase
 from libs.testing.memory_log import MemoryLog
 from metering.reading import MemoryUsageReader
-from metering.world import Api, World
+from metering.world import PEPPER, Api, World
 from services.metering import archive, archiving, store_archive
 from services.metering.archive import ArchivedFile, DamagedFileError
+from services.metering.archiving import ArchiverFailedError, ArchiverHinderedError
 from services.metering.usage_log import TOPIC
 from services.metering.usage_reader import Bounds
 
@@ -175,6 +181,90 @@ async def test_what_the_topic_deleted_first_is_told(world: World, tmp_path: Path
     (place,) = await store_archive.list_places(world.database, {0: 3}, utc_now())
     assert (place.next_offset, place.lost_records) == (4, 3)
     assert archiving.USAGE_ARCHIVE_LOST_RECORDS._value.get() == 3
+
+
+async def test_a_process_that_archives_says_whether_its_failure_passes(
+    world: World,
+    database: TestDatabase,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    unused_tcp_port: int,
+) -> None:
+    world.put(world.acme, world.event())
+    reader = MemoryUsageReader(world.log)
+    for name, value in {
+        "SLUICE_METERING_PORT": "8103",
+        "SLUICE_METERING_POSTGRES": database.dsn("metering"),
+        "SLUICE_METERING_ARCHIVE": str(tmp_path),
+        "SLUICE_KAFKA": f"127.0.0.1:{unused_tcp_port}",
+        "SLUICE_KEY_PEPPER": base64.b64encode(PEPPER).decode(),
+    }.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ArchiverHinderedError, match="for now"):
+        await archiving.archive_apart(world.database, reader, AT_ONCE)  # type: ignore[arg-type]
+    assert issubclass(ArchiverHinderedError, TRANSIENT_ERRORS)
+    with pytest.raises(ArchiverFailedError, match="status 1"):
+        await archiving.archive_apart(
+            world.database,
+            reader,  # type: ignore[arg-type]
+            AT_ONCE,
+            "nothing.of.this.name",
+        )
+
+
+async def test_a_failure_that_passes_hides_no_other(world: World, tmp_path: Path) -> None:
+    class Torn(MemoryUsageReader):
+        """Of three partitions the first and the last cannot be reached, the one between is torn."""
+
+        async def bounds(self) -> dict[int, Bounds]:
+            return dict.fromkeys(range(3), Bounds(0, 1))
+
+        async def read(self, partition: int, *_: int, **__: bool) -> list[Record]:
+            if partition == 1:
+                raise archiving.CutShortError
+            raise KafkaConnectionError
+
+    with pytest.raises(archiving.CutShortError):
+        await archiving.archive_usage(
+            world.database,
+            Torn(world.log),  # type: ignore[arg-type]
+            tmp_path,
+            AT_ONCE,
+        )
+
+
+async def test_a_process_that_never_ends_is_given_up(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.put(world.acme, world.event())
+    (tmp_path / "endless.py").write_text("import time\ntime.sleep(600)\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(archiving, "ENDS_WITHIN", timedelta(milliseconds=50))
+    reader = MemoryUsageReader(world.log)
+    with pytest.raises(ArchiverHinderedError, match="did not end within"):
+        async with asyncio.timeout(20):
+            await archiving.archive_apart(world.database, reader, AT_ONCE, "endless")  # type: ignore[arg-type]
+
+
+async def test_a_process_that_archives_ends_with_the_service(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.put(world.acme, world.event())
+    program = "import os, pathlib, time\npathlib.Path('pid').write_text(str(os.getpid()))\n"
+    (tmp_path / "endless.py").write_text(program + "time.sleep(600)\n")
+    monkeypatch.chdir(tmp_path)
+    reader = MemoryUsageReader(world.log)
+    archives = asyncio.create_task(
+        archiving.archive_apart(world.database, reader, AT_ONCE, "endless")  # type: ignore[arg-type]
+    )
+    async with asyncio.timeout(20):
+        while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+            await asyncio.sleep(0.01)
+    archives.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await archives
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
 
 
 async def test_a_damaged_file_is_noticed(world: World, tmp_path: Path) -> None:

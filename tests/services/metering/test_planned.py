@@ -271,6 +271,15 @@ async def test_a_forecast_has_what_is_planned_apart_and_in_its_sum(stage: Stage)
     assert later["occurrences"][0]["reason"] == "over_limit"
 
 
+async def test_a_forecast_has_all_that_is_planned_however_much(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_planned, "LINE_MAX", 2)
+    for hour in range(2):
+        await stage.plan("1", after=(hour + 1) * HOUR, recurrence={"every": "day", "count": 3})
+    assert (await stage.forecast())["planned"] == "6"
+
+
 async def test_a_trend_does_not_go_on_with_what_was_planned(stage: Stage) -> None:
     """All that was used was planned: without a plan nothing more is expected."""
     plan = await stage.plan("2", recurrence={"every": "day", "count": 4})
