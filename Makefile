@@ -57,7 +57,7 @@ reset: ## Stop everything and delete data, logs and secrets (downloads are kept)
 
 test: $(STAMP) ## Run every test, on ports and data of their own (also while the demo is up)
 	@$(PYTHON) -m deploy.local.jars
-	@$(WITHOUT_STACK) $(PYTHON) -m pytest -m "not bench"
+	@$(WITHOUT_STACK) $(PYTHON) -m tests.side_by_side -m "not bench"
 
 check: $(STAMP) ## Format, lint, types, imports, migrations, deployment files, generated files
 	$(PYTHON) -m ruff format --check
@@ -88,7 +88,7 @@ bench-metering: $(STAMP) ## Measure how fast usage is accepted and counted, agai
 
 bench-ledger: $(STAMP) ## Measure the ledger: posting against COPY of the same rows, reads, verifying; plant mistakes in it
 	@$(WITHOUT_STACK) SLUICE_BENCH_ROUNDS=5 SLUICE_BENCH_BATCHES=5 SLUICE_BENCH_ACCOUNTS=10000 SLUICE_BENCH_POSTINGS=1000000 \
-	  $(PYTHON) -m pytest -o faulthandler_timeout=0 -rP tests/bench/test_ledger.py tests/bench/test_ledger_api.py
+	  $(PYTHON) -m pytest -o faulthandler_timeout=0 -rP tests/bench/test_ledger.py tests/bench/test_ledger_api.py tests/bench/test_reconciling.py
 	@$(WITHOUT_STACK) $(PYTHON) -m pytest tests/services/ledger/test_model.py
 
 test-containers: $(STAMP) ## Run the tests that need a container engine (skipped with a reason without one)

@@ -441,6 +441,7 @@ def naming_acme(theirs: Theirs) -> dict[str, list[tuple[Any, int]]]:
             ({"customer": theirs.paths["customer"], "amount": amount}, 404),
         ],
         "create_customer": [({"tenant_id": acme, "name": "x"}, 403)],
+        "put_prepaid": [({"meters": []}, 404)],
         "create_payment_intent": [
             ({"tenant_id": acme, "amount": amount}, 403),
             ({"customer": theirs.paths["customer"], "amount": amount}, 404),
