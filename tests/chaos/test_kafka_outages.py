@@ -20,11 +20,11 @@ import httpx
 import pytest
 
 from cli import proof
-from cli.status import read_status
 from cli.story import Story
 from deploy.local.stack import Stack
 from services.gateway.signature import sign
 from tests.conftest import story_seed
+from tests.nothing_waits import nothing_waits
 
 LONG = os.environ.get("SLUICE_CHAOS") == "long"
 OUTAGES, OUTAGE_SECONDS, BETWEEN_SECONDS = (10, 30.0, 10.0) if LONG else (2, 3.0, 2.0)
@@ -154,8 +154,7 @@ async def test_webhooks_are_accepted_while_kafka_is_away_and_processed_after(
     assert set(sender.statuses) == {200}, "every webhook is accepted, at its first attempt"
     number = len(sender.ids)
     assert await fates(environment, sender.ids) == (number,) * 4
-    status = await read_status(stack)
-    assert (status.outbox_unsent, status.parked, status.dead_letters) == (0, 0, 0)
+    await nothing_waits(stack)
     changed = proof.differences(before, await proof.checksums(environment))
     moved = [name for name in changed if name.startswith(("ledger.", "billing."))]
     assert moved == [], "the webhooks told of nothing new"

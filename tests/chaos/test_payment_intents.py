@@ -20,12 +20,12 @@ import pytest
 from cli import proof
 from cli.api import Api, eventually
 from cli.demo import next_number
-from cli.status import read_status
 from cli.story import Story
 from cli.terms import draw
 from deploy.local.stack import Stack
 from libs.ids import new_id, parse_public_id
 from tests.conftest import story_seed
+from tests.nothing_waits import nothing_waits
 
 LONG = os.environ.get("SLUICE_CHAOS") == "long"
 PAYMENTS, AT_ONCE = (10_000, 24) if LONG else (200, 12)
@@ -280,5 +280,4 @@ async def check_books(stack: Stack) -> None:
     story = Story(environment, draw(SHORT_SEED), number=await next_number(environment))
     await story.check_ledger()
     await story.close()
-    status = await read_status(stack)
-    assert (status.outbox_unsent, status.parked, status.dead_letters) == (0, 0, 0)
+    await nothing_waits(stack)

@@ -9,6 +9,7 @@ import pytest
 
 from deploy.local.folders import CACHE
 from deploy.local.jars import checksums, jar_folder
+from deploy.local.logs import tail
 from deploy.local.ports import scratch_port
 from deploy.local.process import identify
 from deploy.local.scratch import start_postgres
@@ -116,7 +117,12 @@ def test_a_stack_from_start_to_end(sluice: Sluice, local: Path) -> None:
     assert before.pid is not None
     os.kill(before.pid, signal.SIGKILL)
     until(lambda: state_of(stack, "postgres").restarts == 1)
-    until(lambda: state_of(stack, "postgres").phase == "ready")
+    # Recovery makes every file of the data folder durable: minutes where a busy disk is slow.
+    until(
+        lambda: state_of(stack, "postgres").phase == "ready",
+        seconds=180,
+        otherwise=lambda: "\n".join(tail(stack.folders.log("postgres"), 30)),
+    )
     shown = sluice("status")
     assert "killed by SIGKILL" in shown.stdout
 

@@ -18,7 +18,6 @@ import pytest
 
 from cli import proof
 from cli.api import Api
-from cli.status import read_status
 from deploy.local.stack import Stack
 from libs.web.auth import ANYONE_SIGNED_IN, OPERATOR
 from tests.conftest import story_seed
@@ -32,6 +31,7 @@ from tests.flows.operations import (
     spoil,
 )
 from tests.flows.test_isolation import SCOPES
+from tests.nothing_waits import nothing_waits
 
 pytestmark = pytest.mark.flow
 
@@ -457,6 +457,4 @@ async def test_afterwards_everything_is_ready_and_nothing_is_put_aside(
     # when all that follows from it has happened,
     await proof.settle(stack.environment())
     # then nothing waits for anybody.
-    status = await read_status(stack)
-    assert status.ready
-    assert (status.outbox_unsent, status.parked, status.dead_letters) == (0, 0, 0)
+    assert (await nothing_waits(stack)).ready

@@ -34,10 +34,14 @@ def state_of(stack: Stack, name: str) -> ProgramState:
     return next(program for program in state.programs if program.name == name)
 
 
-def until(condition: Callable[[], bool], seconds: float = 60) -> None:
+def until(
+    condition: Callable[[], bool],
+    seconds: float = 60,
+    otherwise: Callable[[], str] = lambda: "it did not come true in time",
+) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "it did not come true in time"
+        assert time.monotonic() < deadline, otherwise()
         time.sleep(0.05)
 
 
