@@ -11,6 +11,7 @@ from libs.directory.consume import consumers_of
 from libs.directory.local import Directory
 from libs.messaging.broker import Runtime
 from libs.messaging.caught_up import CaughtUp, ends_in_kafka
+from libs.messaging.topic_reader import TopicReader
 from libs.observability.health import Health
 from libs.settings import load
 from libs.web.auth import Gate
@@ -36,7 +37,6 @@ from services.ledger import (
 from services.ledger.coalescing import Coalescer
 from services.ledger.handlers import HANDLERS
 from services.ledger.settings import Settings
-from services.ledger.topic_reader import TopicReader
 
 POSTED_RECORDS_MAX = 1_000
 """Events of a batch: fewer cost more for each, more make nobody faster and everybody wait."""

@@ -26,12 +26,12 @@ from libs.messaging.apply import (
     Together,
 )
 from libs.messaging.records import TYPE_HEADER, Record
+from libs.messaging.topic_reader import RecordsGoneError, TopicReader
 from libs.observability.metrics import LEDGER_REBUILD_DIFFERENCES
 from services.ledger import store_rebuilds as store
 from services.ledger import store_shadow
 from services.ledger.store_rebuilds import COMPARE_SECONDS, COMPARED, Run
 from services.ledger.store_shadow import SHADOW, ShadowTx
-from services.ledger.topic_reader import RecordsGoneError, TopicReader
 
 log = structlog.get_logger()
 
@@ -102,7 +102,8 @@ class Rebuild:
         Raises:
             IncompleteError: that is not where the books began.
         """
-        bounds = await self.reader.bounds(TOPICS, self.partition)
+        found = await self.reader.bounds(TOPICS, [self.partition])
+        bounds = {place.topic: each for place, each in found.items()}
         for topic, each in bounds.items():
             if each.begin > 0:
                 raise IncompleteError(

@@ -21,12 +21,13 @@ from aiokafka.errors import KafkaError
 
 from libs.clock import utc_now
 from libs.db.pool import TRANSIENT_ERRORS, Database
+from libs.messaging.topic_reader import RECORDS_MAX, Bounds
 from libs.observability.metrics import USAGE_ARCHIVE_AGE_SECONDS, USAGE_ARCHIVE_LOST_RECORDS
 from services.metering import archive
 from services.metering import store_archive as store
 from services.metering.admission import Admission
 from services.metering.store_archive import Place
-from services.metering.usage_reader import RECORDS_MAX, Bounds, UsageReader
+from services.metering.usage_reader import UsageReader
 
 log = structlog.get_logger()
 

@@ -8,7 +8,7 @@ from libs.clock import utc_now
 from libs.contracts.topics import PARTITIONS
 from libs.db.pool import Database
 from services.metering import store_closures as store
-from services.metering.usage_log import UsageLog, partition_of
+from services.metering.usage_log import UsageLog, usage_partition
 
 
 class Progress:
@@ -43,5 +43,5 @@ class Progress:
             found = [self._caught_up_at.get(partition) for partition in range(PARTITIONS)]
             known = [moment for moment in found if moment is not None]
             return min(known) if len(known) == PARTITIONS else None
-        moments = [self._caught_up_at.get(partition_of(tenant_id)), last_received_at]
+        moments = [self._caught_up_at.get(usage_partition(tenant_id)), last_received_at]
         return max((moment for moment in moments if moment is not None), default=None)

@@ -23,13 +23,14 @@ from libs.db.tenant import NOBODY, Scope
 from libs.directory.local import Directory
 from libs.messaging.apply import BatchHandler
 from libs.messaging.records import Record
+from libs.messaging.topic_reader import RecordsGoneError
 from libs.observability.metrics import USAGE_REBUILD_DIFFERENCES
 from services.metering import archive, closing, intake, meters, store_archive
 from services.metering import store_rebuilds as store
 from services.metering.admission import Admission
 from services.metering.archive import DamagedFileError
 from services.metering.store_rebuilds import COMPARE_SECONDS, COMPARED, SAMPLES_MAX, Run
-from services.metering.usage_reader import RecordsGoneError, UsageReader
+from services.metering.usage_reader import UsageReader
 from services.metering.window import ids_kept_since
 
 log = structlog.get_logger()

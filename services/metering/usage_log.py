@@ -8,10 +8,10 @@ from uuid import UUID
 import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
-from aiokafka.partitioner import murmur2
 
 from libs.clock import utc_now
 from libs.contracts.topics import PARTITIONS
+from libs.messaging.partitioning import partition_of
 from libs.messaging.stopping import stop_within
 from services.metering.producers import SEAL_HEADER, ProducerKeys
 
@@ -29,14 +29,13 @@ class LogUnavailableError(RuntimeError):
     """Kafka did not confirm in time: what was sent may or may not be there; send it again."""
 
 
-def partition_of(tenant_id: UUID, place: int = 0) -> int:
-    """Where a tenant's usage lies: Kafka's own hash of the key, as every Java client computes it.
+def usage_partition(tenant_id: UUID, place: int = 0) -> int:
+    """Where a tenant's usage lies.
 
     Args:
         place: of a tenant whose usage is spread, one of its partitions; they follow each other.
     """
-    first = int((murmur2(str(tenant_id).encode()) & 0x7FFFFFFF) % PARTITIONS)
-    return (first + place) % PARTITIONS
+    return (partition_of(tenant_id) + place) % PARTITIONS
 
 
 def place_of(subject: str | None, spread: int) -> int:
@@ -73,7 +72,7 @@ class UsageLog:
         try:
             async with asyncio.timeout(PUBLISH_SECONDS):
                 producer = await self._connected()
-                await self._send(producer, tenant_id, values, partition_of(tenant_id, place))
+                await self._send(producer, tenant_id, values, usage_partition(tenant_id, place))
         except (KafkaError, OSError, TimeoutError) as error:
             log.warning("usage_not_published", error=type(error).__name__, events=len(values))
             await self._let_go(producer)

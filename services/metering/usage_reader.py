@@ -1,98 +1,28 @@
-"""Reading stretches of `usage.events` beside the consumer: no group, no commits, nothing skipped."""
-
-import asyncio
-from dataclasses import dataclass
-
-from aiokafka import AIOKafkaConsumer, TopicPartition
+"""Reading stretches of `usage.events` beside the consumer."""
 
 from libs.contracts.topics import PARTITIONS
-from libs.messaging.records import Record, from_kafka
-from libs.messaging.stopping import stop_within
+from libs.messaging.records import Record
+from libs.messaging.topic_reader import Bounds, TopicReader
 from services.metering.usage_log import TOPIC
-
-READ_SECONDS = 30.0
-STOP_SECONDS = 2.0
-RECORDS_MAX = 20_000
-BYTES_MAX = 8 * 1024 * 1024
-_POLLED_RECORDS = 2_000
-
-
-class RecordsGoneError(RuntimeError):
-    """The topic no longer holds the records that were asked for."""
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """Where a partition begins and ends: the first record there is, and the next one to come."""
-
-    begin: int
-    end: int
 
 
 class UsageReader:
-    """Reads `usage.events` by offsets; a client of its own for each stretch."""
+    """Reads `usage.events` by offsets; what it raises is what `TopicReader` does."""
 
     def __init__(self, bootstrap: str) -> None:
-        self._bootstrap = bootstrap
+        self._topics = TopicReader(bootstrap)
 
     async def bounds(self) -> dict[int, Bounds]:
-        """Where every partition begins and ends.
-
-        Raises:
-            KafkaError, TimeoutError, OSError: Kafka does not answer.
-        """
-        client = self._client()
-        async with asyncio.timeout(READ_SECONDS):
-            try:
-                await client.start()
-                places = [TopicPartition(TOPIC, number) for number in range(PARTITIONS)]
-                begins = await client.beginning_offsets(places)
-                ends = await client.end_offsets(places)
-            finally:
-                await stop_within(client, STOP_SECONDS)
-        return {place.partition: Bounds(begins[place], ends[place]) for place in places}
+        """Where every partition begins and ends."""
+        found = await self._topics.bounds([TOPIC], range(PARTITIONS))
+        return {place.partition: bounds for place, bounds in found.items()}
 
     async def read(
         self, partition: int, first: int, end: int, *, whole: bool = False
     ) -> list[Record]:
-        """The records from `first` to before `end`, in order: 20,000 or 8 MiB, or a little more.
+        """The records from `first` to before `end`, in order.
 
         Args:
-            whole: all of them, however many.
-
-        Raises:
-            RecordsGoneError: the topic begins after `first`.
-            KafkaError, TimeoutError, OSError: Kafka does not answer.
+            whole: all of them, however many, in place of one stretch.
         """
-        place = TopicPartition(TOPIC, partition)
-        found: list[Record] = []
-        size, position = 0, first
-        client = self._client()
-        async with asyncio.timeout(READ_SECONDS):
-            try:
-                await client.start()
-                client.assign([place])
-                client.seek(place, first)
-                while position < end and (whole or (len(found) < RECORDS_MAX and size < BYTES_MAX)):
-                    polled = await client.getmany(
-                        place, timeout_ms=500, max_records=_POLLED_RECORDS
-                    )
-                    records = [from_kafka(raw) for raw in polled.get(place, ())]
-                    if not found and records and records[0].offset > first:
-                        raise RecordsGoneError(
-                            f"{TOPIC}[{partition}] begins at {records[0].offset}, not at {first}"
-                        )
-                    found += [record for record in records if record.offset < end]
-                    size += sum(len(record.value or b"") for record in records)
-                    position = await client.position(place)
-            finally:
-                await stop_within(client, STOP_SECONDS)
-        return found
-
-    def _client(self) -> AIOKafkaConsumer:
-        return AIOKafkaConsumer(
-            bootstrap_servers=self._bootstrap,
-            group_id=None,
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-        )
+        return await self._topics.read(TOPIC, partition, first, end, whole=whole)

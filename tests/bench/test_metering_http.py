@@ -26,7 +26,7 @@ from libs.messaging.consume import WATCH_SECONDS
 from libs.messaging.create_topics import create_topics
 from libs.testing.databases import TestDatabase
 from libs.testing.memory_log import MemoryLog
-from services.metering.usage_log import BATCH_BYTES, TOPIC, partition_of
+from services.metering.usage_log import BATCH_BYTES, TOPIC, usage_partition
 from tests.bench.load import Measured, at_a_rate, each_once
 from tests.bench.metering import (
     CUSTOMERS,
@@ -151,7 +151,7 @@ async def raw_produced(kafka: str, number: int) -> float:
 
 async def _send(producer: AIOKafkaProducer, batch: Any, tenant: Any) -> None:
     batch.close()
-    await (await producer.send_batch(batch, TOPIC, partition=partition_of(tenant)))
+    await (await producer.send_batch(batch, TOPIC, partition=usage_partition(tenant)))
 
 
 async def accepted(worker: MeteringProcess, requests: list[bytes]) -> float:

@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
+from aiokafka import TopicPartition
+
 from libs.messaging.records import Record
+from libs.messaging.topic_reader import Bounds, RecordsGoneError
 from libs.testing.memory_log import MemoryLog
-from services.ledger.topic_reader import Bounds, RecordsGoneError
 
 
 @dataclass
@@ -25,10 +27,12 @@ class MemoryTopicReader:
     def partition_of(self, _: UUID) -> int:
         return 0
 
-    async def bounds(self, topics: Sequence[str], partition: int) -> dict[str, Bounds]:
-        assert partition == 0
+    async def bounds(
+        self, topics: Sequence[str], partitions: Sequence[int]
+    ) -> dict[TopicPartition, Bounds]:
+        assert partitions == [0]
         return {
-            topic: Bounds(self.begins.get(topic, 0), len(self.log.topics[topic]))
+            TopicPartition(topic, 0): Bounds(self.begins.get(topic, 0), len(self.log.topics[topic]))
             for topic in topics
         }
 

@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 
 from libs.messaging.records import Record
+from libs.messaging.topic_reader import Bounds, RecordsGoneError
 from libs.testing.memory_log import MemoryLog
 from services.metering.usage_log import TOPIC
-from services.metering.usage_reader import Bounds, RecordsGoneError
 
 
 @dataclass

@@ -19,6 +19,7 @@ from aiokafka.errors import KafkaConnectionError
 from libs.clock import utc_now
 from libs.db.pool import TRANSIENT_ERRORS, Database
 from libs.messaging.records import Record
+from libs.messaging.topic_reader import Bounds
 from libs.testing.databases import TestDatabase
 from libs.testing.memory_log import MemoryLog
 from metering.reading import MemoryUsageReader
@@ -27,7 +28,6 @@ from services.metering import archive, archiving, store_archive
 from services.metering.archive import ArchivedFile, DamagedFileError
 from services.metering.archiving import ArchiverFailedError, ArchiverHinderedError
 from services.metering.usage_log import TOPIC
-from services.metering.usage_reader import Bounds
 
 AT_ONCE = timedelta()
 

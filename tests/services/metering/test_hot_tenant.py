@@ -18,7 +18,7 @@ from libs.messaging.records import Record
 from metering.world import Api, World, publish_snapshot
 from services.metering import intake
 from services.metering.progress import Progress
-from services.metering.usage_log import TOPIC, partition_of, place_of
+from services.metering.usage_log import TOPIC, place_of, usage_partition
 
 DAY = timedelta(days=1)
 
@@ -51,9 +51,9 @@ async def test_customers_keep_their_place(api: Api, world: World) -> None:
 
 def test_places_lie_side_by_side() -> None:
     tenant = UUID("0192f0c4-0000-7000-8000-0000000000aa")
-    found = [partition_of(tenant, place) for place in range(PARTITIONS)]
+    found = [usage_partition(tenant, place) for place in range(PARTITIONS)]
     assert sorted(found) == list(range(PARTITIONS))
-    assert found[0] == partition_of(tenant)
+    assert found[0] == usage_partition(tenant)
     assert {place_of(f"c{number}", 4) for number in range(100)} == {0, 1, 2, 3}
     assert place_of(None, 1) == place_of("\ud800", 1) == 0
     most = CapacityConfiguration.model_json_schema()["properties"]["usage_partitions"]["maximum"]

@@ -33,7 +33,7 @@ from metering.world import (
 )
 from services.metering.app import build
 from services.metering.producers import OUR_OWN, ProducerKeys
-from services.metering.usage_log import TOPIC, LogUnavailableError, UsageLog, partition_of
+from services.metering.usage_log import TOPIC, LogUnavailableError, UsageLog, usage_partition
 from services.metering.usage_reader import UsageReader
 
 pytestmark = pytest.mark.kafka
@@ -153,20 +153,20 @@ async def test_batches_lie_where_every_client_looks_for_the_key(kafka: str) -> N
     finally:
         await usage_log.close()
     grown = {place: after[place] - before[place] for place in after if after[place] > before[place]}
-    assert grown == {partition_of(tenant): 1001, partition_of(tenant, 3): 10}
+    assert grown == {usage_partition(tenant): 1001, usage_partition(tenant, 3): 10}
     producer = AIOKafkaProducer(bootstrap_servers=kafka)
     await producer.start()
     try:
         sent = await producer.send_and_wait(TOPIC, b"{}", str(tenant).encode())
     finally:
         await producer.stop()
-    assert sent.partition == partition_of(tenant)
+    assert sent.partition == usage_partition(tenant)
 
 
 async def test_what_the_ingest_publishes_is_sealed_on_the_topic(kafka: str) -> None:
     keys, tenant = ProducerKeys.under(PEPPER), new_id()
     usage_log, reader = UsageLog(kafka, keys), UsageReader(kafka)
-    partition = partition_of(tenant)
+    partition = usage_partition(tenant)
     try:
         begin = (await reader.bounds())[partition].end
         await usage_log.publish(tenant, [b"{}"] * 20)

@@ -12,13 +12,15 @@ from aiokafka.structs import TopicPartition
 from deploy.local.scratch import RunningKafka
 from libs.db.pool import Database
 from libs.ids import new_id
+from libs.messaging import topic_reader
 from libs.messaging.create_topics import create_topics
+from libs.messaging.topic_reader import RecordsGoneError
 from libs.testing.databases import TestDatabase
 from metering.world import PEPPER
-from services.metering import archive, archiving, store_archive, usage_reader
+from services.metering import archive, archiving, store_archive
 from services.metering.archiving import ArchiverFailedError
-from services.metering.usage_log import TOPIC, UsageLog, partition_of
-from services.metering.usage_reader import RecordsGoneError, UsageReader
+from services.metering.usage_log import TOPIC, UsageLog, usage_partition
+from services.metering.usage_reader import UsageReader
 
 pytestmark = pytest.mark.kafka
 
@@ -32,7 +34,7 @@ async def test_usage_is_read_and_archived_by_offsets(
     await create_topics(kafka_server.bootstrap)
     usage_log, reader = UsageLog(kafka_server.bootstrap), UsageReader(kafka_server.bootstrap)
     tenant = new_id()
-    place = partition_of(tenant)
+    place = usage_partition(tenant)
     values = [b'{"mode":"test","id":"%d"}' % number for number in range(3_000)]
     begin = (await reader.bounds())[place].end
     try:
@@ -44,7 +46,7 @@ async def test_usage_is_read_and_archived_by_offsets(
     found = await reader.read(place, begin, end)
     assert [record.value for record in found] == values
     assert [record.offset for record in found] == list(range(begin, end))
-    monkeypatch.setattr(usage_reader, "RECORDS_MAX", 100)
+    monkeypatch.setattr(topic_reader, "RECORDS_MAX", 100)
     some = await reader.read(place, begin, end)
     assert len(some) < 3_000
     assert len(await reader.read(place, begin, begin + 150, whole=True)) == 150

@@ -1,14 +1,14 @@
-"""Reading a tenant's topics beside the consumer: no group, no commits, nothing skipped."""
+"""Reading topics by offsets beside the consumer: no group, no commits, nothing skipped."""
 
 import asyncio
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from uuid import UUID
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.partitioner import murmur2
 
-from libs.contracts.topics import PARTITIONS
+from libs.messaging.partitioning import partition_of
 from libs.messaging.records import Record, from_kafka
 from libs.messaging.stopping import stop_within
 
@@ -38,17 +38,19 @@ class TopicReader:
         self._bootstrap = bootstrap
 
     def partition_of(self, tenant_id: UUID) -> int:
-        """Where a tenant's records lie on every topic: Kafka's own hash of the key."""
-        return int((murmur2(str(tenant_id).encode()) & 0x7FFFFFFF) % PARTITIONS)
+        """Where a tenant's records lie on every topic."""
+        return partition_of(tenant_id)
 
-    async def bounds(self, topics: Sequence[str], partition: int) -> dict[str, Bounds]:
-        """Where this partition of each topic begins and ends.
+    async def bounds(
+        self, topics: Iterable[str], partitions: Iterable[int]
+    ) -> dict[TopicPartition, Bounds]:
+        """Where each of these partitions of each topic begins and ends.
 
         Raises:
             KafkaError, TimeoutError, OSError: Kafka does not answer.
         """
         client = self._client()
-        places = [TopicPartition(topic, partition) for topic in topics]
+        places = [TopicPartition(*place) for place in itertools.product(topics, partitions)]
         async with asyncio.timeout(READ_SECONDS):
             try:
                 await client.start()
@@ -56,10 +58,15 @@ class TopicReader:
                 ends = await client.end_offsets(places)
             finally:
                 await stop_within(client, STOP_SECONDS)
-        return {place.topic: Bounds(begins[place], ends[place]) for place in places}
+        return {place: Bounds(begins[place], ends[place]) for place in places}
 
-    async def read(self, topic: str, partition: int, first: int, end: int) -> list[Record]:
+    async def read(
+        self, topic: str, partition: int, first: int, end: int, *, whole: bool = False
+    ) -> list[Record]:
         """The records from `first` to before `end`, in order: 20,000 or 8 MiB, or a little more.
+
+        Args:
+            whole: all of them, however many.
 
         Raises:
             RecordsGoneError: the topic begins after `first`.
@@ -74,7 +81,7 @@ class TopicReader:
                 await client.start()
                 client.assign([place])
                 client.seek(place, first)
-                while position < end and len(found) < RECORDS_MAX and size < BYTES_MAX:
+                while position < end and (whole or (len(found) < RECORDS_MAX and size < BYTES_MAX)):
                     polled = await client.getmany(
                         place, timeout_ms=500, max_records=_POLLED_RECORDS
                     )
