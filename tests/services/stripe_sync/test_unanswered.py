@@ -136,15 +136,17 @@ async def test_a_refund_that_was_sent_is_not_refused_either(shop: Shop) -> None:
     assert len(shop.listed("refunds")) == 1
 
 
+class KilledError(Exception):
+    """In place of SIGKILL: nothing after it is done."""
+
+
+async def killed(*_: Any) -> None:
+    raise KilledError
+
+
 async def test_a_worker_that_died_after_the_call_leaves_it_open(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class KilledError(Exception):
-        pass
-
-    async def killed(*_: Any) -> None:
-        raise KilledError
-
     with monkeypatch.context() as dying:
         dying.setattr(outcomes.Outcome, "done", killed)
         assert (await shop.pay("order-1")).status_code == 500
@@ -163,12 +165,6 @@ async def test_who_asks_again_after_a_kill_pays_once_though_the_key_was_not_kept
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The call had its effect and was answered with an error, and nobody lived to note the key as burnt."""
-
-    class KilledError(Exception):
-        pass
-
-    async def killed(*_: Any) -> None:
-        raise KilledError
 
     fault = {"kind": "error", "method": "POST", "path": "/v1/payment_intents", "moment": "after"}
     shop.world.sandbox.fault(**fault, stored=False, count=1)
