@@ -43,7 +43,7 @@ class Writer:
 
         Args:
             key: stands for this effect for ever.
-            look: where doing it twice would harm and the caller has not looked already.
+            look: where doing it twice would harm.
 
         Raises:
             StripeCallError: see its kinds.

@@ -227,10 +227,8 @@ class Errand:
         started = time.monotonic()
         for pause in (*PAUSES_SECONDS, None):
             try:
-                # A list made for many is minutes old by the time the last of them is sent.
-                just_now = looks_first and self.row["request_id"] not in self.listed
                 found = await self._looked() if looks_first else None
-                return found or await self._post(looked=looks_first, just_now=just_now)
+                return found or await self._post(looked=looks_first)
             except StripeTransientError as error:
                 looks_first = True
                 final = isinstance(error, UnseenError) or error.status == STORED_STATUS
@@ -239,12 +237,14 @@ class Errand:
             await asyncio.sleep(pause)
         raise AssertionError("the last try returns or raises")
 
-    async def _post(self, *, looked: bool, just_now: bool) -> Json:
+    async def _post(self, *, looked: bool) -> Json:
         """Send it.
+
+        Where the key is burnt it is looked for once more, however lately it was looked for: a try that
+        was under way beside that look may have had its effect since, and burnt the key.
 
         Args:
             looked: since it was taken up; else that is done here, if it was sent before.
-            just_now: so that there is no need to look again where the key is burnt.
         """
         row, request = self.row, self.row["request"]
         self.listed.pop(row["request_id"], None)
@@ -262,7 +262,6 @@ class Errand:
             found = await self._looked()
             if found is not None:
                 return found
-            just_now = True
         writer = Writer(self.database, self.api, row["tenant_id"], row["mode"], network_retries=0)
         try:
             return await writer.post(
@@ -270,7 +269,7 @@ class Errand:
                 request["path"],
                 request["params"],
                 key=f"{row['kind']}:{row['request_id']}",
-                look=None if just_now else self._looked,
+                look=self._looked,
             )
         except StripeAccessError as error:
             if sent_before:
