@@ -131,7 +131,8 @@ async def _unbilled(tx: Tx, subscription: Row, before: datetime | None) -> Unbil
     unclosed = 0
     if closed_to < begun:
         length = max(subscription["period_to"] - begun, timedelta(minutes=1))
-        unclosed = -((closed_to - begun) // length)
+        # To the nearest: months are not all of one length.
+        unclosed = max(1, (begun - closed_to + length / 2) // length)
         versions |= await store.versions_between(tx, subscription["id"], closed_to, begun)
     found = [running] + [await _plan(tx, version) for version in sorted(versions)]
     put_aside = _fee(running) + unclosed * max(_fee(plan) for plan in found)
@@ -155,9 +156,13 @@ def _fee(plan: PlanPublished) -> int:
 async def _bought(
     tx: Tx, subscription: Row, meters: Sequence[str], unbilled: Unbilled, at: datetime
 ) -> dict[str, Decimal]:
-    """How much of each of these meters credit pays for, where a plan has a price for it."""
+    """How much of each of these meters credit pays for, where by some plan it costs something."""
     prices = [metered_prices(plan) for plan in unbilled.plans]
-    priced = [meter for meter in meters if any(meter in each for each in prices)]
+    priced = [
+        meter
+        for meter in meters
+        if any(quantity_for(each[meter], 0) is not None for each in prices if meter in each)
+    ]
     if not priced:
         return {}
     left = await store_credits.usable_minor(

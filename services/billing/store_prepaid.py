@@ -55,7 +55,7 @@ async def note_look(tx: Tx, customer_id: UUID, since: datetime | None, at: datet
 
 
 async def closures(tx: Tx, subscription_id: UUID, since: datetime | None) -> list[Row]:
-    """The closed periods that end after a moment, oldest first.
+    """The closed periods that end at a moment or after it, oldest first.
 
     With each: the meters whose charge is on an invoice; whether its own invoice has still to take credit,
     and what Stripe's lines on that come to, those that take something off not counted.
@@ -77,7 +77,7 @@ async def closures(tx: Tx, subscription_id: UUID, since: datetime | None) -> lis
         from usage_closure u
         join invoice i on (i.tenant_id, i.mode, i.id) = (u.tenant_id, u.mode, u.invoice_id)
         where u.tenant_id = $1 and u.mode = $2 and u.subscription_id = $3
-            and ($4::timestamptz is null or u.period_to > $4)
+            and ($4::timestamptz is null or u.period_to >= $4)
         order by u.period_from, u.period_to
         """,
         tx.tenant_id,

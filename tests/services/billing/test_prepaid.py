@@ -158,6 +158,49 @@ async def test_an_ended_period_counts_until_its_use_is_on_an_invoice(
     assert told(story)[4:] == [(5, SINCE[1], Decimal(38_800))]
 
 
+async def test_who_chooses_between_a_period_s_end_and_its_invoice_has_its_use_counted(
+    billing: Database, log: MemoryLog
+) -> None:
+    usage = [{"api_calls": ["2000"], "storage": ["0"]}]
+    story = await begin(billing, log, usage=usage, credit_minor=20_000)
+    # Its first invoice, open and paid, and the next period.
+    for _ in range(3):
+        await story.deliver("payments")
+    await choose(story, ["api_calls"], PERIODS[1])
+    assert told(story)[-1][1] == SINCE[1]
+    while story.queues["payments"]:
+        await story.deliver("payments")
+    assert told(story)[-1][1:] == (SINCE[0], Decimal(20_400))
+    await story.tell_all()
+    assert told(story)[-1][1:] == (SINCE[1], Decimal(38_800))
+
+
+async def test_a_longer_month_that_ended_is_one_period(billing: Database, log: MemoryLog) -> None:
+    usage = [{"api_calls": ["2000"], "storage": ["0"]}]
+    story = await begin(billing, log, usage=usage, credit_minor=20_000)
+    await choose(story, ["api_calls"])
+    short = story.subscription("active", 1, period_end=PERIODS[1] + timedelta(days=28))
+    story.queues["payments"].clear()
+    story.say("payments", short, PERIODS[1])
+    await story.deliver("payments")
+    assert told(story)[-1] == (2, SINCE[0], Decimal(20_400))
+
+
+async def test_a_meter_that_costs_nothing_takes_no_share(billing: Database, log: MemoryLog) -> None:
+    prices: Any = PRO["prices"]
+    free = prices[1] | {"tiers": [{"up_to": None, "unit_amount_minor": "0"}]}
+    plan = await publish_plan(
+        billing, PRO | {"key": "calls", "prices": [prices[0], free, prices[2]]}
+    )
+    story = Story(billing, log, plan.plan_version_id, credit_minor=FLAT_MINOR + 400)
+    story.begin()
+    for topic in ("tenants", "payments", "payments"):
+        await story.deliver(topic)
+    await choose(story, BOTH)
+    assert told(story) == []
+    assert told(story, "storage") == [(1, SINCE[0], Decimal("133.333333"))]
+
+
 def plan_of(key: str, *tiers: tuple[str | None, str]) -> dict[str, Any]:
     """A plan of the fee and one meter of which nothing is included."""
     prices: Any = PRO["prices"]
