@@ -90,6 +90,8 @@ async def finish(
 ) -> None:
     """List a stretch's files and go on behind it, together.
 
+    What another worker has planned meanwhile stands: its files may be there already.
+
     Args:
         at: when the partition was seen to end at `end`; None where it went on.
     """
@@ -99,6 +101,7 @@ async def finish(
             update archive_place set next_offset = $3, planned_offset = null,
                 archived_at = coalesce($4, archived_at)
             where partition = $1 and next_offset = $2
+                and planned_offset is not distinct from nullif($3::bigint, $2::bigint)
             """,
             place.partition,
             place.next_offset,

@@ -212,6 +212,17 @@ async def test_a_process_that_archives_says_whether_its_failure_passes(
         )
 
 
+async def test_who_found_nothing_to_archive_leaves_another_s_plan(world: World) -> None:
+    (seen,) = await store_archive.list_places(world.database, {0: 0}, utc_now())
+    assert await store_archive.plan(world.database, seen, 2)
+    await store_archive.finish(world.database, seen, 0, [], utc_now())
+    (planned,) = await store_archive.list_places(world.database, {0: 0}, utc_now())
+    assert (planned.next_offset, planned.planned_offset) == (0, 2)
+    await store_archive.finish(world.database, planned, 2, [], None)
+    (after,) = await store_archive.list_places(world.database, {0: 0}, utc_now())
+    assert (after.next_offset, after.planned_offset) == (2, None)
+
+
 async def test_a_failure_that_passes_hides_no_other(world: World, tmp_path: Path) -> None:
     class Torn(MemoryUsageReader):
         """Of three partitions the first and the last cannot be reached, the one between is torn."""
