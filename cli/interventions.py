@@ -77,7 +77,8 @@ def discard(
 ) -> None:
     """Give up the first record of a parked key, and have the others tried again.
 
-    It is never applied by itself again: it becomes a dead letter with every byte.
+    It becomes a dead letter with every byte, and its consumer goes on behind it. Whoever reads the topic
+    from its beginning, such as a rebuild, meets it again.
     """
     act = _act(why)
     first = _with(service, lambda database: _first(database, service, topic, key))
