@@ -39,6 +39,7 @@ class Api:
         self._http = httpx.AsyncClient(base_url=origin, headers=headers, timeout=30)
         self.version: str | None = None
         self._was_answered = False
+        self._may_be_young = False
 
     async def call(
         self,
@@ -68,7 +69,7 @@ class Api:
                 answer = await self._http.request(method, path, headers=headers, **parts)
                 self._was_answered = True
                 trouble = f"{answer.status_code}: {answer.text[:400]}"
-                if answer.status_code not in AWAY and not _says(answer, on_its_way):
+                if not self._is_away(answer) and not _says(answer, on_its_way):
                     break
             except httpx.TransportError as error:
                 trouble = type(error).__name__
@@ -78,16 +79,25 @@ class Api:
             await asyncio.sleep(0.5)
         if VERSION_HEADER in answer.headers:
             self.version = answer.headers[VERSION_HEADER]
-            self.read_after(self.version)
+            self._http.headers[VERSION_HEADER] = self.version
         well = answer.status_code == expect if expect else answer.is_success
         if not well:
             raise StoryError(f"{method} {path} answered {trouble}")
         return answer.json() if answer.content else None
 
     def read_after(self, version: str | None) -> None:
-        """From now on be answered only by services that know this version of the tenant."""
+        """From now on be answered only by services that know this version of the tenant.
+
+        The key may be part of it: a service that says it does not know it is asked again.
+        """
         if version is not None:
             self._http.headers[VERSION_HEADER] = version
+            self._may_be_young = True
+
+    def _is_away(self, answer: httpx.Response) -> bool:
+        """Whether a service is away, or has not heard of the key yet."""
+        unknown = self._may_be_young and answer.status_code == httpx.codes.UNAUTHORIZED
+        return unknown or answer.status_code in AWAY
 
     async def get(self, path: str, **query: Any) -> Any:
         """GET; the answer's JSON."""
@@ -107,7 +117,7 @@ class Api:
                 answer = await self._http.request(method, path, **parts)
             except httpx.TransportError:
                 return None
-            return None if answer.status_code in AWAY else answer.status_code
+            return None if self._is_away(answer) else answer.status_code
 
         return await eventually(f"an answer of {path}", answered)
 
@@ -122,13 +132,17 @@ def _says(answer: httpx.Response, code: str | None) -> bool:
 
 
 async def eventually(
-    what: str, probe: Callable[[], Awaitable[T | None]], *, seconds: float = SETTLE_SECONDS
+    what: str, probe: Callable[[], Awaitable[T | None]], *, seconds: float | None = None
 ) -> T:
     """Ask until the answer is there.
+
+    Args:
+        seconds: None: as long as every caller waits.
 
     Raises:
         StoryError: it is not there in time.
     """
+    seconds = SETTLE_SECONDS if seconds is None else seconds
     deadline = time.monotonic() + seconds
     while True:
         found = await probe()

@@ -339,7 +339,7 @@ class Story:
             run: dict[str, Any] = await self.operator.get(f"{path}/{asked['id']}")
             return run if run["ended_at"] else None
 
-        run = await eventually("the comparison with Stripe", ended, seconds=60)
+        run = await eventually("the comparison with Stripe", ended)
         if run["state"] != "completed" or run["breaks_found"]:
             raise StoryError(f"the books and Stripe differ: {run}")
         return int(run["matched"])

@@ -25,6 +25,7 @@ from cli.terms import draw
 from deploy.local.stack import Stack
 from libs.ids import new_id, parse_public_id
 from tests.conftest import story_seed
+from tests.known_everywhere import known_everywhere
 from tests.nothing_waits import nothing_waits
 
 LONG = os.environ.get("SLUICE_CHAOS") == "long"
@@ -182,6 +183,7 @@ async def open_tenants(environment: Mapping[str, str]) -> dict[str, str]:
             tenant = await operator.post("/api/v1/tenants", {"name": slug, "slug": slug})
             key = {"tenant": slug, "name": "payer", "scopes": ["billing:manage"], "mode": "test"}
             made[tenant["id"]] = (await operator.post("/api/v1/api-keys", key))["key"]
+            await known_everywhere(environment, operator)
     finally:
         await operator.close()
     return made

@@ -19,6 +19,7 @@ from libs.contracts.tenants import PLATFORM_TENANT_ID
 from libs.ids import new_id
 from libs.web.auth import ANYONE_SIGNED_IN, IMPLIED, OPERATOR, OWNER
 from services.tenants.roles import PERMISSIONS, Role
+from tests.known_everywhere import known_everywhere
 
 PASSWORD = "correct horse battery staple"
 ASSERTION_FRESH_SECONDS = 40
@@ -149,9 +150,10 @@ class House:
         return self.environment["SLUICE_ORIGIN"]
 
     async def make_key(self, *scopes: str, mode: str = "test", **more: Any) -> dict[str, Any]:
-        """A key of the tenant: the whole answer."""
+        """A key of the tenant that every service knows by now: the whole answer."""
         body = {"tenant": self.slug, "name": "test", "scopes": list(scopes), "mode": mode, **more}
         made: dict[str, Any] = await self.operator.post("/api/v1/api-keys", body)
+        await known_everywhere(self.environment, self.operator)
         return made
 
     async def person(self, role: Role) -> Person:
@@ -190,5 +192,6 @@ async def house(environment: Mapping[str, str], word: str) -> AsyncGenerator[Hou
     operator = Api(environment["SLUICE_ORIGIN"], environment["SLUICE_OPERATOR_KEY"])
     slug = unique(word)
     tenant = await operator.post("/api/v1/tenants", {"name": slug.title(), "slug": slug})
+    await known_everywhere(environment, operator)
     yield House(environment, operator, tenant["id"], slug)
     await operator.close()
