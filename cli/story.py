@@ -356,11 +356,9 @@ class Story:
 
     async def stripe_balance_minor(self) -> dict[str, int]:
         """Available and pending at Stripe, per currency."""
+        headers = {"Authorization": f"Bearer {self.environment['STRIPE_SECRET_KEY']}"}
         async with httpx.AsyncClient(base_url=self.environment["STRIPE_SIM_URL"]) as sandbox:
-            answer = await sandbox.get(
-                "/v1/balance",
-                headers={"Authorization": f"Bearer {self.environment['STRIPE_SECRET_KEY']}"},
-            )
+            answer = await sandbox.get("/v1/balance", headers=headers, timeout=30)
         sums: dict[str, int] = {}
         for part in ("available", "pending"):
             for each in answer.json()[part]:
