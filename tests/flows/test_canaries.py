@@ -302,7 +302,9 @@ def _headers(answer: httpx.Response) -> bytes:
 async def test_no_log_holds_a_secret(stack: Stack, aviary: Aviary) -> None:
     pieces = list(canaries.logs(stack))
     request_id = aviary.refused.json()["request_id"]
-    assert canaries.find({"it": request_id}, pieces) == ["it in the log tenants.log"]
+    # A log that has grown too long goes on under the same name; what was before is kept beside it.
+    found = canaries.find({"it": request_id}, pieces)
+    assert {place.removesuffix(".1") for place in found} == {"it in the log tenants.log"}
     assert canaries.find(aviary.planted, pieces) == []
 
 

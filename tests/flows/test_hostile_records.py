@@ -3,9 +3,8 @@
 The topics keep them; `tests/flows/conftest.py` has this module run after those that replay.
 """
 
-import asyncio
 import json
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -22,6 +21,7 @@ from libs.clock import format_time, utc_now
 from libs.contracts.topics import TOPICS, Topic
 from libs.ids import new_id
 from tests.flows.test_isolation import SCOPES
+from tests.nothing_waits import everything_is_ready
 
 pytestmark = pytest.mark.flow
 
@@ -48,7 +48,7 @@ class Aftermath:
     stack: Stack
     sent: Sequence[Sent]
     letters: Sequence[Any]
-    ready: bool
+    restarts: Mapping[str, int]
     counted: bool
 
 
@@ -149,12 +149,13 @@ async def aftermath(stack: Stack) -> AsyncGenerator[Aftermath, None]:
     await proof.settle(environment)
 
     known = {letter["id"] for letter in await letters_of(environment)}
+    restarts = restarts_of(stack)
     try:
         sent = await send_all(environment["SLUICE_KAFKA"], victim["id"])
         counted = await usage_flows(good)
         await proof.settle(environment)
         letters = [each for each in await letters_of(environment) if each["id"] not in known]
-        yield Aftermath(stack, sent, letters, (await read_status(stack)).ready, counted)
+        yield Aftermath(stack, sent, letters, restarts, counted)
     finally:
         await good.close()
         await operator.close()
@@ -222,9 +223,16 @@ async def forget_all_but(environment: Any, known: set[UUID]) -> None:
 
 
 async def test_every_service_stays_ready(aftermath: Aftermath) -> None:
-    assert aftermath.ready
-    await asyncio.sleep(1)
-    assert (await read_status(aftermath.stack)).ready
+    await everything_is_ready(aftermath.stack)
+    # And it is the same process as before: none has ended and come back.
+    assert restarts_of(aftermath.stack) == aftermath.restarts
+
+
+def restarts_of(stack: Stack) -> dict[str, int]:
+    """How often each program was started again."""
+    state = stack.state()
+    assert state is not None
+    return {program.name: program.restarts for program in state.programs}
 
 
 async def test_the_usage_of_others_flows(aftermath: Aftermath) -> None:
