@@ -30,7 +30,8 @@ from deploy.local.folders import CACHE, REPOSITORY
 from deploy.local.ports import HOST, next_free, scratch_port
 from deploy.local.process import ProcessIdentity, end, identify, kill_members
 
-READY_TIMEOUT_SECONDS = 60
+READY_TIMEOUT_SECONDS = 180
+"""A killed Postgres makes every file of its data durable first: minutes where a busy disk is slow."""
 LOG_LINES_SHOWN = 15
 
 

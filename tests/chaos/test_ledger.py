@@ -66,7 +66,8 @@ BLOWS = ("kill 0", "kill 1", "postgres", "leave 1", "freeze 0")
 WEIGHTS = (5, 4, 5, 2, 1)
 SHORT_BLOWS = ["kill 0", "postgres", "kill 1", "kill 0"]
 
-pytestmark = [pytest.mark.flow, pytest.mark.timeout(5_400 if LONG else 300)]
+pytestmark = [pytest.mark.flow, pytest.mark.timeout(5_400 if LONG else 900)]
+"""Longer than one step's patience: what hangs is then told with the logs of the replicas."""
 
 
 @dataclass

@@ -253,7 +253,7 @@ async def test_a_process_that_never_ends_is_given_up(
     monkeypatch.setattr(archiving, "ENDS_WITHIN", timedelta(milliseconds=50))
     reader = MemoryUsageReader(world.log)
     with pytest.raises(ArchiverHinderedError, match="did not end within"):
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await archiving.archive_apart(world.database, reader, AT_ONCE, "endless")  # type: ignore[arg-type]
 
 
@@ -268,7 +268,7 @@ async def test_a_process_that_archives_ends_with_the_service(
     archives = asyncio.create_task(
         archiving.archive_apart(world.database, reader, AT_ONCE, "endless")  # type: ignore[arg-type]
     )
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
             await asyncio.sleep(0.01)
     archives.cancel()

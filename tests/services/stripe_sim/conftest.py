@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[3]
 KEY = "sk_test_platform_sandbox"
 SECRET = "whsec_platform_sandbox"
 VERSION = "2026-10-28.endive"
+PATIENCE_SECONDS = 60
 
 stripe.enable_telemetry = False
 
@@ -111,8 +112,8 @@ class Receiver:
     def types(self) -> list[str]:
         return [event["type"] for event in self.events]
 
-    async def until(self, condition: Callable[[], bool], seconds: float = 60) -> None:
-        deadline = time.monotonic() + seconds
+    async def until(self, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while not condition():
             assert time.monotonic() < deadline, self.types()
             await asyncio.sleep(0.02)
@@ -150,7 +151,8 @@ class Sim:
 
     async def advance(self, v1: Any, clock_id: str, to: int) -> None:
         await v1.test_helpers.test_clocks.advance_async(clock_id, {"frozen_time": to})
-        for _ in range(500):
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while time.monotonic() < deadline:
             clock = await v1.test_helpers.test_clocks.retrieve_async(clock_id)
             if clock.status == "ready":
                 assert clock.frozen_time == to
@@ -175,7 +177,8 @@ def _spawn(environment: dict[str, str]) -> subprocess.Popen[bytes]:
 
 
 def _wait(url: str, process: subprocess.Popen[bytes]) -> None:
-    for _ in range(300):
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < deadline:
         with suppress(httpx.HTTPError):
             if httpx.get(f"{url}/readyz", trust_env=False).status_code == 200:
                 return

@@ -54,7 +54,7 @@ def provider() -> Generator[str, None, None]:
 
 
 def _wait_until_it_answers(address: str) -> None:
-    for _ in range(300):
+    for _ in range(600):
         try:
             if httpx.get(address).is_success:
                 return
