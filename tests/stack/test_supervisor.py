@@ -52,8 +52,10 @@ def identities(stack: Stack) -> list[ProcessIdentity]:
 
 
 def child_of(stack: Stack, name: str) -> ProcessIdentity:
-    words = stack.folders.log(name).read_text().split()
-    identity = identify(int(words[-1]))
+    log = stack.folders.log(name)
+    # A program listens before it has said everything.
+    until(lambda: log.read_text().endswith("\n"))
+    identity = identify(int(log.read_text().split()[-1]))
     assert identity is not None
     return identity
 
