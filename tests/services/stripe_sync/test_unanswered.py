@@ -6,6 +6,7 @@ from uuid import UUID
 import httpx
 import pytest
 
+from libs.clock import utc_now
 from libs.contracts.billing import CustomerErased
 from libs.contracts.stripe_sync import OutsidePaymentRecorded
 from libs.observability.metrics import PAYMENT_REQUESTS_OLDEST_AGE_SECONDS
@@ -357,3 +358,31 @@ async def test_stripe_may_leave_out_metadata_and_the_status_of_a_refund(shop: Sh
     assert (await shop.get(f"refunds/{refund}"))["status"] == "pending"
     async with shop.world.database.tenant(shop.tenant.id, "test") as tx:
         assert await store_requests.note_sent(tx, waiting["request_id"]) is None
+
+
+async def test_what_a_killed_worker_had_in_hand_is_free_after_a_while(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lose(shop, "/v1/payment_intents")
+    lost = (await shop.pay("order-1")).json()
+    shop.world.sandbox.mend()
+    another = await after_a_killed_worker(shop, monkeypatch)
+    assert await another.due() == []
+    free_at = utc_now() + janitor.TAKEN_FOR
+    monkeypatch.setattr(janitor, "utc_now", lambda: free_at)
+    for each in await another.due():
+        await another.settle(each)
+    assert (await shop.get(f"payments/{lost['id']}"))["status"] == "COMPLETED"
+
+
+async def after_a_killed_worker(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> RequestWorker:
+    """A worker, after one that was killed with everything that is open in hand."""
+
+    async def die(*_: object) -> None:
+        raise SystemError
+
+    with monkeypatch.context() as context:
+        context.setattr(RequestWorker, "_list", die)
+        with pytest.raises(SystemError):
+            await let_worker_look(shop)
+    return RequestWorker(shop.world.database, shop.world.app.state.directory, shop.world.identities)
