@@ -237,7 +237,9 @@ async def theirs(played_story: Story) -> AsyncGenerator[Theirs, None]:
         "producer": public_id("producer", new_id()),
         "period": "2026-01",
     }
-    held = await owner.post("/api/v1/reservations", {"meter": meter["key"], "amount": "1"})
+    # For a day: what expires while another test replays would be taken for an effect of the replay.
+    wish = {"meter": meter["key"], "amount": "1", "expires_in_seconds": 24 * 60 * 60}
+    held = await owner.post("/api/v1/reservations", wish)
     paths["reservation"] = held["id"]
     plan = {"meter": meter["key"], "quantity": "1", "at": FAR_AHEAD}
     paths["planned_usage"] = (await owner.post("/api/v1/usage/planned", plan))["id"]
