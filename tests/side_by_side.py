@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from types import FrameType
 from typing import BinaryIO
 
@@ -36,10 +37,16 @@ ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """A terminal sends the first to both processes itself, and a second one would break off their tidying up."""
 
 
-def halves(options: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The command of each process."""
+def halves(options: Sequence[str], folder: Path) -> tuple[list[str], list[str]]:
+    """The command of each process.
+
+    Args:
+        folder: where each puts its files. In its usual place every pytest that begins shuts other users
+            out: a Postgres there that runs as a user of its own could not be started again.
+    """
     command = [sys.executable, "-m", "pytest", *options]
-    return [*command, *(f"--ignore={folder}" for folder in BESIDE)], [*command, *BESIDE]
+    first, second = ([*command, f"--basetemp={folder / name}"] for name in ("first", "second"))
+    return [*first, *(f"--ignore={folder}" for folder in BESIDE)], [*second, *BESIDE]
 
 
 def run(first: Sequence[str], second: Sequence[str], out: BinaryIO) -> int:
@@ -72,4 +79,6 @@ if __name__ == "__main__":
     print(
         f"Beside these tests run those of {', '.join(BESIDE)}; what they say follows.", flush=True
     )
-    sys.exit(run(*halves(sys.argv[1:]), sys.stdout.buffer))
+    with tempfile.TemporaryDirectory(prefix="sluice-tests-") as files:
+        status = run(*halves(sys.argv[1:], Path(files)), sys.stdout.buffer)
+    sys.exit(status)

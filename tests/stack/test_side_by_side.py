@@ -17,11 +17,12 @@ def python(program: str) -> list[str]:
     return [sys.executable, "-c", program]
 
 
-def test_what_one_half_takes_the_other_leaves_and_nothing_else() -> None:
-    first, second = halves(["-m", "not bench"])
+def test_what_one_half_takes_the_other_leaves_and_nothing_else(tmp_path: Path) -> None:
+    first, second = halves(["-m", "not bench"], tmp_path)
     both = [sys.executable, "-m", "pytest", "-m", "not bench"]
-    assert first == [*both, *(f"--ignore={folder}" for folder in BESIDE)]
-    assert second == [*both, *BESIDE]
+    left_out = [f"--ignore={folder}" for folder in BESIDE]
+    assert first == [*both, f"--basetemp={tmp_path}/first", *left_out]
+    assert second == [*both, f"--basetemp={tmp_path}/second", *BESIDE]
     for folder in BESIDE:
         assert list((REPOSITORY / folder).glob("test_*.py")), folder
 
