@@ -131,7 +131,7 @@ FIXED: tuple[Account, ...] = (
 _BY_CODE = {account.code: account for account in FIXED}
 _CLEARING = "stripe_clearing:"
 _STRIPE_ACCOUNT = re.compile(r"[A-Za-z0-9_]{1,100}")
-CLEARING_REMEMBERED = 4_096
+REMEMBERED = 4_096
 
 OWN_NAME = r"[a-z0-9_]{1,40}(?::[a-z0-9_]{1,40}){0,3}"
 """How an account may be called that a book opens for itself: words, up to four deep."""
@@ -139,7 +139,7 @@ OWN_NAME = r"[a-z0-9_]{1,40}(?::[a-z0-9_]{1,40}){0,3}"
 _OWN = re.compile(rf"(asset|liability|equity|revenue|expense):(own|own_contra):({OWN_NAME})")
 
 
-@lru_cache(maxsize=CLEARING_REMEMBERED)
+@lru_cache(maxsize=REMEMBERED)
 def clearing(stripe_account: str) -> Account:
     """The clearing account of a Stripe account (`acct_…`, or `platform`).
 
@@ -166,6 +166,7 @@ def own(account_type: AccountType, name: str, *, contra: bool = False) -> Accoun
     return _account(account_type, f"{place}:{name}", "Opened for this book alone.", contra=contra)
 
 
+@lru_cache(maxsize=REMEMBERED)
 def named(code: str) -> Account:
     """The account of this code.
 

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Literal, NoReturn
 
-from fastapi import APIRouter, Depends, Request
-from fastapi.responses import JSONResponse
+from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from libs.contracts.ledger import Book
@@ -150,7 +149,7 @@ Poster = Annotated[Access, Depends(Requires("ledger:post"))]
 
 
 @router.post("/api/v1/ledger/entries", status_code=201, response_model=EntryAnswer)
-async def post_entry(request: Request, body: PostBody, access: Poster) -> JSONResponse:
+async def post_entry(request: Request, body: PostBody, access: Poster) -> Response:
     """Book an entry at once. The same source key and content again get the same answer."""
     await check_book(request, access, body.book)
     group = [_command(access, body.book, body, "body")]
@@ -162,9 +161,10 @@ async def post_entry(request: Request, body: PostBody, access: Poster) -> JSONRe
         replayed = not posted.is_new
         return _shown(posted)
 
+    answer: Response
     if idempotency_key(request) is None:
         (verdict,) = await _coalesced(request, [group])
-        answer = JSONResponse(shown(verdict).model_dump(mode="json"), 201)
+        answer = _answered(shown(verdict), 201)
     else:
 
         async def work(tx: Tx) -> EntryAnswer:
@@ -179,14 +179,13 @@ async def post_entry(request: Request, body: PostBody, access: Poster) -> JSONRe
 
 
 @router.post("/api/v1/ledger/entries/batch", response_model=BatchAnswer)
-async def post_entries(request: Request, body: BatchBody, access: Poster) -> JSONResponse:
+async def post_entries(request: Request, body: BatchBody, access: Poster) -> Response:
     """Book up to 500 entries of one book: all or none, or each by itself, as `atomic` says."""
     await check_book(request, access, body.book)
     batch = _Batch(access, body)
 
     if idempotency_key(request) is None:
-        answer = batch.answer(await _coalesced(request, batch.groups))
-        return JSONResponse(answer.model_dump(mode="json"))
+        return _answered(batch.answer(await _coalesced(request, batch.groups)), 200)
 
     async def work(tx: Tx) -> BatchAnswer:
         return batch.answer(await commands.post(tx, body.book, batch.groups))
@@ -371,6 +370,11 @@ def _refuse(error: RefusedError, group: Group, paths: Sequence[str]) -> NoReturn
             fields=_at(field, "Takes no more."),
         ) from None
     raise InvalidFields(code="unknown_account", fields=_at(field, NO_ACCOUNT)) from None
+
+
+def _answered(answer: BaseModel, status: int) -> Response:
+    """An answer written by its model, which takes half as long as by way of a dictionary."""
+    return Response(answer.model_dump_json(), status, media_type="application/json")
 
 
 def _shown(posted: Posted) -> EntryAnswer:
