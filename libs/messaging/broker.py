@@ -56,9 +56,14 @@ class Runtime:
             self._parts.append((f"consume {consumer.title}", partial(self._consume, consumer)))
             self._parts.append((f"watch {consumer.title}", consumer.watch))
 
-    def add_relay(self) -> None:
-        """Send what the outbox holds."""
-        relay = Relay(self._database, self._bootstrap)
+    def add_relay(self, *, pause_seconds: float = 0.0) -> None:
+        """Send what the outbox holds.
+
+        Args:
+            pause_seconds: what is committed so soon after something was sent waits for it, and goes
+                together; for a service that commits many times a second and would send as often.
+        """
+        relay = Relay(self._database, self._bootstrap, pause_seconds=pause_seconds)
         self._health.register("relay", relay.check)
         self._parts.append(("relay", relay.run))
 

@@ -52,8 +52,14 @@ _PARTITIONER = DefaultPartitioner()
 class Relay:
     """Sends what this service's outbox holds; `run` until cancelled."""
 
-    def __init__(self, database: Database, bootstrap: str) -> None:
+    def __init__(self, database: Database, bootstrap: str, *, pause_seconds: float = 0.0) -> None:
+        """Set a relay up.
+
+        Args:
+            pause_seconds: see `Runtime.add_relay`.
+        """
         self._database = database
+        self._pause_seconds = pause_seconds
         self._bootstrap = bootstrap
         self._producer: AIOKafkaProducer | None = None
         self._connection: Any = None
@@ -71,6 +77,8 @@ class Relay:
                     pause_seconds, self._last_error = 0.1, None
                     if not sent:
                         await SIGNAL.wait(IDLE_POLL_SECONDS)
+                    elif sent < BATCH_ROWS:
+                        await asyncio.sleep(self._pause_seconds)
                 except (KafkaError, *TRANSIENT_ERRORS) as error:
                     RELAY_ERRORS_TOTAL.labels(error=type(error).__name__).inc()
                     self._last_error = f"{type(error).__name__}: {error}"[:200]

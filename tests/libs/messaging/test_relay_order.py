@@ -54,10 +54,12 @@ def event(number: int, characters: int = 100) -> StripeEventReceived:
 
 
 @asynccontextmanager
-async def relaying(database: TestDatabase, kafka: str) -> AsyncGenerator[Database, None]:
+async def relaying(
+    database: TestDatabase, kafka: str, *, pause_seconds: float = 0.0
+) -> AsyncGenerator[Database, None]:
     """The gateway's outbox with its relay."""
     async with database.open("gateway") as gateway:
-        relay = asyncio.create_task(Relay(gateway, kafka).run())
+        relay = asyncio.create_task(Relay(gateway, kafka, pause_seconds=pause_seconds).run())
         try:
             yield gateway
         finally:
@@ -280,6 +282,23 @@ async def test_rows_that_are_too_many_for_one_batch_are_read_once(
         await until_sent(database, 20)
     assert read == [20]
     assert (await arrived(kafka, {tenant}, 20))[tenant] == list(range(1, 21))
+
+
+async def test_what_is_committed_soon_after_something_was_sent_goes_together(
+    database: TestDatabase, kafka_server: RunningKafka
+) -> None:
+    kafka, tenant = kafka_server.bootstrap, new_id()
+    await create_topics(kafka)
+    async with relaying(database, kafka, pause_seconds=3.0) as gateway:
+        for number in range(1, 4):
+            async with gateway.tenant(tenant, "test") as tx:
+                emit(tx, event(number))
+            if number == 1:
+                await until_sent(database, 1)
+        await until_sent(database, 3)
+    async with database.admin() as admin:
+        assert await admin.fetchval("select count(distinct sent_at) from gateway.outbox") == 2
+    assert (await arrived(kafka, {tenant}, 3))[tenant] == [1, 2, 3]
 
 
 async def test_a_connection_opened_after_its_producer_was_given_up_carries_nothing(
