@@ -14,6 +14,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import count
 from typing import Any
 
 import asyncpg
@@ -23,6 +24,7 @@ from aiokafka.errors import KafkaError
 from aiokafka.partitioner import DefaultPartitioner
 from aiokafka.producer.message_accumulator import BatchBuilder
 
+from libs.db import arrays
 from libs.db.pool import TRANSIENT_ERRORS, Database, Row
 from libs.messaging.outbox import SHARDS, SIGNAL
 from libs.messaging.records import TYPE_HEADER
@@ -101,9 +103,6 @@ class Relay:
         if asyncio.get_running_loop().time() >= self._measure_at:
             await self._measure(connection)
         rows = await number_rows(connection, self._shards)
-        if not rows:
-            await self._measure(connection)
-            return 0
         return await self._relay(connection, rows)
 
     async def _relay(self, connection: Any, rows: list[Row]) -> int:
@@ -112,11 +111,11 @@ class Relay:
         while done < len(rows):
             sent = await self._send(rows[done:])
             await connection.execute(
-                "update outbox set sent_at = now() where id = any($1::bigint[])",
-                [row["id"] for row in sent],
+                "update outbox set sent_at = now() where id = any($1::text::bigint[])",
+                arrays.numbers(row["id"] for row in sent),
             )
-            for topic, count in Counter(row["topic"] for row in sent).items():
-                OUTBOX_SENT_TOTAL.labels(topic=topic).inc(count)
+            for topic, number in Counter(row["topic"] for row in sent).items():
+                OUTBOX_SENT_TOTAL.labels(topic=topic).inc(number)
             done += len(sent)
         return done
 
@@ -250,36 +249,30 @@ async def number_rows(connection: Any, shards: Sequence[int]) -> list[Row]:
         fresh = [row for row in rows if row["stream_seq"] is None]
         if not fresh:
             return list(rows)
-        streams = sorted({(row["tenant_id"], row["topic"]) for row in fresh})
+        more = Counter((row["tenant_id"], row["topic"]) for row in fresh)
+        streams = sorted(more)
         last = {
             (row["tenant_id"], row["topic"]): row["last_seq"]
             for row in await connection.fetch(
                 """
                 insert into stream (tenant_id, topic, last_seq)
-                select t, o, 0 from unnest($1::uuid[], $2::text[]) as u(t, o)
-                on conflict (tenant_id, topic) do update set last_seq = stream.last_seq
+                select t, o, n from unnest($1::text::uuid[], $2::text::text[], $3::text::bigint[])
+                    as u(t, o, n)
+                on conflict (tenant_id, topic) do update
+                    set last_seq = stream.last_seq + excluded.last_seq
                 returning tenant_id, topic, last_seq
                 """,
-                [tenant for tenant, _ in streams],
-                [topic for _, topic in streams],
+                arrays.uuids(tenant for tenant, _ in streams),
+                arrays.texts(topic for _, topic in streams),
+                arrays.numbers(more[stream] for stream in streams),
             )
         }
-        numbers: dict[int, int] = {}
-        for row in fresh:
-            stream = (row["tenant_id"], row["topic"])
-            last[stream] += 1
-            numbers[row["id"]] = last[stream]
+        following = {stream: count(last[stream] - more[stream] + 1) for stream in streams}
+        numbers = {row["id"]: next(following[row["tenant_id"], row["topic"]]) for row in fresh}
         await connection.execute(
-            "update outbox o set stream_seq = u.seq from unnest($1::bigint[], $2::bigint[]) "
-            "as u(id, seq) where o.id = u.id",
-            list(numbers),
-            list(numbers.values()),
-        )
-        await connection.execute(
-            "update stream s set last_seq = u.seq from unnest($1::uuid[], $2::text[], $3::bigint[]) "
-            "as u(t, o, seq) where s.tenant_id = u.t and s.topic = u.o",
-            [tenant for tenant, _ in last],
-            [topic for _, topic in last],
-            list(last.values()),
+            "update outbox o set stream_seq = u.seq from unnest($1::text::bigint[], "
+            "$2::text::bigint[]) as u(id, seq) where o.id = u.id",
+            arrays.numbers(numbers),
+            arrays.numbers(numbers.values()),
         )
     return [{**dict(row), "stream_seq": numbers.get(row["id"], row["stream_seq"])} for row in rows]
