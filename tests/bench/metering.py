@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import asyncpg
@@ -27,6 +27,7 @@ from libs.ids import new_id
 from libs.testing.databases import TestDatabase
 from services.metering import meters
 from services.metering.usage_log import TOPIC, UsageLog
+from tests.bench.processes import cpu_seconds
 from tests.services.gateway.process import ROOT, free_port
 from tests.services.metering.world import PEPPER
 
@@ -192,15 +193,30 @@ async def publish(usage_log: UsageLog, values: dict[UUID, list[bytes]]) -> None:
         )
 
 
-async def raw_inserts(dsn: str, number: int) -> float:
-    """Ids per second that a plain client can enter durably, none twice, in batches of 5,000."""
+class Raw(NamedTuple):
+    """What a plain client that enters ids reaches.
+
+    Attributes:
+        client_seconds: its processor time for all of them, without that of making them up.
+        postgres_seconds: that of the process that serves it.
+    """
+
+    per_second: float
+    client_seconds: float
+    postgres_seconds: float
+
+
+async def raw_inserts(dsn: str, number: int) -> Raw:
+    """Enter so many ids durably, none twice, in batches of 5,000."""
     connection = await asyncpg.connect(dsn)
     await connection.execute(
         "create table if not exists raw_id (tenant uuid not null, source text not null, "
         "id uuid not null, payload_hash bytea not null, unique (tenant, source, id))"
     )
     tenants = [new_id() for _ in range(TENANTS)]
-    seconds = 0.0
+    served_by = connection.get_server_pid()
+    postgres_before = cpu_seconds(served_by)
+    seconds = client_seconds = 0.0
     for _ in range(number // RAW_BATCH):
         columns = (
             [tenants[place % TENANTS] for place in range(RAW_BATCH)],
@@ -208,30 +224,37 @@ async def raw_inserts(dsn: str, number: int) -> float:
             [new_id() for _ in range(RAW_BATCH)],
             [os.urandom(8) for _ in range(RAW_BATCH)],
         )
-        started = time.perf_counter()
+        started, client_started = time.perf_counter(), time.process_time()
         await connection.execute(
             "insert into raw_id select * from unnest($1::uuid[], $2::text[], $3::uuid[], "
             "$4::bytea[]) on conflict do nothing",
             *columns,
         )
         seconds += time.perf_counter() - started
+        client_seconds += time.process_time() - client_started
+    postgres_seconds = cpu_seconds(served_by) - postgres_before
     await connection.close()
-    return number / seconds
+    return Raw(number / seconds, client_seconds, postgres_seconds)
+
+
+FENCES = f"metering.fence where consumer = 'metering' and topic = '{TOPIC}'"
 
 
 @dataclass
 class Counting:
-    """How far the worker is, as its fences tell."""
+    """How far the worker is, as its fences tell.
+
+    Attributes:
+        fences: where they are.
+    """
 
     admin: Any
+    fences: str = FENCES
 
     async def offset(self) -> int:
         """Records that are counted."""
         return int(
-            await self.admin.fetchval(
-                "select coalesce(sum(next_offset), 0) from metering.fence "
-                f"where consumer = 'metering' and topic = '{TOPIC}'"
-            )
+            await self.admin.fetchval(f"select coalesce(sum(next_offset), 0) from {self.fences}")
         )
 
     async def settled(self, kafka: str) -> None:

@@ -271,7 +271,7 @@ async def test_usage_over_http(
         cpu = cpu_seconds(pid) - cpu
         await go_on(admin)
 
-        raw_ids = await raw_inserts(database.admin_dsn, EVENTS)
+        raw_ids = (await raw_inserts(database.admin_dsn, EVENTS)).per_second
         one, both = await end_to_end(admin, kafka, parties, worker)
         seconds = await seen_after(worker, admin, parties[0])
         path, key = "/api/v1/limits/check?meter=", parties[0].keys[0]
