@@ -131,8 +131,8 @@ async def _unbilled(tx: Tx, subscription: Row, before: datetime | None) -> Unbil
     unclosed = 0
     if closed_to < begun:
         length = max(subscription["period_to"] - begun, timedelta(minutes=1))
-        # To the nearest: months are not all of one length.
-        unclosed = max(1, (begun - closed_to + length / 2) // length)
+        # Rounded up, but for what months differ by in length.
+        unclosed = max(1, -((closed_to - begun + length / 8) // length))
         versions |= await store.versions_between(tx, subscription["id"], closed_to, begun)
     found = [running] + [await _plan(tx, version) for version in sorted(versions)]
     put_aside = _fee(running) + unclosed * max(_fee(plan) for plan in found)

@@ -289,7 +289,7 @@ async def test_what_is_committed_soon_after_something_was_sent_goes_together(
 ) -> None:
     kafka, tenant = kafka_server.bootstrap, new_id()
     await create_topics(kafka)
-    async with relaying(database, kafka, pause_seconds=3.0) as gateway:
+    async with relaying(database, kafka, pause_seconds=10.0) as gateway:
         for number in range(1, 4):
             async with gateway.tenant(tenant, "test") as tx:
                 emit(tx, event(number))

@@ -186,6 +186,29 @@ async def test_a_longer_month_that_ended_is_one_period(billing: Database, log: M
     assert told(story)[-1] == (2, SINCE[0], Decimal(20_400))
 
 
+async def test_a_short_period_and_a_month_that_ended_are_two(
+    billing: Database, log: MemoryLog
+) -> None:
+    trial = PERIODS[0] + timedelta(days=14)
+    plan = await publish_plan(billing)
+    story = Story(billing, log, plan.plan_version_id, credit_minor=20_000)
+    story.begin()
+    for topic in ("tenants", "payments"):
+        await story.deliver(topic)
+    story.queues["payments"].clear()
+    story.say("payments", story.subscription("active", 0, period_end=trial), START)
+    await story.deliver("payments")
+    await choose(story, ["api_calls"])
+    begun = trial + timedelta(days=30)
+    third = story.subscription(
+        "active", 1, period_start=begun, period_end=begun + timedelta(days=31)
+    )
+    story.say("payments", third, begun)
+    await story.deliver("payments")
+    # 20,000 less three fees in three parts: 1,766 each.
+    assert told(story)[-1][1:] == (SINCE[0], Decimal(2_000 + (1_766 - 500) * 4))
+
+
 async def test_a_meter_that_costs_nothing_takes_no_share(billing: Database, log: MemoryLog) -> None:
     prices: Any = PRO["prices"]
     free = prices[1] | {"tiers": [{"up_to": None, "unit_amount_minor": "0"}]}
