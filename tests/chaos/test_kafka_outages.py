@@ -30,8 +30,7 @@ LONG = os.environ.get("SLUICE_CHAOS") == "long"
 OUTAGES, OUTAGE_SECONDS, BETWEEN_SECONDS = (10, 30.0, 10.0) if LONG else (2, 3.0, 2.0)
 PER_SECOND = 30
 P99_SECONDS_MAX = 0.5
-DRAIN_SECONDS_MAX = 60.0 if LONG else proof.SETTLE_SECONDS
-"""A bound where the machine is the test's own; beside other tests only that it comes to rest."""
+DRAIN_SECONDS_MAX = 60.0
 SHORT_SEED = 20_260_105
 
 pytestmark = [pytest.mark.flow, pytest.mark.timeout(1_200 if LONG else 300)]

@@ -335,7 +335,7 @@ async def test_a17_after_signing_out_neither_cookie_nor_assertion_opens_anything
         answers = [await http.get(each.path, headers=headers) for each in READING]
         return all(each.status_code == 401 and each.json()["detail"] == VOIDED for each in answers)
 
-    await eventually("the end of the assertion in every service", void_everywhere)
+    await eventually("the end of the assertion in every service", void_everywhere, seconds=5)
 
 
 async def test_a17_an_assertion_of_one_tenant_names_no_other(
