@@ -17,6 +17,10 @@ from pydantic import ValidationError
 from libs.clock import from_unix
 from libs.contracts.envelope import MAX_EVENT_BYTES, Envelope, Fact
 from libs.contracts.topics import EVENT_TYPES
+from libs.messaging.kafka_headers import read_any_header_names
+
+# Whoever reads records of Kafka's comes here.
+read_any_header_names()
 
 TYPE_HEADER = "type"
 EVENT_MODELS: dict[str, type[Envelope[Any]]] = {

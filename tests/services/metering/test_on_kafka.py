@@ -4,11 +4,14 @@ import asyncio
 import base64
 import json
 from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from datetime import timedelta
+from uuid import UUID
 
 import httpx
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.record.util import calc_crc32c_py
 from fastapi import FastAPI
 
 from deploy.local.scratch import RunningKafka
@@ -37,6 +40,9 @@ from services.metering.usage_log import TOPIC, LogUnavailableError, UsageLog, us
 from services.metering.usage_reader import UsageReader
 
 pytestmark = pytest.mark.kafka
+
+CRC_AT, AFTER_CRC = 17, 21
+"""Where a record batch keeps the checksum of all that follows."""
 
 
 @pytest.fixture
@@ -96,7 +102,9 @@ async def first_answer(kafka: str, party: Party) -> PeriodUsage:
     raise AssertionError
 
 
-async def test_from_http_to_the_answer_of_a_period(app: FastAPI, kafka: str) -> None:
+@asynccontextmanager
+async def enrolled(app: FastAPI, kafka: str) -> AsyncGenerator[tuple[Api, World, Party], None]:
+    """The service with a tenant that it knows, and a meter of the platform's."""
     log = MemoryLog()
     platform = publish_platform(log)
     acme = publish_tenant(log, "acme", (("usage:write", "usage:read"),))
@@ -111,13 +119,38 @@ async def test_from_http_to_the_answer_of_a_period(app: FastAPI, kafka: str) -> 
                 while not (await api.get("/api/v1/meters", party)).is_success:
                     await asyncio.sleep(0.1)
         await api.meter(platform)
+        yield api, world, acme
+
+
+async def until_counted(api: Api, party: Party, value: int) -> None:
+    async with asyncio.timeout(60):
+        while await api.value(party) != value:
+            await asyncio.sleep(0.1)
+
+
+async def publish_hostile(kafka: str, tenant: UUID) -> None:
+    """A record of the tenant's whose header has a name that is no text."""
+    producer = AIOKafkaProducer(bootstrap_servers=kafka, acks="all")
+    await producer.start()
+    try:
+        batch = producer.create_batch()
+        headers = [("name", b"value")]
+        batch.append(timestamp=None, key=str(tenant).encode(), value=b"{}", headers=headers)
+        content = bytearray(batch._build()).replace(b"name", b"\xff\xfe\xff\xfe")
+        content[CRC_AT:AFTER_CRC] = calc_crc32c_py(bytes(content[AFTER_CRC:])).to_bytes(4, "big")
+        batch._buffer = content
+        await (await producer.send_batch(batch, TOPIC, partition=usage_partition(tenant)))
+    finally:
+        await producer.stop()
+
+
+async def test_from_http_to_the_answer_of_a_period(app: FastAPI, kafka: str) -> None:
+    async with enrolled(app, kafka) as (api, world, acme):
         events = [world.event(data={"calls": 2}) for _ in range(1000)]
         for batch in (events, events[:500], [world.event()]):
             answer = await api.post("/api/v1/events", acme, batch)
             assert answer.status_code == 202, answer.text
-        async with asyncio.timeout(60):
-            while await api.value(acme) != 2001:
-                await asyncio.sleep(0.1)
+        await until_counted(api, acme, 2001)
         now = floor_to_minute(utc_now())
         fact = UsagePeriodClosed(
             closure_id=new_id(),
@@ -137,6 +170,18 @@ async def test_from_http_to_the_answer_of_a_period(app: FastAPI, kafka: str) -> 
                 if (answer.json()["as_of"] or "") >= asked_at.isoformat().replace("+00:00", "Z"):
                     break
                 await asyncio.sleep(0.2)
+
+
+async def test_a_header_whose_name_is_no_text_holds_nobody_up(app: FastAPI, kafka: str) -> None:
+    reader = UsageReader(kafka)
+    async with enrolled(app, kafka) as (api, world, acme):
+        begin = (await reader.bounds())[usage_partition(acme.id)].end
+        await publish_hostile(kafka, acme.id)
+        answer = await api.post("/api/v1/events", acme, [world.event()])
+        assert answer.status_code == 202, answer.text
+        await until_counted(api, acme, 1)
+    records = await reader.read(usage_partition(acme.id), begin, begin + 2, whole=True)
+    assert [name for name, _ in records[0].headers] == ["\\xff\\xfe\\xff\\xfe"]
 
 
 async def test_batches_lie_where_every_client_looks_for_the_key(kafka: str) -> None:

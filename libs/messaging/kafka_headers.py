@@ -1,0 +1,92 @@
+"""Kafka says that the name of a header is text, and takes any bytes for one."""
+
+import struct
+from typing import Any, Self, SupportsIndex, cast
+
+from aiokafka.consumer import fetcher
+from aiokafka.record.default_records import _DefaultRecordBatchPy
+from aiokafka.record.memory_records import MemoryRecords
+
+LENGTH_AT, LENGTH_ENDS = 8, 12
+"""Where a record batch says how many bytes follow, after the offset of its first record."""
+
+
+def read_any_header_names() -> None:
+    """Let a record be delivered whose header has a name that is not UTF-8, as escapes in ASCII.
+
+    aiokafka 0.14 raises UnicodeDecodeError out of the poll, before anybody sees the record: whoever
+    may write to a topic could hold up a partition for ever. Its batch is read once more, by the
+    reader of aiokafka that is in Python.
+    """
+    if fetcher.MemoryRecords is _Records:
+        return
+    fetcher.MemoryRecords = _Records
+    following = fetcher.PartitionRecords.__next__
+
+    def following_or_again(fetched: Any) -> Any:
+        try:
+            return following(fetched)
+        except UnicodeDecodeError:
+            # What was delivered of this batch is not delivered again: its offsets are behind the next.
+            fetched._records.again()  # noqa: SLF001
+            fetched._records_iterator = fetched._unpack_records()  # noqa: SLF001
+            return following(fetched)
+
+    fetcher.PartitionRecords.__next__ = following_or_again
+
+
+class _Records:
+    """What a fetch brought, of which a batch can be read again."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+        self._records = MemoryRecords(content)
+        self._begins = self._ends = 0
+        self._again = False
+
+    def size_in_bytes(self) -> int:
+        """Of all of it."""
+        return len(self._content)
+
+    def has_next(self) -> bool:
+        """Whether a whole batch is left."""
+        return self._again or self._records.has_next()
+
+    def next_batch(self) -> Any:
+        """The next batch; the last one, whatever its headers are called, if that was asked for."""
+        if self._again:
+            self._again = False
+            return _AnyNames(self._content[self._begins : self._ends])
+        batch = self._records.next_batch()
+        if batch is not None:
+            self._begins = self._ends
+            (length,) = struct.unpack_from(">i", self._content, self._begins + LENGTH_AT)
+            self._ends = self._begins + LENGTH_ENDS + length
+        return batch
+
+    def again(self) -> None:
+        """Read the last batch once more."""
+        self._again = True
+
+
+class _AnyNames(_DefaultRecordBatchPy):  # type: ignore[misc] # there is no other way to its buffer
+    """A batch that is read in Python."""
+
+    _buffer: bytearray
+
+    def __iter__(self) -> Self:
+        self._maybe_uncompress()
+        self._buffer = _Escaped(self._buffer)
+        return self
+
+
+class _Escaped(bytearray):
+    """Bytes whose text shows what is no text as escapes."""
+
+    def __getitem__(self, place: SupportsIndex | slice) -> Any:
+        found = super().__getitem__(place)
+        return _Escaped(found) if isinstance(place, slice) else found
+
+    def decode(self, encoding: str = "utf-8", errors: str = "backslashreplace") -> str:
+        """The text in it."""
+        return cast(bytearray, super()).decode(encoding, errors)
