@@ -11,7 +11,7 @@ from libs.directory.apply import apply_snapshot
 from libs.directory.secrets import apply_secrets
 from libs.messaging.apply import Applier, BatchHandler, Handler
 from libs.messaging.consume import MAX_RECORDS, Consumer
-from libs.messaging.records import Reader
+from libs.messaging.records import Reader, Weigh
 
 DIRECTORY_TOPICS = frozenset({"tenants.directory", "tenants.secrets"})
 
@@ -30,6 +30,7 @@ def consumers_of(
     parks: bool,
     max_records: int = MAX_RECORDS,
     readers: Mapping[str, Reader] | None = None,
+    weigh: Weigh | None = None,
     lanes: int = 1,
 ) -> list[Consumer]:
     """The consumers of a service, as the record of topics says.
@@ -41,6 +42,7 @@ def consumers_of(
             letter.
         max_records: the largest batch.
         readers: by topic, what reads a record ahead of its transaction.
+        weigh: how much work a record is, where batches may be too much for one transaction.
         lanes: how many consumers of events there are in this process, each with partitions of its own. A
             tenant's partitions of all topics are in one of them.
     """
@@ -57,6 +59,7 @@ def consumers_of(
             code_version=code_version(),
             max_records=max_records,
             readers=readers,
+            weigh=weigh,
             lane=lane,
         )
         for lane in range(lanes if events else 0)

@@ -9,7 +9,6 @@ import asyncio
 import os
 import random
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import structlog
 from aiokafka import ConsumerRebalanceListener, TopicPartition
@@ -17,7 +16,6 @@ from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import KafkaError
 from faststream import AckPolicy
 from faststream.kafka import KafkaBroker, KafkaMessage
-from faststream.kafka.message import FAKE_CONSUMER
 
 from libs.contracts.topics import Topic
 from libs.db.pool import Database
@@ -33,9 +31,10 @@ from libs.messaging.fence import (
     load_fences,
     move_fences,
 )
+from libs.messaging.kafka_headers import keep_raw, no_decoding
 from libs.messaging.places import Places, place_of, spans_of
 from libs.messaging.probe import StuckError, ends_heard
-from libs.messaging.records import Reader, Record, from_kafka
+from libs.messaging.records import Reader, Record, Weigh, from_kafka, in_parts
 from libs.observability.health import Check
 from libs.observability.metrics import (
     BATCH_SECONDS,
@@ -72,12 +71,14 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
         code_version: str = "0",
         max_records: int = MAX_RECORDS,
         readers: Mapping[str, Reader] | None = None,
+        weigh: Weigh | None = None,
         lane: int = 0,
     ) -> None:
         """Set a consumer up.
 
         Args:
             readers: by topic, what reads a record ahead of its transaction.
+            weigh: tells by how much a batch is too much for one transaction; without it none is.
             lane: which one it is of those of this name in this process.
         """
         self.applier = applier
@@ -93,6 +94,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
         self._max_records = max_records
         decoded = [topic for topic in self.topics if topic not in applier.batch_handlers]
         self._readers = dict.fromkeys(decoded, applier.read_ahead) | dict(readers or {})
+        self._weigh = weigh
         self._at_work: asyncio.Task[None] | None = None
         self._lock = asyncio.Lock()
         self._place_now = asyncio.Event()
@@ -131,8 +133,8 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
             max_poll_interval_ms=MAX_POLL_INTERVAL_MS,
             partition_assignment_strategy=[RangePartitionAssignor],
             listener=self,
-            parser=_keep_raw,
-            decoder=_no_decoding,
+            parser=keep_raw,
+            decoder=no_decoding,
         )
 
         async def take(message: KafkaMessage) -> None:
@@ -194,7 +196,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
             self.places.put_back(records)
             raise
         if self.places.rewinds == rewinds:
-            work = self.take(records, rewinds=rewinds)
+            work = self._take_in_parts(records, rewinds)
             self._at_work = asyncio.create_task(work, name=f"batch {self.title}")
         else:
             self.places.put_back(records)
@@ -226,6 +228,11 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
             record.prepare(reader)
             if number % READ_AT_ONCE == READ_AT_ONCE - 1:
                 await asyncio.sleep(0)
+
+    async def _take_in_parts(self, records: Sequence[Record], rewinds: int) -> None:
+        """Apply a batch, what is too much for one transaction in several; see `take`."""
+        for part in in_parts(records, self._weigh):
+            await self.take(part, rewinds=rewinds)
 
     async def take(self, records: Sequence[Record], *, rewinds: int | None = None) -> None:
         """Apply a delivered batch, or put the client back to the fence and wait a little.
@@ -384,14 +391,3 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
         if wrong is not None:
             return Check(ok=False, detail=wrong)
         return Check(ok=True, detail=f"{behind} records behind")
-
-
-async def _keep_raw(raw: Any) -> KafkaMessage:
-    """FastStream's parser decodes headers and fails on hostile bytes; ours touches nothing."""
-    return KafkaMessage(
-        body=b"", raw_message=raw, headers={}, message_id="", consumer=FAKE_CONSUMER
-    )
-
-
-async def _no_decoding(message: KafkaMessage) -> KafkaMessage:
-    return message

@@ -6,6 +6,8 @@ from typing import Any, Self, SupportsIndex, cast
 from aiokafka.consumer import fetcher
 from aiokafka.record.default_records import _DefaultRecordBatchPy
 from aiokafka.record.memory_records import MemoryRecords
+from faststream.kafka import KafkaMessage
+from faststream.kafka.message import FAKE_CONSUMER
 
 LENGTH_AT, LENGTH_ENDS = 8, 12
 """Where a record batch says how many bytes follow, after the offset of its first record."""
@@ -33,6 +35,18 @@ def read_any_header_names() -> None:
             return following(fetched)
 
     fetcher.PartitionRecords.__next__ = following_or_again
+
+
+async def keep_raw(raw: Any) -> KafkaMessage:
+    """FastStream's parser decodes headers and fails on hostile bytes; ours touches nothing."""
+    return KafkaMessage(
+        body=b"", raw_message=raw, headers={}, message_id="", consumer=FAKE_CONSUMER
+    )
+
+
+async def no_decoding(message: KafkaMessage) -> KafkaMessage:
+    """Nor is anything decoded: that is the applier's."""
+    return message
 
 
 class _Records:

@@ -5,7 +5,7 @@ never another exception.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, Protocol
@@ -104,6 +104,12 @@ Reader = Callable[[Record], Any]
 """Reads a record ahead of its transaction: any bytes, no exception, and never the record itself. What
 rests on more than the record's bytes has to be held against what is true in the transaction."""
 
+Weigh = Callable[[Record], int]
+"""How much there is to write on account of a record that was read ahead, in rows."""
+
+WEIGHT_MAX = 20_000
+"""Of one transaction: written within a second or two, and in memory within some tens of MiB."""
+
 SECONDS_REMEMBERED = 256
 KEYS_REMEMBERED = 1_024
 TENANT_KEY_BYTES = 36
@@ -126,6 +132,24 @@ def from_kafka(raw: KafkaRecord) -> Record:
         raw.value,
         tuple(raw.headers or ()),
     )
+
+
+def in_parts(records: Sequence[Record], weigh: Weigh | None) -> Iterator[Sequence[Record]]:
+    """Records in their order, as many together as one transaction should write.
+
+    So those of others wait for a part of a tenant's work, and never for all that a batch may be.
+    """
+    weights = [] if weigh is None else [weigh(record) for record in records]
+    if sum(weights) <= WEIGHT_MAX:
+        yield records
+        return
+    begin = weight = 0
+    for place, mine in enumerate(weights):
+        if weight + mine > WEIGHT_MAX and place > begin:
+            yield records[begin:place]
+            begin, weight = place, 0
+        weight += mine
+    yield records[begin:]
 
 
 def tenant_of(record: Record) -> UUID:

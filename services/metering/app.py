@@ -38,7 +38,7 @@ from services.metering import (
 from services.metering.admission import admission_since
 from services.metering.cloudevents import BODY_BYTES_MAX
 from services.metering.glances import Glances
-from services.metering.handlers import HANDLERS, READERS, batch_handlers_of
+from services.metering.handlers import HANDLERS, READERS, batch_handlers_of, weigh
 from services.metering.producers import ProducerKeys
 from services.metering.progress import Progress
 from services.metering.settings import Settings
@@ -76,6 +76,7 @@ def build() -> FastAPI:
                 parks=False,
                 max_records=BATCH_RECORDS,
                 readers=READERS,
+                weigh=weigh,
             )
         )
         runtime.add_relay()

@@ -57,3 +57,8 @@ def batch_handlers_of(admission: Admission | None) -> dict[str, BatchHandler]:
 
 
 READERS: dict[str, Reader] = {"usage.events": intake.read_ahead}
+
+
+def weigh(record: Record) -> int:
+    """How much work a record is: of usage, what its meters say."""
+    return intake.weight_of(record.prepared)

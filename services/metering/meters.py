@@ -17,7 +17,10 @@ from services.metering.measuring import Meter, plain
 from services.metering.store_meters import MeterRow
 
 METERS_MAX = 200
-"""Meters of one tenant and mode: every event of their type is held against each."""
+"""Meters of one tenant and mode."""
+
+METERS_OF_TYPE_MAX = 20
+"""Of these, for one type of event: every event of that type is held against each."""
 
 
 class MeterExistsError(ValueError):
@@ -25,7 +28,7 @@ class MeterExistsError(ValueError):
 
 
 class TooManyMetersError(ValueError):
-    """The tenant has as many meters as it may."""
+    """The tenant has as many meters as it may: the message says of what."""
 
 
 async def create(
@@ -46,7 +49,7 @@ async def create(
 
     Raises:
         MeterExistsError: the key is taken.
-        TooManyMetersError: the tenant has 200 already.
+        TooManyMetersError: the tenant has 200 already, or 20 of this type of event.
     """
     meter = Meter(
         tx.tenant_id,
@@ -60,8 +63,11 @@ async def create(
         percentile=percentile,
         time_unit=time_unit,
     )
-    if await store.count_meters(tx) >= METERS_MAX:
-        raise TooManyMetersError
+    of_all, of_type = await store.count_meters(tx, event_type)
+    if of_all >= METERS_MAX:
+        raise TooManyMetersError(f"A tenant has up to {METERS_MAX} meters.")
+    if of_type >= METERS_OF_TYPE_MAX:
+        raise TooManyMetersError(f"Up to {METERS_OF_TYPE_MAX} meters count events of one type.")
     if not await store.add_meter(tx, meter, created_at):
         raise MeterExistsError
     fact = MeterCreated(

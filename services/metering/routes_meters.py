@@ -136,10 +136,8 @@ async def create_meter(
                 "A meter with this key exists, and meters never change. Choose another key.",
                 code="meter_exists",
             ) from None
-        except meters.TooManyMetersError:
-            raise Conflict(
-                f"A tenant has up to {meters.METERS_MAX} meters.", code="too_many_meters"
-            ) from None
+        except meters.TooManyMetersError as error:
+            raise Conflict(str(error), code="too_many_meters") from None
         return _shape(row)
 
     return await answer_once(request, access, database, body, work)

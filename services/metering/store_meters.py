@@ -21,12 +21,17 @@ class MeterRow:
     created_at: datetime
 
 
-async def count_meters(tx: Tx) -> int:
-    """How many meters the tenant in scope has."""
-    counted: int = await tx.fetchval(
-        "select count(*) from meter where tenant_id = $1 and mode = $2", tx.tenant_id, tx.mode
+async def count_meters(tx: Tx, event_type: str) -> tuple[int, int]:
+    """How many meters the tenant in scope has, and how many of these for this type of event."""
+    row = await tx.fetchrow(
+        "select count(*), count(*) filter (where event_type = $3) from meter "
+        "where tenant_id = $1 and mode = $2",
+        tx.tenant_id,
+        tx.mode,
+        event_type,
     )
-    return counted
+    assert row is not None, "a count is always told"
+    return row[0], row[1]
 
 
 async def add_meter(tx: Tx, meter: Meter, created_at: datetime) -> bool:

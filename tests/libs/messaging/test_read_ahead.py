@@ -1,24 +1,28 @@
 """A batch is read while the one before is at work, and thrown away when that one was put back."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 import pytest
 from aiokafka import TopicPartition
+from hypothesis import given
+from hypothesis import strategies as st
 
+from libs.clock import utc_now
 from libs.contracts.billing import CreditGranted
 from libs.contracts.envelope import Envelope
 from libs.db.pool import Database, Tx
 from libs.messaging import records
 from libs.messaging.apply import TransientError
 from libs.messaging.fence import Fence
-from libs.messaging.records import Record, UndecodableError, tenant_in
+from libs.messaging.records import WEIGHT_MAX, Record, UndecodableError, in_parts, tenant_in
 from libs.testing.databases import TestDatabase
 from libs.testing.memory_log import MemoryLog
 from tests.libs.messaging.test_exactly_once import ACME, Sums, credit
 
 EVENTS = TopicPartition("billing.events", 0)
+NOW = utc_now()
 
 
 @pytest.fixture
@@ -126,6 +130,49 @@ async def test_what_was_read_behind_a_batch_that_another_rewind_made_void_is_voi
     await consumer.deliver([first, second])
     await consumer.end()
     assert await sums.sum_of(ledger, ACME) == 3
+
+
+async def test_a_batch_that_is_too_much_for_one_transaction_is_applied_in_parts(
+    ledger: Database, log: MemoryLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sums, together = Sums(), []
+    failures = [TransientError("once")]
+
+    async def on_credit(event: Envelope[Any], tx: Tx) -> None:
+        if event.data.amount_minor == 4 and failures:
+            raise failures.pop()
+        await sums.on_credit(event, tx)
+
+    consumer = log.add(ledger, {CreditGranted: on_credit})[0]
+    await log.settle()
+    consumer.places.client = Client()
+    consumer._weigh = lambda record: 10_000 if record.offset != 2 else 50_000
+    commit = consumer._commit_batch
+
+    async def committed(records: Sequence[Record]) -> None:
+        await commit(records)
+        together.append([record.offset for record in records])
+
+    monkeypatch.setattr(consumer, "_commit_batch", committed)
+    batch = [log.publish(credit(ACME, amount)) for amount in range(6)]
+    await consumer.deliver(batch)
+    await consumer.end()
+    assert (together, consumer.places.positions[EVENTS]) == ([[0, 1], [2]], 3)
+    await consumer.deliver(batch[3:])
+    await consumer.end()
+    assert together == [[0, 1], [2], [3, 4], [5]]
+    assert await sums.sum_of(ledger, ACME) == 15
+
+
+@given(st.lists(st.integers(0, 30_000), max_size=40))
+def test_parts_are_all_records_in_their_order(weights: list[int]) -> None:
+    all_of_them = [Record("t", 0, offset, NOW, None, None) for offset in range(len(weights))]
+    parts = list(in_parts(all_of_them, lambda record: weights[record.offset]))
+    assert [record for part in parts for record in part] == all_of_them
+    for part in parts:
+        assert len(part) <= 1 or sum(weights[record.offset] for record in part) <= WEIGHT_MAX
+    if all_of_them:
+        assert all(parts)
 
 
 async def test_a_batch_that_cannot_be_read_ahead_is_not_read_past(

@@ -9,6 +9,7 @@ import pytest
 
 from libs.clock import floor_to_minute, format_time, utc_now
 from metering.world import Api, World
+from services.metering.meters import METERS_OF_TYPE_MAX
 
 AGGREGATIONS = {
     "count": "5",
@@ -188,6 +189,18 @@ async def test_a_key_is_taken_once(api: Api, world: World) -> None:
     assert (first.status_code, again.json()) == (201, first.json())
     twin = await api.post("/api/v1/meters", world.acme, body)
     assert (twin.status_code, twin.json()["code"]) == (409, "meter_exists")
+
+
+async def test_one_event_is_held_against_so_many_meters_of_a_tenant_at_most(
+    api: Api, world: World
+) -> None:
+    for number in range(METERS_OF_TYPE_MAX):
+        await api.meter(world.acme, key=f"m{number}")
+    body = {"key": "one_more", "event_type": "api.call", "aggregation": "count"}
+    refused = await api.post("/api/v1/meters", world.acme, body)
+    assert (refused.status_code, refused.json()["code"]) == (409, "too_many_meters")
+    await api.meter(world.acme, key="of_another_type", event_type="job.run")
+    await api.meter(world.globex)
 
 
 @pytest.mark.parametrize(

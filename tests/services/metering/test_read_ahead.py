@@ -22,6 +22,7 @@ from metering.world import Api, Party, World
 from services.metering import gained, intake
 from services.metering.aggregation import Gains, series_of
 from services.metering.ears import plain_ears
+from services.metering.handlers import weigh
 from services.metering.listening import Listening
 from services.metering.measuring import EXACT, Meter, UnmeasurableError, measure_all
 from services.metering.usage_event import Event, is_as_written
@@ -69,6 +70,22 @@ async def test_a_meter_that_came_meanwhile_counts_what_was_read_without_it(
     assert await api.value(world.acme) == 2
     async with world.database.tenant(world.acme.id, "test") as tx:
         assert await tx.fetchval("select count(*) from usage_value") == 1
+
+
+async def test_a_record_weighs_what_its_meters_write(api: Api, world: World) -> None:
+    for number, aggregation in enumerate(("sum", "avg", "max")):
+        await api.meter(world.acme, key=f"m{number}", aggregation=aggregation)
+    (unknown,) = records_of(world.acme, [world.event()])
+    unknown.prepare(intake.read_ahead)
+    hostile, known, other = (
+        records_of(world.acme, [event])[0]
+        for event in ({}, world.event(), world.event(type="job.run"))
+    )
+    await take_ahead(world, [unknown])
+    for record in (hostile, known, other):
+        record.prepare(intake.read_ahead)
+    found = [weigh(record) for record in (unknown, hostile, known, other)]
+    assert found == [intake.WEIGHT_UNKNOWN, 1, 3, 0]
 
 
 async def test_what_is_read_ahead_is_counted_as_what_is_not(api: Api, world: World) -> None:
