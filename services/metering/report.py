@@ -1,5 +1,6 @@
 """The usage report of a tenant (requirement M4): its plan, each meter, its users."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
@@ -15,12 +16,15 @@ from libs.db.tenant import Scope
 from libs.directory.local import Tenant
 from libs.ids import public_id
 from services.metering import meters, store_queries
+from services.metering.closing import customers_of
 from services.metering.limits import Standing
 from services.metering.measuring import EXACT, Meter, plain
 from services.metering.store_queries import USER, Question
 
 USERS_MAX = 1_000
 """Users listed per metric; `summary.unique_users` counts all."""
+USERS_COMPARED_MAX = 50_000
+"""Of so many, the first by name, those who used the most are listed."""
 
 
 class ReportTenant(BaseModel):
@@ -39,7 +43,7 @@ class ReportPeriod(BaseModel):
 
 
 class ReportLimit(BaseModel):
-    """A limit of the plan and where the tenant stands; all of its use, whoever's it is."""
+    """A limit of the tenant's plan and where it stands: what it used itself, not what its customers did."""
 
     meter: str
     amount: str
@@ -67,7 +71,10 @@ class ReportMetric(BaseModel):
     aggregation: Aggregation
     total: str
     count: int
-    by_user: list[ReportUser]
+    by_user: list[ReportUser] = Field(
+        description=f"Who used the most comes first; up to {USERS_MAX} users."
+    )
+    truncated: bool = Field(description="Whether there are users who are not listed.")
 
 
 class ReportSummary(BaseModel):
@@ -111,8 +118,12 @@ async def write(
     measured = meters.of_tenant(known, tenant.id)
     question = Question(start, end, until=standing.now)
     metrics = [await _metric(tx, meter, question) for meter in measured]
-    totals = {metric.meter: Decimal(metric.total) for metric in reversed(metrics)}
-    found = [_limit(limit, totals.get(limit.meter, Decimal(0))) for limit in standing.limits()]
+    own = customers_of(tenant.snapshot.self_customer_id, tenant.snapshot.self_customer_id)
+    of_its_own = replace(question, customers=own)
+    found = [
+        _limit(limit, await _used(tx, limit, standing, measured, of_its_own))
+        for limit in standing.limits()
+    ]
     subscription = standing.subscription
     total_usage = Decimal(0)
     for metric in metrics:
@@ -143,8 +154,10 @@ async def write(
 async def _metric(tx: Tx, meter: Meter, question: Question) -> ReportMetric:
     whole = await store_queries.add_up(tx, meter, question, limit=1)
     by_user = await store_queries.add_up(
-        tx, meter, replace(question, breakdown=(USER,)), limit=USERS_MAX
+        tx, meter, replace(question, breakdown=(USER,)), limit=USERS_COMPARED_MAX
     )
+    # Sorted by name already, for those who used as much.
+    by_user.sort(key=lambda each: each.value, reverse=True)
     return ReportMetric(
         meter=meter.key,
         aggregation=meter.aggregation,
@@ -152,9 +165,21 @@ async def _metric(tx: Tx, meter: Meter, question: Question) -> ReportMetric:
         count=whole[0].event_count if whole else 0,
         by_user=[
             ReportUser(user=each.parts[0] or None, total=plain(each.value), count=each.event_count)
-            for each in by_user
+            for each in by_user[:USERS_MAX]
         ],
+        truncated=len(by_user) > USERS_MAX,
     )
+
+
+async def _used(
+    tx: Tx, limit: PlanLimit, standing: Standing, measured: Sequence[Meter], question: Question
+) -> Decimal:
+    """What counts against a limit: the biller's meter of that key says it."""
+    for meter in measured:
+        if meter.key == limit.meter and standing.limit_on(meter) is not None:
+            totals = await store_queries.add_up(tx, meter, question, limit=1)
+            return totals[0].value if totals else Decimal(0)
+    return Decimal(0)
 
 
 def _limit(limit: PlanLimit, used: Decimal) -> ReportLimit:

@@ -5,6 +5,8 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Literal
 
+import pytest
+
 from libs.clock import floor_to_minute, format_time, utc_now
 from libs.contracts.billing import PlanLimit, PlanPublished, SubscriptionChanged
 from libs.ids import new_id
@@ -160,6 +162,41 @@ async def test_the_report_of_a_tenant(api: Api, world: World) -> None:
     wide = {"from_": format_time(now - timedelta(days=5)), "to": format_time(now)}
     longer = (await api.get("/api/v1/usage/report", world.acme, **wide)).json()
     assert longer["summary"]["total_usage"] != "10"
+
+
+async def test_the_report_holds_only_its_own_use_against_the_tenants_limit(
+    api: Api, world: World
+) -> None:
+    await api.meter(world.platform)
+    now = floor_to_minute(utc_now())
+    period = (now - timedelta(days=3), now + timedelta(days=27))
+    await subscribe(world, world.acme, "hard", "10", period)
+    of_a_customer = world.event(subject="shop-7", data={"calls": 100})
+    await api.send(world.acme, world.event(data={"calls": 9}), of_a_customer)
+    report = (await api.get("/api/v1/usage/report", world.acme)).json()
+    check = (await api.get("/api/v1/limits/check", world.acme, meter="api_calls")).json()
+    (limit,) = report["limits"]
+    assert (limit["used"], limit["over"], limit["over_limit"]) == ("9", "0", False)
+    assert limit["used"] == check["used"]
+    assert report["metrics"][0]["total"] == "109"
+
+
+async def test_the_report_lists_who_used_the_most(
+    api: Api, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.metering.report.USERS_MAX", 2)
+    await api.meter(world.platform)
+    used = {"ann": 1, "bob": 5, "cyd": 3}
+    await api.send(
+        world.acme,
+        *(world.event(userid=user, data={"calls": calls}) for user, calls in used.items()),
+    )
+    (metric,) = (await api.get("/api/v1/usage/report", world.acme)).json()["metrics"]
+    listed = [(each["user"], each["total"]) for each in metric["by_user"]]
+    assert (listed, metric["truncated"]) == ([("bob", "5"), ("cyd", "3")], True)
+    monkeypatch.setattr("services.metering.report.USERS_MAX", 3)
+    (metric,) = (await api.get("/api/v1/usage/report", world.acme)).json()["metrics"]
+    assert (len(metric["by_user"]), metric["truncated"]) == (3, False)
 
 
 async def test_a_meter_that_comes_later_stands_before_the_other_of_its_key(
