@@ -1,5 +1,6 @@
 """`sluice-client`: nothing lost while there is room, nothing counted twice, nobody held up."""
 
+import asyncio
 import json
 import os
 import signal
@@ -9,9 +10,10 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
+from typing import Any, NoReturn
 from uuid import UUID
 
 import pytest
@@ -225,6 +227,72 @@ def test_what_cannot_be_an_event_is_dropped_or_raised(receiver: Receiver) -> Non
         strict.close()
         with pytest.raises(ClosedError):
             strict.track("api_call")
+
+
+class Hostile:
+    """Something like a mapping, that raises when it is looked into."""
+
+    def keys(self) -> NoReturn:
+        raise LookupError("not now")
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"data": [1, 2]},
+        {"data": Hostile()},
+        {"data": {1: {2}}},
+        {"at": "2026-01-01T00:00:00Z"},
+        {"at": datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=5)))},
+        {"attributes": ["role"]},
+        {"attributes": {"role": object()}},
+        {"event_id": object()},
+    ],
+)
+def test_whatever_is_tracked_raises_only_where_asked(odd: dict[str, Any]) -> None:
+    client = Client(NOBODY, "k", QUICK)
+    assert client.track("api_call", **odd) is None
+    assert (client.counters.dropped, client.counters.tracked) == (1, 0)
+    assert client.close()
+    with pytest.raises(InvalidEventError):
+        Client(NOBODY, "k", replace(QUICK, raises=True)).track("api_call", **odd)
+
+
+def test_attributes_stand_beside_the_event_and_never_for_its_own(receiver: Receiver) -> None:
+    with Client(receiver.origin, "k", QUICK) as client:
+        attributes = {"role": "admin", "tenanttype": "user", "id": "other", "subject": "other"}
+        made = client.track("api_call", customer="shop-7", attributes=attributes)
+    ((_, (event,)),) = receiver.requests
+    assert (event["id"], event["subject"]) == (made, "shop-7")
+    assert (event["role"], event["tenanttype"]) == ("admin", "user")
+
+
+def test_where_no_thread_can_be_started_events_wait(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    client, lost = Client(receiver.origin, "k", QUICK), Client(receiver.origin, "k", QUICK)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        assert client.track("api_call", event_id="waits") == "waits"
+        assert lost.track("api_call")
+        assert not client.flush(0.1)
+        assert not lost.close()
+    assert lost.counters.dropped == 1
+    assert client.close()
+    assert (receiver.taken, client.counters.dropped) == (["waits"], 0)
+
+
+def test_what_is_tracked_without_a_loop_waits_for_one(receiver: Receiver) -> None:
+    async def sent(client: AsyncClient) -> bool:
+        return await client.aclose()
+
+    client = AsyncClient(receiver.origin, "k", QUICK)
+    assert client.track("api_call", event_id="early") == "early"
+    assert asyncio.run(sent(client))
+    assert (receiver.taken, client.counters.dropped) == (["early"], 0)
 
 
 def test_a_batch_over_a_thousand_is_refused_at_once() -> None:

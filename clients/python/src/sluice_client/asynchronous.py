@@ -65,8 +65,12 @@ class AsyncClient:
         source: str | None = None,
         tenant: str | None = None,
         at: datetime | None = None,
+        attributes: Mapping[str, str] | None = None,
     ) -> str | None:
-        """Note that something was used; see `Client.track`. Call it in the loop's thread."""
+        """Note that something was used; see `Client.track`. Call it in the loop's thread.
+
+        What is tracked while no loop runs waits until something is tracked or flushed in one.
+        """
         made, waiting = self._intake.take(
             event_type,
             data,
@@ -76,6 +80,7 @@ class AsyncClient:
             source=source,
             tenant=tenant,
             at=at,
+            attributes=attributes,
         )
         if waiting:
             self._idle.clear()
@@ -131,7 +136,9 @@ class AsyncClient:
 
     def _ensure_task(self) -> None:
         if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._run())
+            with contextlib.suppress(RuntimeError):
+                loop = asyncio.get_running_loop()
+                self._task = loop.create_task(self._run(), name="sluice-client")
 
     async def _run(self) -> None:
         async with httpx.AsyncClient(

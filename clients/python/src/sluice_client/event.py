@@ -46,36 +46,49 @@ def make(
     user: str | None,
     tenant: str | None,
     at: datetime | None,
+    attributes: Mapping[str, str] | None,
 ) -> Event:
     """Write an event down as it is now; changing `data` afterwards changes nothing.
 
     Decimals travel as text, which Sluice reads exactly.
 
     Raises:
-        InvalidEventError: not JSON, a time without a zone, or over 64 KiB.
+        InvalidEventError: not JSON, a time that is none or without a zone, or over 64 KiB.
     """
-    moment = at or datetime.now(UTC)
-    if moment.tzinfo is None:
-        raise InvalidEventError("the event's time has no time zone: make it an aware datetime")
-    document: dict[str, Any] = {
-        "specversion": "1.0",
-        "id": event_id or new_id(),
-        "source": source,
-        "type": event_type,
-        "time": moment.astimezone(UTC).isoformat(),
-        "data": dict(data or {}),
-    }
+    time_text = _text_of(at)
     named = {"subject": customer, "userid": user, "tenantid": tenant}
-    document |= {name: value for name, value in named.items() if value is not None}
     try:
+        made_id = event_id or new_id()
+        document: dict[str, Any] = {
+            **(attributes or {}),
+            **{name: value for name, value in named.items() if value is not None},
+            "specversion": "1.0",
+            "id": made_id,
+            "source": source,
+            "type": event_type,
+            "time": time_text,
+            "data": dict(data or {}),
+        }
         body = json.dumps(
             document, default=_exact, allow_nan=False, ensure_ascii=False, separators=(",", ":")
         ).encode()
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidEventError(f"the event cannot be written as JSON: {error}") from None
+    # What callers hand over may raise anything when it is looked into.
+    except Exception as error:
+        raise InvalidEventError(f"the event cannot be written as JSON: {error}") from error
     if len(body) > EVENT_BYTES_MAX:
         raise InvalidEventError(f"the event has {len(body)} bytes; {EVENT_BYTES_MAX} are allowed")
-    return Event(document["id"], source, body)
+    return Event(made_id, source, body)
+
+
+def _text_of(at: datetime | None) -> str:
+    """A time in UTC, as RFC 3339 writes it."""
+    moment = datetime.now(UTC) if at is None else at
+    if not isinstance(moment, datetime) or moment.tzinfo is None:
+        raise InvalidEventError("the event's time is no aware datetime: give it a time zone")
+    try:
+        return moment.astimezone(UTC).isoformat()
+    except OverflowError:
+        raise InvalidEventError("the event's time is outside of the calendar in UTC") from None
 
 
 def _exact(value: object) -> str:

@@ -32,6 +32,7 @@ class Intake:
         source: str | None,
         tenant: str | None,
         at: datetime | None,
+        attributes: Mapping[str, str] | None,
     ) -> tuple[str | None, int]:
         """The event's id (None: dropped), and how many wait now.
 
@@ -48,6 +49,7 @@ class Intake:
                 user=user,
                 tenant=tenant,
                 at=at,
+                attributes=attributes,
             )
             return made.id, self._put(made)
         except (InvalidEventError, BufferFullError, ClosedError) as error:

@@ -68,6 +68,7 @@ class Client:
         source: str | None = None,
         tenant: str | None = None,
         at: datetime | None = None,
+        attributes: Mapping[str, str] | None = None,
     ) -> str | None:
         """Note that something was used; returns at once, with the event's id.
 
@@ -78,6 +79,8 @@ class Client:
             event_id: an id of your own that is the same when the same use is told again.
             tenant: for a platform's key: whose usage it is.
             at: when it happened; now, if left out.
+            attributes: what else is to be kept with it, by names in small letters and digits, such as
+                `role` or `tenanttype`.
 
         Returns:
             The id; None where the event was dropped (see `counters`).
@@ -85,7 +88,7 @@ class Client:
         Raises:
             BufferFullError, InvalidEventError, ClosedError: only with `Options(raises=True)`.
         """
-        self._ensure_thread()
+        self._ensure_own()
         made, waiting = self._intake.take(
             event_type,
             data,
@@ -95,7 +98,10 @@ class Client:
             source=source,
             tenant=tenant,
             at=at,
+            attributes=attributes,
         )
+        if waiting:
+            self._ensure_thread()
         if waiting in (1, self._options.batch_events):
             self._wake.set()
         return made
@@ -103,7 +109,9 @@ class Client:
     def flush(self, timeout_seconds: float | None = None) -> bool:
         """Send what waits now; True once nothing is left in memory or on disk."""
         deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
-        self._ensure_thread()
+        self._ensure_own()
+        if not self._ensure_thread():
+            return self._sender.is_idle
         with self._settled:
             self._hurries += 1
             self._wake.set()
@@ -125,14 +133,18 @@ class Client:
         Returns:
             Whether everything was delivered.
         """
+        mine = self._pid == os.getpid()
+        if mine and len(self._queue):
+            self._ensure_thread()
         self._intake.closed = True
-        if self._thread is None or self._pid != os.getpid():
+        if not mine or (self._thread is None and not len(self._queue)):
             return True
         seconds = self._options.close_seconds if timeout_seconds is None else timeout_seconds
         delivered = self.flush(seconds)
         self._stopping = True
         self._wake.set()
-        self._thread.join(self._options.request_seconds)
+        if self._thread is not None:
+            self._thread.join(self._options.request_seconds)
         self._sender.give_up()
         return delivered
 
@@ -165,20 +177,36 @@ class Client:
         self._wake = threading.Event()
         self._settled = threading.Condition()
         self._hurries = 0
-        self._stopping = False
+        self._stopping = self._complained = False
         self._thread: threading.Thread | None = None
         self._pid = os.getpid()
 
-    def _ensure_thread(self) -> None:
-        """The thread starts with the first event, so that a server may fork before."""
-        if self._thread is not None and self._pid == os.getpid():
-            return
+    def _ensure_own(self) -> None:
+        """In the child of a fork: begin anew, with nothing to send."""
+        if self._pid != os.getpid():
+            with self._start_lock:
+                if self._pid != os.getpid():
+                    self._begin()
+
+    def _ensure_thread(self) -> bool:
+        """Whether a thread sends. It starts with the first event, so that a server may fork before.
+
+        Where none can be started, events wait for a later try, and in the end for `close`.
+        """
+        if self._thread is not None:
+            return True
         with self._start_lock:
-            if self._pid != os.getpid():
-                self._begin()
             if self._thread is None and not self._intake.closed:
-                self._thread = threading.Thread(target=self._run, name="sluice-client", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="sluice-client", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError as error:
+                    if not self._complained:
+                        log.warning("usage events wait: no thread can be started: %s", error)
+                    self._complained = True
+                else:
+                    self._thread = thread
+        return self._thread is not None
 
     def _run(self) -> None:
         with self._http as http:
