@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
 
+import structlog
+
 from libs.contracts.billing import CommandLine, CompleteInvoice
 from libs.contracts.metering import PeriodUsage
 from libs.db.pool import Row, Tx
@@ -19,6 +21,8 @@ from services.billing.credit import use_credit
 from services.billing.rating import plain
 from services.billing.store_invoices import NewLine
 
+log = structlog.get_logger()
+
 OWN_LINES_FROM = 10_000
 """Positions from here on are billing's own lines, after Stripe's."""
 
@@ -27,7 +31,7 @@ DUE_CHARGES_MAX = 200
 
 
 async def take_usage(tx: Tx, fact: PeriodUsage, at: datetime) -> None:
-    """An answer of metering: rate it, and complete the invoice when it was the last one awaited.
+    """An answer of metering: rate it, and complete what waited for it and waits for no other.
 
     A later revision changes what is due; the next cycle's invoice corrects it.
     """
@@ -35,10 +39,20 @@ async def take_usage(tx: Tx, fact: PeriodUsage, at: datetime) -> None:
     closure = await usage.take(tx, fact)
     if closure is None or not await usage.all_rated(tx, closure):
         return
-    invoice = await store_invoices.lock_invoice(tx, closure["invoice_id"])
-    if invoice["status"] == "draft" and invoice["command_id"] is None:
-        await complete(tx, invoice, at)
-    await prepaid.renew(tx, invoice["customer_id"], at)
+    waiting = await store_invoices.lock_waiting(tx, closure)
+    if not waiting:
+        await _note_without_invoice(tx, closure)
+    for invoice in waiting:
+        if not await usage.is_awaited(tx, invoice):
+            await complete(tx, invoice, at)
+    await prepaid.renew(tx, fact.customer_id, at)
+
+
+async def _note_without_invoice(tx: Tx, closure: Row) -> None:
+    """Say so where a subscription has ended: its use is due, and there may be no next invoice."""
+    subscription = await store_customers.find_subscription(tx, closure["subscription_id"])
+    if subscription is not None and subscription["status"] == "canceled":
+        log.error("usage_without_invoice", closure_id=str(closure["id"]))
 
 
 async def complete(tx: Tx, invoice: Row, at: datetime) -> None:

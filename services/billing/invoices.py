@@ -15,7 +15,7 @@ from libs.contracts.stripe_sync import StripeCommandFailed, StripeInvoiceChanged
 from libs.db.pool import Row, Tx
 from libs.ids import new_id
 from libs.messaging.outbox import emit
-from services.billing import completion, settlement, store_usage, usage
+from services.billing import completion, periods, settlement, store_usage, usage
 from services.billing import store_invoices as store
 from services.billing.store_invoices import NewLine
 
@@ -64,12 +64,16 @@ async def _take_draft(tx: Tx, invoice: Row, fact: StripeInvoiceChanged, at: date
     """Keep the draft's lines; the first time it is held, ask for its period's usage."""
     await _take_stripe_lines(tx, invoice, fact)
     await store.add_up(tx, invoice["id"])
+    await periods.close_told_by_invoice(tx, invoice, at)
     begun = invoice["command_id"] is not None
-    if not _ends_a_period(invoice) or not fact.held or begun:
+    if not _ends_a_period(invoice) or not fact.held or begun or invoice["awaits_usage"]:
         return
     if await store_usage.closure_of_invoice(tx, invoice["id"]) is not None:
         return
-    if not await usage.close_period(tx, invoice, at):
+    await usage.close_period(tx, invoice, at)
+    if await usage.is_awaited(tx, invoice):
+        await store.await_usage(tx, invoice["id"])
+    else:
         await completion.complete(tx, invoice, at)
 
 
@@ -103,6 +107,7 @@ async def _finalize(tx: Tx, invoice: Row, fact: StripeInvoiceChanged, at: dateti
     if _ends_a_period(invoice) and invoice["command_id"] is None:
         await _leave_alone(tx, invoice, at)
     await _take_stripe_lines(tx, invoice, fact)
+    await periods.close_told_by_invoice(tx, invoice, at)
     total = await store.add_up(tx, invoice["id"])
     lines = await store.lines_of(tx, invoice["id"])
     _refuse_mismatch(invoice, fact, total, lines)

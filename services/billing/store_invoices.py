@@ -14,7 +14,11 @@ INVOICE = (
     "id, customer_id, subscription_id, stripe_subscription_id, stripe_invoice_id, stripe_version, "
     "reason, status, number, currency, period_from, period_to, total_minor, paid_minor, "
     "hosted_invoice_url, command_id, completion_error, finalized_at, paid_at, created_at, "
-    "credited_minor, written_off_minor, told_since_final, dated"
+    "credited_minor, written_off_minor, told_since_final, dated, awaits_usage"
+)
+WAITS_FOR = (
+    "status = 'draft' and command_id is null and (id = $3 or (awaits_usage "
+    "and subscription_id = $4 and period_to >= $5))"
 )
 LINE = (
     "id, invoice_id, position, kind, description, amount_minor, meter, quantity, period_from, "
@@ -220,7 +224,7 @@ async def add_up(tx: Tx, invoice_id: UUID) -> int:
 async def set_command(tx: Tx, invoice_id: UUID, command_id: UUID) -> None:
     """The request to complete this invoice has been made."""
     await tx.execute(
-        "update invoice set command_id = $4, completion_error = null "
+        "update invoice set command_id = $4, completion_error = null, awaits_usage = false "
         "where tenant_id = $1 and mode = $2 and id = $3",
         tx.tenant_id,
         tx.mode,
@@ -242,14 +246,38 @@ async def set_completion_error(tx: Tx, command_id: UUID, error: str) -> bool:
     return changed == 1
 
 
-async def hold_back(tx: Tx, invoice_id: UUID, error: str) -> None:
-    """Note why a draft is not completed yet."""
+async def await_usage(tx: Tx, invoice_id: UUID) -> None:
+    """A draft is completed when what it is to bill has been counted."""
     await tx.execute(
-        "update invoice set completion_error = $4 "
-        "where tenant_id = $1 and mode = $2 and id = $3 and status = 'draft'",
+        "update invoice set awaits_usage = true where tenant_id = $1 and mode = $2 and id = $3",
         tx.tenant_id,
         tx.mode,
         invoice_id,
+    )
+
+
+async def lock_waiting(tx: Tx, closure: Row) -> list[Row]:
+    """The drafts that wait for the usage of a closed period, locked; oldest period first."""
+    return await tx.fetch(
+        f"select {INVOICE} from invoice where tenant_id = $1 and mode = $2 and {WAITS_FOR} "  # noqa: S608
+        "order by period_to, id for update",
+        tx.tenant_id,
+        tx.mode,
+        closure["invoice_id"],
+        closure["subscription_id"],
+        closure["period_to"],
+    )
+
+
+async def hold_back(tx: Tx, closure: Row, error: str) -> None:
+    """Note why the drafts that wait for a closed period are not completed yet."""
+    await tx.execute(
+        f"update invoice set completion_error = $6 where tenant_id = $1 and mode = $2 and {WAITS_FOR}",  # noqa: S608
+        tx.tenant_id,
+        tx.mode,
+        closure["invoice_id"],
+        closure["subscription_id"],
+        closure["period_to"],
         error,
     )
 
@@ -258,7 +286,8 @@ async def finalize(tx: Tx, invoice_id: UUID, number: str, finalized_at: datetime
     """The invoice is final and its date is told: status open until it is settled."""
     row = await tx.fetchrow(
         f"update invoice set status = 'open', number = $4, finalized_at = $5, dated = true, "  # noqa: S608
-        "completion_error = null where tenant_id = $1 and mode = $2 and id = $3 "
+        "completion_error = null, awaits_usage = false "
+        "where tenant_id = $1 and mode = $2 and id = $3 "
         f"returning {INVOICE}",
         tx.tenant_id,
         tx.mode,

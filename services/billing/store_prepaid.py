@@ -57,13 +57,13 @@ async def note_look(tx: Tx, customer_id: UUID, since: datetime | None, at: datet
 async def closures(tx: Tx, subscription_id: UUID, since: datetime | None) -> list[Row]:
     """The closed periods that end at a moment or after it, oldest first.
 
-    With each: the meters whose charge is on an invoice; whether its own invoice has still to take credit,
-    and what Stripe's lines on that come to, those that take something off not counted.
+    With each: the meters whose charge is on an invoice; whether its own invoice, if it has one, has still to
+    take credit, and what Stripe's lines on that come to, those that take something off not counted.
     """
     return await tx.fetch(
         """
         select u.plan_version_id, u.period_from, u.period_to,
-            i.command_id is null and i.finalized_at is null as is_draft,
+            i.id is not null and i.command_id is null and i.finalized_at is null as is_draft,
             array(
                 select c.meter from usage_charge c
                 where (c.tenant_id, c.mode, c.closure_id) = (u.tenant_id, u.mode, u.id)
@@ -75,7 +75,8 @@ async def closures(tx: Tx, subscription_id: UUID, since: datetime | None) -> lis
                     and l.stripe_line_id is not null and l.amount_minor > 0
             ) as stripe_minor
         from usage_closure u
-        join invoice i on (i.tenant_id, i.mode, i.id) = (u.tenant_id, u.mode, u.invoice_id)
+        left join invoice i
+            on (i.tenant_id, i.mode, i.id) = (u.tenant_id, u.mode, u.invoice_id)
         where u.tenant_id = $1 and u.mode = $2 and u.subscription_id = $3
             and ($4::timestamptz is null or u.period_to >= $4)
         order by u.period_from, u.period_to

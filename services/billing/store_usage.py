@@ -1,10 +1,12 @@
 """SQL of closed periods, metering's answers and what they cost."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+from libs.contracts.billing import UsagePeriodClosed
 from libs.db.pool import Row, Tx
 
 CHARGE = (
@@ -14,30 +16,75 @@ CHARGE = (
 
 
 async def add_closure(
-    tx: Tx,
-    closure_id: UUID,
-    *,
-    subscription_id: UUID,
-    plan_version_id: UUID,
-    invoice_id: UUID,
-    period_from: datetime,
-    period_to: datetime,
-) -> bool:
-    """Enter the closing of a period; False when the period is closed already."""
-    added = await tx.execute(
+    tx: Tx, request: UsagePeriodClosed, plan_version_id: UUID, invoice_id: UUID | None
+) -> None:
+    """Enter the closing of a period, or of a part of one, none of which is closed yet."""
+    await tx.execute(
         "insert into usage_closure (tenant_id, mode, id, subscription_id, plan_version_id, "
-        "invoice_id, period_from, period_to) values ($1, $2, $3, $4, $5, $6, $7, $8) "
-        "on conflict (tenant_id, mode, subscription_id, period_from, period_to) do nothing",
+        "invoice_id, period_from, period_to) values ($1, $2, $3, $4, $5, $6, $7, $8)",
         tx.tenant_id,
         tx.mode,
-        closure_id,
-        subscription_id,
+        request.closure_id,
+        request.subscription_id,
         plan_version_id,
         invoice_id,
+        request.period_from,
+        request.period_to,
+    )
+
+
+async def closures_in(
+    tx: Tx, subscription_id: UUID, period_from: datetime, period_to: datetime
+) -> list[Row]:
+    """What of a period is closed, oldest first."""
+    return await tx.fetch(
+        "select period_from, period_to from usage_closure "
+        "where tenant_id = $1 and mode = $2 and subscription_id = $3 "
+        "and period_from < $5 and period_to > $4 order by period_from",
+        tx.tenant_id,
+        tx.mode,
+        subscription_id,
         period_from,
         period_to,
     )
-    return added == 1
+
+
+async def closures_for(
+    tx: Tx, invoice_id: UUID, subscription_id: UUID, period_to: datetime
+) -> list[Row]:
+    """The closures of an invoice, and those that ended by then without one of their own."""
+    return await tx.fetch(
+        "select id, plan_version_id from usage_closure "
+        "where tenant_id = $1 and mode = $2 and subscription_id = $3 "
+        "and (invoice_id = $4 or (invoice_id is null and period_to <= $5))",
+        tx.tenant_id,
+        tx.mode,
+        subscription_id,
+        invoice_id,
+        period_to,
+    )
+
+
+async def periods_billed(
+    tx: Tx, subscription_id: UUID, stripe_subscription_id: str, reasons: Sequence[str]
+) -> list[Row]:
+    """The periods that began with an invoice, by Stripe's own lines for them."""
+    return await tx.fetch(
+        """
+        select date_trunc('minute', l.period_from) as begun,
+            date_trunc('minute', l.period_to) as ends
+        from invoice i
+        join invoice_line l on (l.tenant_id, l.mode, l.invoice_id) = (i.tenant_id, i.mode, i.id)
+        where i.tenant_id = $1 and i.mode = $2 and i.subscription_id = $3
+            and i.stripe_subscription_id = $4 and i.reason = any($5::text[])
+            and l.kind = 'flat' and date_trunc('minute', l.period_from) = i.period_to
+        """,
+        tx.tenant_id,
+        tx.mode,
+        subscription_id,
+        stripe_subscription_id,
+        list(reasons),
+    )
 
 
 async def find_closure(tx: Tx, closure_id: UUID) -> Row | None:

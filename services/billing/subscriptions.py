@@ -28,7 +28,7 @@ from libs.db.pool import Database, Row, Tx
 from libs.db.tenant import Mode
 from libs.ids import new_id, public_id
 from libs.messaging.outbox import emit
-from services.billing import plans
+from services.billing import periods, plans
 from services.billing import store_customers as store
 
 log = structlog.get_logger()
@@ -162,7 +162,10 @@ async def follow_stripe(tx: Tx, fact: StripeSubscriptionChanged, at: datetime) -
     )
     if known is None or known["plan_version_id"] != plan.plan_version_id:
         await store.put_plan_phase(
-            tx, fact.stripe_subscription_id, _phase_start(fact, known, at), plan.plan_version_id
+            tx,
+            fact.stripe_subscription_id,
+            _phase_start(fact, known, subscription, at),
+            plan.plan_version_id,
         )
     if _takes_over(subscription, fact):
         await _change(tx, subscription, fact, plan, at)
@@ -179,9 +182,14 @@ async def _plan_bought(
     return named
 
 
-def _phase_start(fact: StripeSubscriptionChanged, known: Row | None, at: datetime) -> datetime:
-    """Since when the plan holds: a change at a period's end counts for the new period only."""
+def _phase_start(
+    fact: StripeSubscriptionChanged, known: Row | None, before: Row, at: datetime
+) -> datetime:
+    """Since when the plan holds: a change with which a period begins counts for that period only."""
     if known is None or fact.period_start >= known["period_end"]:
+        return fact.period_start
+    followed = before["stripe_subscription_id"] == fact.stripe_subscription_id
+    if followed and floor_to_minute(fact.period_start) > before["period_from"]:
         return fact.period_start
     latest = max(fact.period_start, fact.period_end - timedelta(minutes=1))
     return min(max(at, fact.period_start), latest)
@@ -220,6 +228,7 @@ async def _change(
     if all(before[name] == value for name, value in after.items()):
         return
     changed = await store.change_subscription(tx, before["id"], after)
+    await periods.close_left(tx, before, changed, fact, at)
     customer = await store.find_customer(tx, before["customer_id"])
     assert customer is not None, "a subscription refers to its customer"
     _tell(tx, changed, customer["billed_by"], at)

@@ -1,6 +1,8 @@
 """The usage of ended periods: asking metering for it, and what its answers cost."""
 
+from collections.abc import Sequence
 from datetime import datetime
+from uuid import UUID
 
 import structlog
 
@@ -25,50 +27,73 @@ def metered_prices(plan: PlanPublished) -> dict[str, GraduatedPrice]:
     return {price.meter: price for price in plan.prices if isinstance(price, GraduatedPrice)}
 
 
-async def close_period(tx: Tx, invoice: Row, at: datetime) -> bool:
-    """Ask for the quantities of the period that a cycle invoice ends.
+async def close_period(tx: Tx, invoice: Row, at: datetime) -> None:
+    """Close the period that a cycle invoice ends.
 
-    Returns:
-        Whether answers are awaited: not where the plan has no meters, where the period is closed
-        already, or where the Stripe subscription is not the one the customer's plan follows (its
-        usage belongs to the other's invoice).
+    Not where the Stripe subscription is not the one the customer's plan follows: its usage belongs to
+    the other's invoice.
     """
     subscription = await store_customers.find_subscription(tx, invoice["subscription_id"])
     assert subscription is not None, "an invoice refers to its subscription"
     if subscription["stripe_subscription_id"] != invoice["stripe_subscription_id"]:
         log.warning("cycle_of_other_stripe_subscription", object_id=invoice["stripe_invoice_id"])
-        return False
-    plan = await _plan_of_period(tx, invoice, subscription)
+        return
+    period = invoice["period_from"], invoice["period_to"]
+    await close(tx, subscription, period, invoice["id"], at)
+
+
+async def close(
+    tx: Tx,
+    subscription: Row,
+    period: tuple[datetime, datetime],
+    invoice_id: UUID | None,
+    at: datetime,
+) -> None:
+    """Ask for the quantities of an ended period, or of what of it is not closed yet.
+
+    Nothing is asked where the plan has no meters.
+
+    Args:
+        invoice_id: the invoice that ends the period; None: it comes on the next one that takes lines.
+    """
+    plan = await _plan_at_end(tx, subscription, period[1])
     meters = tuple(sorted(metered_prices(plan)))
-    if not meters or invoice["period_from"] == invoice["period_to"]:
-        return False
-    closure_id = new_id()
-    added = await store.add_closure(
-        tx,
-        closure_id,
-        subscription_id=subscription["id"],
-        plan_version_id=plan.plan_version_id,
-        invoice_id=invoice["id"],
-        period_from=invoice["period_from"],
-        period_to=invoice["period_to"],
-    )
-    if not added:
-        return False
-    request = UsagePeriodClosed(
-        closure_id=closure_id,
-        subscription_id=subscription["id"],
-        customer_id=subscription["customer_id"],
-        meters=meters,
-        period_from=invoice["period_from"],
-        period_to=invoice["period_to"],
-    )
-    emit(tx, request, effective_at=at)
-    return True
+    closed = await store.closures_in(tx, subscription["id"], *period)
+    left = not_closed(period, [(row["period_from"], row["period_to"]) for row in closed])
+    if not meters or not left:
+        return
+    for period_from, period_to in left:
+        request = UsagePeriodClosed(
+            closure_id=new_id(),
+            subscription_id=subscription["id"],
+            customer_id=subscription["customer_id"],
+            meters=meters,
+            period_from=period_from,
+            period_to=period_to,
+        )
+        is_last = period_to == left[-1][1]
+        await store.add_closure(tx, request, plan.plan_version_id, invoice_id if is_last else None)
+        emit(tx, request, effective_at=at)
 
 
-async def _plan_of_period(tx: Tx, invoice: Row, subscription: Row) -> PlanPublished:
+def not_closed(
+    period: tuple[datetime, datetime], closed: Sequence[tuple[datetime, datetime]]
+) -> list[tuple[datetime, datetime]]:
+    """The parts of a period outside of others, which are in order and do not overlap each other."""
+    parts = []
+    begun, end = period
+    for other_begun, other_end in closed:
+        if begun < other_begun:
+            parts.append((begun, other_begun))
+        begun = max(begun, other_end)
+    if begun < end:
+        parts.append((begun, end))
+    return parts
+
+
+async def _plan_at_end(tx: Tx, subscription: Row, period_to: datetime) -> PlanPublished:
     version_id = await store_customers.plan_version_before(
-        tx, invoice["stripe_subscription_id"], invoice["period_to"]
+        tx, subscription["stripe_subscription_id"], period_to
     )
     plan = await plans.find_version(tx, version_id or subscription["plan_version_id"])
     assert plan is not None, "versions are never deleted"
@@ -78,8 +103,8 @@ async def _plan_of_period(tx: Tx, invoice: Row, subscription: Row) -> PlanPublis
 async def take(tx: Tx, fact: PeriodUsage) -> Row | None:
     """Keep an answer of metering and rate it; the closure it belongs to when something changed.
 
-    A quantity beyond what money can be is not rated: the draft stays held and says why, until a
-    later revision brings a sane one.
+    A quantity beyond what money can be is not rated: drafts that wait for it stay held and say why,
+    until a later revision brings a sane one.
     """
     new = await store.add_usage(
         tx, fact.closure_id, fact.meter, fact.revision, fact.quantity, fact.event_count
@@ -100,7 +125,7 @@ async def take(tx: Tx, fact: PeriodUsage) -> Row | None:
         rated = rate(price, fact.quantity)
     except AmountOutOfRangeError:
         log.exception("usage_not_rateable", closure_id=str(fact.closure_id), meter=fact.meter)
-        await store_invoices.hold_back(tx, closure["invoice_id"], NOT_RATEABLE)
+        await store_invoices.hold_back(tx, closure, NOT_RATEABLE)
         return None
     explanation = rated.explanation() | {
         "revision": fact.revision,
@@ -117,7 +142,21 @@ async def take(tx: Tx, fact: PeriodUsage) -> Row | None:
 
 
 async def all_rated(tx: Tx, closure: Row) -> bool:
-    """Whether every meter of the closure has been answered."""
+    """Whether every meter of a closure has been answered."""
     plan = await plans.find_version(tx, closure["plan_version_id"])
     assert plan is not None, "versions are never deleted"
     return metered_prices(plan).keys() <= await store.charged_meters(tx, closure["id"])
+
+
+async def is_awaited(tx: Tx, invoice: Row) -> bool:
+    """Whether an answer is still to come that an invoice waits for.
+
+    It waits for its own period, and for those without an invoice of their own that ended by its end.
+    """
+    closures = await store.closures_for(
+        tx, invoice["id"], invoice["subscription_id"], invoice["period_to"]
+    )
+    for closure in closures:
+        if not await all_rated(tx, closure):
+            return True
+    return False

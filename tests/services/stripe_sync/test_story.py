@@ -154,6 +154,29 @@ async def test_a_renewal_carries_the_usage_and_is_collected(world: World) -> Non
     assert at_stripe == net
 
 
+async def test_another_interval_cuts_the_period_off_and_is_billed_at_once(world: World) -> None:
+    acme = world.tenants["acme"]
+    await world.plan()
+    await world.subscribe(acme)
+    before = world.log.events(StripeSubscriptionChanged)[-1].data
+    path = f"/v1/subscriptions/{before.stripe_subscription_id}"
+    (item,) = world.sandbox.get(path, world.key)["items"]["data"]
+    terms = {"product": item["price"]["product"], "currency": "eur", "unit_amount": 29_000}
+    recurring = {"recurring": {"interval": "year"}}
+    price = await world.api.post("x", "/v1/prices", terms | recurring, idempotency_key="year")
+    items = {"items": [{"id": item["id"], "price": price["id"]}]}
+    await world.api.post("x", path, items, idempotency_key="change")
+    await world.take_webhooks()
+    after = world.log.events(StripeSubscriptionChanged)[-1].data
+    assert before.period_start <= after.period_start < before.period_end < after.period_end
+    invoice = world.log.events(StripeInvoiceChanged)[-1].data
+    assert (invoice.billing_reason, invoice.status) == ("subscription_update", "paid")
+    # The line of the period that begins tells that it does: by it billing knows, whatever it has seen.
+    (line,) = [line for line in invoice.lines if not line.proration]
+    assert (line.period_start, line.period_end) == (after.period_start, after.period_end)
+    assert line.period_start == invoice.period_end
+
+
 async def test_a_tenant_without_a_stripe_clock_advances_at_once(world: World) -> None:
     target = utc_now() + timedelta(days=400)
     request = ClockAdvanceRequested(advance_id=new_id(), advance_to=target)
