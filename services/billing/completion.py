@@ -103,7 +103,7 @@ async def _usage_lines(tx: Tx, invoice: Row, subtotal: int) -> list[NewLine]:
         await store_usage.charge_put_on_invoice(
             tx, row["closure_id"], row["meter"], amount, row["quantity"]
         )
-        lines.append(_usage_line(row, amount, OWN_LINES_FROM + len(lines)))
+        lines.append(_usage_line(row, amount, OWN_LINES_FROM + len(lines), invoice["period_to"]))
     return lines
 
 
@@ -119,12 +119,16 @@ def share_out(differences: Sequence[int], subtotal: int) -> list[int]:
     return amounts
 
 
-def _usage_line(charge: Row, amount_minor: int, position: int) -> NewLine:
+def _usage_line(
+    charge: Row, amount_minor: int, position: int, invoice_ends_at: datetime
+) -> NewLine:
     quantity = charge["quantity"] - charge["invoiced_quantity"]
     description = f"{charge['meter']}: {plain(quantity)}"
     explanation = dict(charge["explanation"])
+    start, end = (charge[name].date().isoformat() for name in ("period_from", "period_to"))
+    if not charge["on_invoice"] and charge["period_to"] != invoice_ends_at:
+        description += f" ({start} to {end})"
     if charge["on_invoice"]:
-        start, end = (charge[name].date().isoformat() for name in ("period_from", "period_to"))
         description += f" (correction of {start} to {end})"
         explanation["previously_invoiced"] = {
             "amount_minor": charge["invoiced_minor"],

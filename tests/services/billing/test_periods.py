@@ -134,6 +134,9 @@ async def test_the_use_of_a_month_that_became_a_year_is_on_the_next_invoice_that
     lines = story.told(InvoiceFinalized)[-1].data.lines
     assert [line.amount_minor for line in lines] == [FLAT_MINOR, *MONTHS_MINOR, YEARS_MINOR]
     assert [line.period_to for line in lines[1:3]] == [floor_to_minute(CHANGED)] * 2
+    words = ["1 x Pro", "api_calls: 2600 (2026-01-15 to 2026-01-25)"]
+    assert [line.description for line in lines][:2] == words
+    assert lines[3].description == "storage: 40"
     before = await checksums(database)
     for clear_inboxes in (False, True):
         await log.replay(clear_inboxes=clear_inboxes)
