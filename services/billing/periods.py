@@ -54,8 +54,10 @@ async def _close_cut_off(tx: Tx, subscription: Row, known: list[Period], at: dat
     billed = await store.periods_billed(
         tx, subscription["id"], subscription["stripe_subscription_id"], BEGINS_A_PERIOD
     )
-    seen = [*known, _running(subscription), *((row["begun"], row["ends"]) for row in billed)]
-    for period in cut_off(seen):
+    running = _running(subscription)
+    seen = [*known, running, *((row["begun"], row["ends"]) for row in billed)]
+    # An invoice may be ahead of the states, which may still tell of a period between.
+    for period in cut_off([each for each in seen if each[0] <= running[0]]):
         await usage.close(tx, subscription, period, None, at)
 
 

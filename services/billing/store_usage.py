@@ -68,7 +68,7 @@ async def closures_for(
 async def periods_billed(
     tx: Tx, subscription_id: UUID, stripe_subscription_id: str, reasons: Sequence[str]
 ) -> list[Row]:
-    """The periods that began with an invoice, by Stripe's own lines for them."""
+    """The periods that began with an invoice, by Stripe's own lines, and those that one ended."""
     return await tx.fetch(
         """
         select date_trunc('minute', l.period_from) as begun,
@@ -78,6 +78,10 @@ async def periods_billed(
         where i.tenant_id = $1 and i.mode = $2 and i.subscription_id = $3
             and i.stripe_subscription_id = $4 and i.reason = any($5::text[])
             and l.kind = 'flat' and date_trunc('minute', l.period_from) = i.period_to
+        union
+        select i.period_from, i.period_to from invoice i
+        where i.tenant_id = $1 and i.mode = $2 and i.subscription_id = $3
+            and i.stripe_subscription_id = $4 and i.reason = 'subscription_cycle'
         """,
         tx.tenant_id,
         tx.mode,
