@@ -8,42 +8,26 @@ columns repeat what people look for. Any engine that knows Parquet reads the fol
 """
 
 import hashlib
-import json
 import os
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
+from functools import cache
 from pathlib import Path
-from typing import Any, get_args
 from uuid import UUID
 
 import duckdb
 
-from libs.contracts.envelope import MAX_EVENT_BYTES
 from libs.db.tenant import Mode
 from libs.ids import new_id
-from libs.messaging.dead_letter import printable
-from libs.messaging.records import Record, UndecodableError, tenant_of
-from services.metering import exact_json
+from libs.messaging.records import Record
+from services.metering import archive_rows
+from services.metering.archive_rows import EPOCH, Place, Row
 from services.metering.usage_log import TOPIC
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MEMORY = "192MB"
-MODES = get_args(Mode)
 
-_COLUMNS = (
-    "record_offset",
-    "received_at",
-    "id",
-    "source",
-    "type",
-    "subject",
-    "user_id",
-    "time",
-    "value",
-)
-_ATTRIBUTES = ("id", "source", "type", "subject", "userid", "time")
 _READ_ROWS = """
     select record_offset, epoch_us(received_at), value from read_parquet($1) order by record_offset
 """
@@ -54,10 +38,10 @@ _FIND_ROWS = """
 _WRITE_ROWS = """
     copy (
         select record_offset, make_timestamp(received_at) as received_at,
-            id, source, type, subject, user_id, time, value
+            id, source, type, subject, userid as user_id, time, value
         from read_json($1, format = 'newline_delimited', columns = {
             record_offset: 'BIGINT', received_at: 'BIGINT', id: 'VARCHAR', source: 'VARCHAR',
-            type: 'VARCHAR', subject: 'VARCHAR', user_id: 'VARCHAR', time: 'VARCHAR',
+            type: 'VARCHAR', subject: 'VARCHAR', userid: 'VARCHAR', time: 'VARCHAR',
             value: 'VARCHAR'}, maximum_object_size = 4194304)
     ) to $2 (format parquet, compression zstd)
 """
@@ -91,9 +75,6 @@ class ArchivedFile:
         return _path(folder, place, self.partition, self.first_offset, self.next_offset)
 
 
-Place = tuple[UUID, Mode, date]
-
-
 def _path(folder: Path, place: Place, partition: int, first: int, end: int) -> Path:
     tenant_id, mode, day = place
     inside = f"tenant={tenant_id}/mode={mode}/received_day={day.isoformat()}"
@@ -105,36 +86,22 @@ def write(
 ) -> list[ArchivedFile]:
     """Write a stretch, one file for each tenant, mode and day in it; all are on disk on return.
 
-    What names no tenant or no mode, or is too large, is never counted: it lies among the dead letters,
-    not here.
-
     Raises:
         OSError: the folder cannot be written.
     """
-    by_place: dict[Place, list[dict[str, Any]]] = {}
-    for record in records:
-        found = _row(record)
-        if found is not None:
-            place, row = found
-            by_place.setdefault(place, []).append(row)
-    files = []
-    with _engine() as engine:
-        for place in sorted(by_place):
-            rows = by_place[place]
-            path = _path(folder, place, partition, first_offset, next_offset)
-            content = _write_file(engine, path, rows)
-            files.append(
-                ArchivedFile(
-                    *place,
-                    partition,
-                    first_offset,
-                    next_offset,
-                    len(rows),
-                    len(content),
-                    hashlib.sha256(content).digest(),
+    by_place = archive_rows.rows_by_place(records)
+    try:
+        with _kept_engine().cursor() as engine:
+            return [
+                _write_one(
+                    engine, folder, place, partition, first_offset, next_offset, by_place[place]
                 )
-            )
-    return files
+                for place in sorted(by_place)
+            ]
+    except duckdb.Error:
+        # Some failures leave the whole engine unusable: whoever writes next has a new one.
+        _kept_engine.cache_clear()
+        raise
 
 
 def read(folder: Path, file: ArchivedFile) -> list[Record]:
@@ -186,37 +153,29 @@ def _record(file: ArchivedFile, offset: int, received_at: int, value: str) -> Re
     return Record(TOPIC, file.partition, offset, at, str(file.tenant_id).encode(), value.encode())
 
 
-def _row(record: Record) -> tuple[Place, dict[str, Any]] | None:
-    """Where a record belongs, and its columns; None for what can never be counted."""
-    if len(record.value or b"") > MAX_EVENT_BYTES:
-        return None
-    try:
-        tenant_id = tenant_of(record)
-        value = (record.value or b"").decode()
-        document = exact_json.loads(value)
-    except (UndecodableError, ValueError, RecursionError):
-        return None
-    if not isinstance(document, dict) or document.get("mode") not in MODES:
-        return None
-    texts = (document.get(name) for name in _ATTRIBUTES)
-    row = dict(
-        zip(
-            _COLUMNS,
-            (
-                record.offset,
-                (record.at - EPOCH) // timedelta(microseconds=1),
-                *(printable(text) if isinstance(text, str) else None for text in texts),
-                value,
-            ),
-            strict=True,
-        )
+def _write_one(
+    engine: duckdb.DuckDBPyConnection,
+    folder: Path,
+    place: Place,
+    partition: int,
+    first_offset: int,
+    next_offset: int,
+    rows: list[Row],
+) -> ArchivedFile:
+    path = _path(folder, place, partition, first_offset, next_offset)
+    content = _write_file(engine, path, rows)
+    return ArchivedFile(
+        *place,
+        partition,
+        first_offset,
+        next_offset,
+        len(rows),
+        len(content),
+        hashlib.sha256(content).digest(),
     )
-    return (tenant_id, document["mode"], record.at.date()), row
 
 
-def _write_file(
-    engine: duckdb.DuckDBPyConnection, path: Path, rows: Iterable[dict[str, Any]]
-) -> bytes:
+def _write_file(engine: duckdb.DuckDBPyConnection, path: Path, rows: list[Row]) -> bytes:
     """Write a file whole or not at all; its content."""
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob(f".{path.name}.*"):
@@ -225,8 +184,7 @@ def _write_file(
     mine = path.with_name(f".{path.name}.{new_id()}")
     draft, made = mine.with_suffix(".rows"), mine.with_suffix(".made")
     try:
-        with draft.open("w", encoding="utf-8") as lines:
-            lines.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        draft.write_bytes(archive_rows.lines(rows))
         engine.execute(_WRITE_ROWS, [str(draft), str(made)])
         with made.open("rb") as written:
             os.fsync(written.fileno())
@@ -247,6 +205,12 @@ def _sync_folders(day: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+@cache
+def _kept_engine() -> duckdb.DuckDBPyConnection:
+    """The engine of a process that writes; to start one takes as long as 5,000 records do."""
+    return _engine()
 
 
 def _engine() -> duckdb.DuckDBPyConnection:

@@ -306,6 +306,22 @@ def test_the_same_records_make_the_same_bytes(tmp_path: Path) -> None:
     assert content_of(tmp_path / "a") == content_of(tmp_path / "b")
 
 
+def test_an_engine_that_failed_is_not_used_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = b"01920000-0000-7000-8000-000000000001"
+    records = [Record(TOPIC, 3, 0, utc_now(), key, b'{"mode":"test"}')]
+    with monkeypatch.context() as patched:
+        patched.setattr(archive, "_WRITE_ROWS", "copy nothing to $1 or $2")
+        archive._kept_engine.cache_clear()
+        with pytest.raises(duckdb.Error):
+            archive.write(tmp_path, 3, 0, 1, records)
+    assert archive._kept_engine.cache_info().currsize == 0
+    (file,) = archive.write(tmp_path, 3, 0, 1, records)
+    assert archive.read(tmp_path, file)[0].value == records[0].value
+    assert [path for path in content_of(tmp_path) if not path.endswith(".parquet")] == []
+
+
 async def test_the_list_of_files_is_a_tenants_own(world: World, tmp_path: Path) -> None:
     world.put(world.acme, world.event())
     reader = MemoryUsageReader(world.log)
