@@ -126,7 +126,7 @@ def build() -> FastAPI:
         runtime.add_job(
             "archive_usage",
             partial(archiving.archive_apart, database, reader, every),
-            every_seconds=5,
+            every_seconds=archiving.LOOK_SECONDS,
         )
         runtime.add_job(
             "rebuild_next",

@@ -34,8 +34,12 @@ log = structlog.get_logger()
 
 ARCHIVER = "services.metering.archiver"
 
-STRETCHES_MAX = 20
-"""Of one partition in one run."""
+LOOK_SECONDS = 30.0
+"""From one look to the next: a process that archives takes as long to start as 60,000 records do, and one
+that starts seldom finds more to do."""
+
+STRETCHES_MAX = 100
+"""Of one partition in one run: more than come in between two of them, however busy a tenant."""
 
 ENDS_WITHIN = timedelta(minutes=30)
 """The archiver is given up after that; what it has written by then stays written."""
