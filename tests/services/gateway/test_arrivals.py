@@ -12,7 +12,7 @@ from libs.contracts.tenants import PLATFORM_TENANT_ID
 from libs.db.tenant import Scope
 from services.gateway import arrivals as arrivals_of_gateway
 from services.gateway import keeping, store_erasure
-from services.gateway.arrivals import TOGETHER_MAX, Arrivals
+from services.gateway.arrivals import TOGETHER_MAX, TURNS_BEFORE, WORTH_ANOTHER, Arrivals
 from services.gateway.keeping import Place, Sender, Taken
 from services.gateway.stripe_event import parse
 from tests.services.gateway.conftest import (
@@ -47,6 +47,67 @@ async def test_those_that_arrive_together_share_a_commit(gateway: Gateway) -> No
     assert set(outcomes) == {"stored"}
     assert len(await gateway.published()) == len(await gateway.archived()) == number
     assert await commits(gateway) <= 5
+
+
+async def test_whoever_is_at_the_door_goes_with_the_first(gateway: Gateway) -> None:
+    """Between them lies the turn of the loop in which a request is read."""
+    arrivals = Arrivals(gateway.database)
+    first = asyncio.ensure_future(arrivals.keep(taken(snapshot_event()), "test", PLACE))
+    await asyncio.sleep(0)
+    second = asyncio.ensure_future(arrivals.keep(taken(snapshot_event()), "test", PLACE))
+    assert await asyncio.gather(first, second) == ["stored", "stored"]
+    assert await commits(gateway) == 1
+
+
+async def test_another_commit_sets_out_beside_one_where_enough_wait(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrivals = Arrivals(gateway.database)
+    fetchrow, go_on, begun = gateway.database.fetchrow, asyncio.Event(), 0
+
+    async def held_up(sql: str, *args: Any) -> Any:
+        nonlocal begun
+        begun += 1
+        await go_on.wait()
+        return await fetchrow(sql, *args)
+
+    monkeypatch.setattr(gateway.database, "fetchrow", held_up)
+    waiting = []
+    for number, commits_begun in ((1, 1), (WORTH_ANOTHER - 1, 1), (1, 2)):
+        for _ in range(number):
+            kept = arrivals.keep(taken(snapshot_event()), "test", PLACE)
+            waiting.append(asyncio.ensure_future(kept))
+        for _ in range(TURNS_BEFORE + 2):
+            await asyncio.sleep(0)
+        assert begun == commits_begun
+    go_on.set()
+    assert set(await asyncio.gather(*waiting)) == {"stored"}
+
+
+async def test_nobody_waits_for_a_commit_that_hangs(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrivals = Arrivals(gateway.database)
+    fetchrow, go_on, begun = gateway.database.fetchrow, asyncio.Event(), 0
+
+    async def first_held_up(sql: str, *args: Any) -> Any:
+        nonlocal begun
+        begun += 1
+        if begun == 1:
+            await go_on.wait()
+        return await fetchrow(sql, *args)
+
+    monkeypatch.setattr(gateway.database, "fetchrow", first_held_up)
+    hanging = asyncio.ensure_future(arrivals.keep(taken(snapshot_event()), "test", PLACE))
+    async with asyncio.timeout(60):
+        while not begun:
+            await asyncio.sleep(0)
+        # One that came before it is known to hang, and one after.
+        for _ in range(2):
+            assert await arrivals.keep(taken(snapshot_event()), "test", PLACE) == "stored"
+    assert not hanging.done()
+    go_on.set()
+    assert await hanging == "stored"
 
 
 async def test_each_goes_to_its_own_tenant_and_mode(gateway: Gateway) -> None:
