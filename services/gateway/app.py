@@ -23,6 +23,9 @@ from services.gateway.settings import Settings
 from services.gateway.spool import Spool
 
 LIMITS = Limits(body_bytes_max=512 * 1024, body_timeout_seconds=10.0)
+RELAY_PAUSE_SECONDS = 0.02
+"""Webhooks are committed a hundred times a second where many come. To send what each commit tells by
+itself takes a tenth of the process's time, and Stripe waits for it."""
 ROUTERS = (routes_replays.router, routes_archive.router)
 
 
@@ -43,7 +46,7 @@ def build() -> FastAPI:
         app.state.spool = spool = Spool(database, settings.spool_events_max)
         runtime = Runtime(database, settings.kafka, health)
         runtime.add_consumers(consumers_of(database, settings.kafka, HANDLERS, parks=False))
-        runtime.add_relay()
+        runtime.add_relay(pause_seconds=RELAY_PAUSE_SECONDS)
         for name, run_once, every_seconds in (
             ("keep_months", partial(jobs.keep_months, database, settings.archive_months), 60),
             ("measure_spool", spool.measure, 1),
