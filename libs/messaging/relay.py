@@ -14,6 +14,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import lru_cache
 from itertools import count
 from typing import Any
 
@@ -47,6 +48,7 @@ STOP_SECONDS = 5.0
 IDLE_POLL_SECONDS = 1.0
 MEASURE_SECONDS = 2.0
 
+KEYS_REMEMBERED_MAX = 10_000
 _PARTITIONER = DefaultPartitioner()
 """Java's: murmur2 of the key, modulo the number of partitions."""
 
@@ -198,18 +200,14 @@ async def _pack(
 ) -> tuple[dict[tuple[str, int], BatchBuilder], list[Row]]:
     """One record batch for each partition, and the rows that are in them: the first that fit."""
     partitions = {
-        topic: sorted(await producer.partitions_for(topic))
+        topic: tuple(sorted(await producer.partitions_for(topic)))
         for topic in sorted({row["topic"] for row in rows})
     }
-    places: dict[tuple[str, bytes], tuple[str, int]] = {}
     batches: dict[tuple[str, int], BatchBuilder] = {}
     packed = []
     for row in rows:
         topic, key = row["topic"], str(row["tenant_id"]).encode()
-        place = places.get((topic, key))
-        if place is None:
-            place = topic, _PARTITIONER(key, partitions[topic], partitions[topic])
-            places[topic, key] = place
+        place = topic, _partition_of(key, partitions[topic])
         batch = batches.get(place)
         if batch is None:
             batch = batches[place] = producer.create_batch()
@@ -224,6 +222,13 @@ async def _pack(
     for batch in batches.values():
         batch.close()
     return batches, packed
+
+
+@lru_cache(KEYS_REMEMBERED_MAX)
+def _partition_of(key: bytes, partitions: tuple[int, ...]) -> int:
+    """Where records of a key go; remembered, for Python takes a while to work the hash out."""
+    partition: int = _PARTITIONER(key, partitions, partitions)
+    return partition
 
 
 def stamp(payload: str, stream_seq: int) -> bytes:

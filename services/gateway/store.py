@@ -1,6 +1,5 @@
 """SQL of the gateway's archive, and of the ids already taken."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -158,7 +157,7 @@ async def keep(
         arrays.texts(event.assignment for event in events),
         arrays.texts(event.quarantine_reason for event in events),
         [event.payload for event in events],
-        arrays.texts(json.dumps(event.headers) for event in events),
+        arrays.texts(msgspec.json.encode(event.headers).decode() for event in events),
         arrays.times(event.received_at for event in events),
         arrays.uuids(arrival.event.id for arrival, _ in named),
         arrays.uuids(arrival.tenant_id for arrival, _ in named),
