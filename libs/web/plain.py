@@ -22,7 +22,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from libs.web.answers import answer_to, request_id_of, response_of
 from libs.web.auth import Requires
@@ -86,10 +86,9 @@ class PlainRoute(APIRoute):
 
 
 class PlainRoutes:
-    """Calls plain routes; all that is none of theirs is the application's."""
+    """Which plain route a request is for."""
 
-    def __init__(self, app: ASGIApp, routes: Sequence[PlainRoute]) -> None:
-        self._app = app
+    def __init__(self, routes: Sequence[PlainRoute]) -> None:
         self._by_path: dict[tuple[str, str], PlainRoute] = {}
         self._by_pattern: list[PlainRoute] = []
         for route in routes:
@@ -99,37 +98,37 @@ class PlainRoutes:
             else:
                 self._by_path |= {(method, route.path): route for method in route.methods}
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, also where its route raises."""
-        found = self._find(scope) if scope["type"] == "http" else None
-        if found is None:
-            await self._app(scope, receive, send)
-            return
-        scope["route"], scope["path_params"] = found
-        request = Request(scope, receive, send)
-        try:
-            answer = await found[0].answer(request, found[1])
-        except ClientDisconnect:
-            # Nobody is there to read it; it stands in the log and the figures.
-            answer = response_of(RequestTimeout(), request_id_of(request))
-        except Exception as error:
-            expected = await answer_to(request, error)
-            if expected is None:
-                raise
-            answer = expected
-        await answer(scope, receive, send)
-
-    def _find(self, scope: Scope) -> tuple[PlainRoute, dict[str, str]] | None:
-        """The route of this method and path, with the path's parameters."""
+    def find(self, scope: Scope) -> bool:
+        """Whether there is one of this method and path; the scope knows it then."""
+        if scope["type"] != "http":
+            return False
         method, path = scope["method"], scope["path"]
         route = self._by_path.get((method, path))
         if route is not None:
-            return route, {}
+            scope["route"], scope["path_params"] = route, {}
+            return True
         for route in self._by_pattern:
             match = route.path_regex.match(path)
             if match is not None and method in (route.methods or ()):
-                return route, match.groupdict()
-        return None
+                scope["route"], scope["path_params"] = route, match.groupdict()
+                return True
+        return False
+
+
+async def answer_plainly(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer a request by the plain route that was found for it, also where that raises."""
+    request = Request(scope, receive, send)
+    try:
+        answer = await scope["route"].answer(request, scope["path_params"])
+    except ClientDisconnect:
+        # Nobody is there to read it; it stands in the log and the figures.
+        answer = response_of(RequestTimeout(), request_id_of(request))
+    except Exception as error:
+        expected = await answer_to(request, error)
+        if expected is None:
+            raise
+        answer = expected
+    await answer(scope, receive, send)
 
 
 def read_model(request: Request, content: bytes, model: type[M]) -> M:

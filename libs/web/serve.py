@@ -24,6 +24,7 @@ from typing import Any
 import uvicorn
 from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from libs.observability.health import Health
 from libs.observability.logging import configure_logging, get_logger
@@ -32,7 +33,7 @@ from libs.settings import ProcessSettings
 from libs.web import answers, health_routes, problems
 from libs.web.limits import Limits, RequestGuard
 from libs.web.observed import RequestObserver
-from libs.web.plain import PlainRoute, PlainRoutes
+from libs.web.plain import PlainRoute, PlainRoutes, answer_plainly
 from libs.web.wire import Http
 
 STOP_SECONDS = 15
@@ -44,6 +45,25 @@ YOUNG_OBJECTS_MAX = 20_000
 """So many more objects than before are alive when the garbage collector looks for circles among them."""
 
 _logger = get_logger(__name__)
+
+
+class _Application(FastAPI):
+    """FastAPI's, past which the requests of plain routes go.
+
+    What FastAPI and Starlette put around every request of theirs (another limit, another look at what
+    is raised) takes a while itself, and has nothing to do where ours stands around it.
+    """
+
+    plain_routes: PlainRoutes
+    answer_plainly: ASGIApp
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request by its plain route, or as FastAPI does."""
+        if self.plain_routes.find(scope):
+            scope["app"] = self
+            await self.answer_plainly(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
 
 
 def create_app(
@@ -70,7 +90,7 @@ def create_app(
         description: what the API is for, in the OpenAPI document.
         version: version of the API.
     """
-    app = FastAPI(
+    app = _Application(
         title=title,
         description=description,
         version=version,
@@ -95,10 +115,12 @@ def create_app(
     app.include_router(health_routes.router(health))
     for router in routers:
         app.include_router(router)
+    limits = limits or Limits()
     # The one added last is the outermost.
-    app.add_middleware(PlainRoutes, routes=plain_routes)
-    app.add_middleware(RequestGuard, limits=limits or Limits())
+    app.add_middleware(RequestGuard, limits=limits)
     app.add_middleware(RequestObserver)
+    app.plain_routes = PlainRoutes(plain_routes)
+    app.answer_plainly = RequestObserver(RequestGuard(answer_plainly, limits=limits))
     _describe_problems(app)
     return app
 
