@@ -2,9 +2,9 @@
 
 A commit costs nearly as much for a few as for many: so whoever asks alone is booked at once, but whoever
 asks while others are being booked goes with the next. Who was just answered mostly asks again at once:
-so the next commit is put off for a fraction of the time that the one before took, until as many callers
-are there as were. Without that, callers split into halves that take turns, each with all the costs of a
-commit.
+so the next commit is put off until as many callers are there as were, or none has come for a fraction of
+the time that the one before took. Without that, callers split into parts that take turns, each with all
+the costs of a commit.
 
 Nobody is answered before the commit of its own, and each gets a verdict of its own. Each book and mode
 has a line of its own: a commit has one of each in scope.
@@ -42,7 +42,8 @@ POSTINGS_TOGETHER_MAX = 3_000
 
 COMPANY_SHARE = 0.25
 COMPANY_SECONDS_MAX = 0.01
-"""So much of the time that a commit took, and no longer, the next one waits for company."""
+"""The next commit waits for company until nobody has come for so much of the time that the one before
+took, and no longer than so many seconds."""
 
 APART_MAX = 20
 """Groups of a commit in which those that cannot be booked are looked for."""
@@ -186,6 +187,9 @@ class _Line:
     async def _gather(self, answered: Sequence[_Waiting], lasted_seconds: float) -> None:
         """Let those come back who were just answered, however much each asked for; not for long.
 
+        As long as they keep coming they are waited for: the last one, booked by itself while the
+        others wait, would cost them half a commit, and be late for the next again.
+
         Args:
             lasted_seconds: how long their commit took.
         """
@@ -193,10 +197,21 @@ class _Line:
         if self._is_company(callers):
             return
         self._company = callers, asyncio.Event()
+        # First they are told, which may take longer than they are waited for.
+        await asyncio.sleep(0)
         with suppress(TimeoutError):
-            async with asyncio.timeout(min(lasted_seconds * COMPANY_SHARE, COMPANY_SECONDS_MAX)):
-                await self._company[1].wait()
+            async with asyncio.timeout(COMPANY_SECONDS_MAX):
+                await self._arrive(self._company[1], lasted_seconds * COMPANY_SHARE)
         self._company = None
+
+    async def _arrive(self, complete: asyncio.Event, patience_seconds: float) -> None:
+        """Until all are there, or nobody has come for so long."""
+        there = -1
+        while there < len(self._waiting) and not complete.is_set():
+            there = len(self._waiting)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(patience_seconds):
+                    await complete.wait()
 
     def _is_company(self, callers: int) -> bool:
         """Whether so many callers wait, or enough for a whole commit."""

@@ -163,8 +163,7 @@ async def post_entry(request: Request, body: PostBody, access: Poster) -> Respon
 
     answer: Response
     if idempotency_key(request) is None:
-        (verdict,) = await _coalesced(request, [group])
-        answer = _answered(shown(verdict), 201)
+        answer = _answered(shown(await _coalesced_alone(request, group)), 201)
     else:
 
         async def work(tx: Tx) -> EntryAnswer:
@@ -252,6 +251,15 @@ class _Batch:
     def _refused(self, at: int, problem: Problem) -> EntryVerdict:
         refusal = RefusalBody(code=problem.code, detail=problem.detail, fields=list(problem.fields))
         return EntryVerdict(source_key=self._keys[at], status="refused", refusal=refusal)
+
+
+async def _coalesced_alone(request: Request, group: Group) -> Verdict:
+    """The verdict on a group that is booked along with those of other callers."""
+    coalescer: Coalescer = request.app.state.coalescer
+    try:
+        return await coalescer.post(group)
+    except Exception as error:  # noqa: BLE001 - it is the verdict
+        return error
 
 
 async def _coalesced(request: Request, groups: Sequence[Group]) -> list[Verdict]:

@@ -1,6 +1,7 @@
 """Callers that come at the same time: together in one commit, in a line with an end, each by itself."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -105,6 +106,35 @@ async def test_who_is_answered_and_asks_again_goes_with_those_who_wait(
         ["a1", "b1", "c1", "first2"],
         ["a2", "b2", "c2"],
     ]
+    await assert_sound(database)
+
+
+async def test_who_keeps_the_process_busy_with_being_answered_is_waited_for(
+    ledger: Database, database: TestDatabase
+) -> None:
+    acme = Tenant()
+    coalescer = Coalescer(ledger)
+
+    async def two(place: int) -> None:
+        await coalescer.post([command(acme, f"k{place}.1")])
+        # All answers take longer than the next commit waits; then one after the other asks again.
+        time.sleep(coalescing.COMPANY_SECONDS_MAX)  # noqa: ASYNC251
+        for _ in range(place):
+            await asyncio.sleep(0)
+        await coalescer.post([command(acme, f"k{place}.2")])
+
+    async with held(ledger, acme):
+        first = asyncio.create_task(coalescer.post([command(acme, "first")]))
+        await waits_for_the_lock(database)
+        others = [asyncio.create_task(two(place)) for place in range(8)]
+        await asyncio.sleep(0)
+    await asyncio.gather(first, *others)
+    async with database.admin() as admin:
+        commits = await admin.fetch(
+            "select count(*) as entries from ledger.journal_entry group by xmin::text "
+            "order by min(chain_seq)"
+        )
+    assert [row["entries"] for row in commits] == [1, 8, 8]
     await assert_sound(database)
 
 
