@@ -115,6 +115,28 @@ async def test_blocks_are_made_as_accounts_grow(ledger: Database, database: Test
     await assert_sound(database)
 
 
+async def test_a_full_block_is_read_by_itself(ledger: Database, database: TestDatabase) -> None:
+    """However long the book is, and whatever the planner knows of it."""
+    acme = new_id()
+    read = """
+        select seq_tup_read + idx_tup_fetch from pg_stat_xact_user_tables
+        where schemaname = 'ledger' and relname = 'posting'
+    """
+    for is_known in (False, True):
+        first = 3_072 * is_known
+        async with ledger.tenant(acme, "test", books=("platform",)) as tx:
+            await book(tx, *(transfer(1, f"k{first + each}") for each in range(3_000)))
+        if is_known:
+            async with database.admin() as admin:
+                await admin.execute("analyze")
+        async with ledger.tenant(acme, "test", books=("platform",)) as tx:
+            before = await tx.fetchval(read)
+            # Where 3,072 and 6,144 are full.
+            await book(tx, *(transfer(1, f"l{first + each}") for each in range(72)))
+            assert await tx.fetchval(read) - before == 2 * 1_024
+    await assert_sound(database)
+
+
 async def test_a_call_without_anything_new_changes_nothing(
     ledger: Database, database: TestDatabase
 ) -> None:
