@@ -34,9 +34,9 @@ async def on_tenant_created(_: Envelope[TenantCreated] | Envelope[TenantWentLive
 
 async def on_money(deliveries: Sequence[Delivery], tx: Tx) -> None:
     """Book what was invoiced, paid, moved and given away, all of it in one call."""
-    await money.book_facts(tx, deliveries)
+    booked = await money.book_facts(tx, deliveries)
     await recognition.follow(tx, deliveries)
-    await matching_invoices.follow_payments(tx, deliveries)
+    await matching_invoices.follow_payments(tx, deliveries, booked)
 
 
 async def on_invoice_paid(deliveries: Sequence[Delivery], tx: Tx) -> None:

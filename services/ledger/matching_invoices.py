@@ -10,32 +10,44 @@ from libs.messaging.apply import Delivery
 from services.ledger import store_invoices
 from services.ledger.matching import Finding, Proposal
 from services.ledger.money import drafted
+from services.ledger.store import Booking
 from services.ledger.store_invoices import InvoicePayment, PaidInvoice
 
 PAYMENTS = (PaymentSucceeded, OutsidePaymentRecorded)
 """Facts that say which invoice they pay."""
 
 
-async def follow_payments(tx: Tx, deliveries: Sequence[Delivery]) -> None:
-    """Keep which invoices payments pay."""
-    payments = []
+async def follow_payments(
+    tx: Tx, deliveries: Sequence[Delivery], booked: Sequence[Booking]
+) -> None:
+    """Keep which invoices payments pay.
+
+    Args:
+        booked: what was booked of these just now; the rest was told before.
+    """
+    new = {booking.id for booking in booked}
+    first: list[InvoicePayment] = []
+    again: list[InvoicePayment] = []
     for delivery in deliveries:
         fact = delivery.event.data
         if type(fact) in PAYMENTS and fact.stripe_invoice_id:
-            entry = drafted(delivery).entry
-            if entry is not None:
-                payments.append(
-                    InvoicePayment(
-                        tenant_id=delivery.event.tenant_id,
-                        book=entry.book,
-                        source_key=entry.source_key,
-                        stripe_invoice_id=fact.stripe_invoice_id,
-                        currency=fact.currency,
-                        amount_minor=fact.amount_minor,
-                    )
+            draft = drafted(delivery)
+            if draft.id is not None and draft.entry is not None:
+                payment = InvoicePayment(
+                    tenant_id=delivery.event.tenant_id,
+                    book=draft.entry.book,
+                    source_key=draft.entry.source_key,
+                    stripe_invoice_id=fact.stripe_invoice_id,
+                    currency=fact.currency,
+                    amount_minor=fact.amount_minor,
                 )
-    if payments:
-        await store_invoices.add_payments(tx, payments)
+                (first if draft.id in new else again).append(payment)
+                # Told twice at once it has one id, and is kept once.
+                new.discard(draft.id)
+    if first:
+        await store_invoices.add_payments(tx, first, booked_now=True)
+    if again:
+        await store_invoices.add_payments(tx, again, booked_now=False)
 
 
 async def follow_invoices(tx: Tx, deliveries: Sequence[Delivery]) -> None:

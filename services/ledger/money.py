@@ -49,12 +49,15 @@ def drafted(delivery: Delivery) -> Draft:
     return delivery.made or draft_of(delivery.event)
 
 
-async def book_facts(tx: Tx, deliveries: Sequence[Delivery]) -> None:
-    """Book what the rules make of money facts; nothing of a fact that was booked before.
+async def book_facts(tx: Tx, deliveries: Sequence[Delivery]) -> list[Booking]:
+    """Book what the rules make of money facts, and nothing of a fact that was booked before.
 
     Business time is the event's; booked_at is when the fact was recorded, so that a replay agrees.
     Reversals that were waiting for these facts follow them. What went to suspense is counted, for
     somebody must find out what it is.
+
+    Returns:
+        What was not booked before.
 
     Raises:
         ContradictoryFactError: the amounts of a fact do not add up.
@@ -90,3 +93,4 @@ async def book_facts(tx: Tx, deliveries: Sequence[Delivery]) -> None:
             )
             tx.after_commit.append(LEDGER_SUSPENSE_ENTRIES_TOTAL.labels(kind=fact.kind).inc)
     await reversal.book_waiting(tx, booked)
+    return booked

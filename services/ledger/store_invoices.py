@@ -57,17 +57,25 @@ async def add_paid(tx: Tx, invoices: Sequence[PaidInvoice]) -> None:
     )
 
 
-async def add_payments(tx: Tx, payments: Sequence[InvoicePayment]) -> None:
-    """Keep which invoices payments pay, once each."""
+_ADD_PAYMENTS = """
+insert into invoice_payment (tenant_id, mode, book, source_key, stripe_invoice_id, currency,
+    amount_minor)
+select t, $1, b, k, s, c, m
+from unnest($2::text::uuid[], $3::text::text[], $4::text::text[], $5::text::text[],
+    $6::text::text[], $7::text::bigint[]) as u(t, b, k, s, c, m)
+"""
+_ADD_UNKNOWN_PAYMENTS = f"{_ADD_PAYMENTS} on conflict do nothing"
+
+
+async def add_payments(tx: Tx, payments: Sequence[InvoicePayment], *, booked_now: bool) -> None:
+    """Keep which invoices payments pay, once each.
+
+    Args:
+        booked_now: their entries were booked in this transaction, so none of them is kept yet. To look
+            for each takes as long again as to keep it.
+    """
     await tx.execute(
-        """
-        insert into invoice_payment (tenant_id, mode, book, source_key, stripe_invoice_id, currency,
-            amount_minor)
-        select t, $1, b, k, s, c, m
-        from unnest($2::text::uuid[], $3::text::text[], $4::text::text[], $5::text::text[],
-            $6::text::text[], $7::text::bigint[]) as u(t, b, k, s, c, m)
-        on conflict do nothing
-        """,
+        _ADD_PAYMENTS if booked_now else _ADD_UNKNOWN_PAYMENTS,
         tx.mode,
         arrays.uuids(each.tenant_id for each in payments),
         arrays.texts(each.book for each in payments),

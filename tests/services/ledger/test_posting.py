@@ -98,6 +98,31 @@ async def test_two_zombies_and_redelivery(
     await assert_sound(database)
 
 
+@pytest.mark.usefixtures("ledger")
+async def test_which_invoice_a_payment_pays_is_kept_once(
+    log: MemoryLog, database: TestDatabase
+) -> None:
+    acme = Tenant()
+    payment = acme.payment(4900, stripe_charge_id="ch_1", stripe_invoice_id="in_1")
+    at_the_same_moment = payment.model_copy(update={"id": new_id()})
+    for told in (payment, at_the_same_moment, acme.event(payment.data)):
+        log.publish(told)
+    await log.settle()
+    other = acme.payment(100, stripe_charge_id="ch_2", stripe_invoice_id="in_1")
+    for told in (acme.event(payment.data), other):
+        log.publish(told)
+    await log.settle()
+    async with database.admin() as admin:
+        kept = await admin.fetch(
+            "select source_key, amount_minor from ledger.invoice_payment order by source_key"
+        )
+        assert await admin.fetchval("select count(*) from ledger.parked_key") == 0
+    assert [tuple(row) for row in kept] == [
+        ("payment:platform:ch_1", 4900),
+        ("payment:platform:ch_2", 100),
+    ]
+
+
 async def test_blocks_are_made_as_accounts_grow(ledger: Database, database: TestDatabase) -> None:
     """1,024 postings make a block, whichever call they come in."""
     acme = new_id()
