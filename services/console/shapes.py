@@ -119,7 +119,8 @@ class Usage(Answer):
 class Forecast(Answer):
     """What a meter of the tenant's own use comes to by the end of its period.
 
-    A metering service that plans nothing yet does not tell `trend` and `planned`.
+    A metering service that plans nothing yet does not tell `trend` and `planned`; an older one does not
+    tell `limit_hit_by`.
     """
 
     period_to: datetime
@@ -131,6 +132,7 @@ class Forecast(Answer):
     limit: Decimal | None
     kind: str | None
     limit_hit_on: date | None
+    limit_hit_by: str | None = None
     made_at: datetime
 
 

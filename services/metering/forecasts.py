@@ -8,6 +8,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta, tzinfo
 from decimal import Decimal
+from typing import Literal
 
 import structlog
 
@@ -112,9 +113,16 @@ async def make(
     trend = found.expected
     found = await asyncio.to_thread(found.with_planned, coming, edges)
     limit = standing.limit_on(meter)
-    hit = None
+    bounds: list[tuple[Decimal, Literal["plan", "credit"]]] = []
     if limit is not None:
-        hit = hit_at(meter.aggregation, limit.amount, used, found, edges, now)
+        bounds.append((limit.amount, "plan"))
+    credit = await limits.check_credit(tx, meter, standing, customers, Decimal(0))
+    if credit is not None:
+        bounds.append((EXACT.add(used, credit.remaining), "credit"))
+    hit = hit_by = None
+    if bounds:
+        amount, hit_by = min(bounds)
+        hit = hit_at(meter.aggregation, amount, used, found, edges, now)
     made = Forecast(
         meter_id=meter.id,
         customer=customers[-1],
@@ -130,6 +138,7 @@ async def make(
         limit_kind=None if limit is None else limit.kind,
         limit_hit_on=None if hit is None else hit.astimezone(zone).date(),
         planned=EXACT.subtract(found.expected, trend),
+        limit_hit_by=None if hit is None else hit_by,
     )
     return made, bool(totals or history or coming)
 

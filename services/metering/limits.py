@@ -178,7 +178,7 @@ async def check(
     question = Question(standing.start, standing.end, customers=customers, until=standing.now)
     totals = await store_queries.add_up(tx, meter, question, limit=1)
     used = totals[0].value if totals else Decimal(0)
-    credit = await _check_credit(tx, meter, standing, customers, reserved)
+    credit = await check_credit(tx, meter, standing, customers, reserved)
     return judge(standing, meter, amount, used, reserved, credit)
 
 
@@ -205,9 +205,10 @@ def fits(amount: Decimal, used: Decimal, reserved: Decimal, limit: Decimal) -> b
     return EXACT.add(EXACT.add(used, reserved), amount) <= limit
 
 
-async def _check_credit(
+async def check_credit(
     tx: Tx, meter: Meter, standing: Standing, customers: list[str], reserved: Decimal
 ) -> CreditCheck | None:
+    """How a customer stands against its credit; None where it does not bound the meter."""
     credit = standing.credit_on(meter)
     if credit is None:
         return None

@@ -37,8 +37,11 @@ class ForecastBody(BaseModel):
     limit: str | None
     kind: Literal["soft", "hard"] | None
     limit_hit_on: date | None = Field(
-        description="The day the limit is reached, by the clocks of the tenant's time zone; null: not "
-        "in this period."
+        description="The day the plan's limit, or what credit pays for, is reached, whichever comes "
+        "first, by the clocks of the tenant's time zone; null: not in this period."
+    )
+    limit_hit_by: Literal["plan", "credit"] | None = Field(
+        description="Which of them comes first; null also where an older version made the forecast."
     )
     made_at: datetime
 
@@ -73,5 +76,6 @@ async def forecast_usage(
         limit=None if made.limit_amount is None else plain(made.limit_amount),
         kind=made.limit_kind,
         limit_hit_on=made.limit_hit_on,
+        limit_hit_by=made.limit_hit_by,
         made_at=made.made_at,
     )

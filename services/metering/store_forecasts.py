@@ -21,7 +21,9 @@ class Forecast:
         expected: by its trend and what is planned.
         low, high: nine of ten outcomes lie between them.
         planned: what of it is planned.
-        limit_hit_on: the day the limit is reached in business time; None: not in this period.
+        limit_hit_on: the day in business time on which the limit, or what credit pays for, is reached,
+            whichever comes first; None: not in this period.
+        limit_hit_by: which of them comes first.
         made_at: business time.
     """
 
@@ -39,6 +41,7 @@ class Forecast:
     limit_kind: Literal["soft", "hard"] | None
     limit_hit_on: date | None
     planned: Decimal
+    limit_hit_by: Literal["plan", "credit"] | None
 
     @property
     def trend(self) -> Decimal:
@@ -124,7 +127,7 @@ async def find(tx: Tx, meter_id: UUID, customer: str) -> Forecast | None:
     row: Row | None = await tx.fetchrow(
         """
         select meter_id, customer, made_at, period_from, period_to, used, expected, low, high,
-            method, limit_amount, limit_kind, limit_hit_on, planned
+            method, limit_amount, limit_kind, limit_hit_on, planned, limit_hit_by
         from usage_forecast
         where tenant_id = $1 and mode = $2 and meter_id = $3 and customer = $4
             and made_at is not null
@@ -143,15 +146,16 @@ async def put(tx: Tx, made: Forecast, due_at: datetime) -> None:
         """
         insert into usage_forecast (tenant_id, mode, meter_id, customer, due_at, made_at,
             period_from, period_to, used, expected, low, high, method, limit_amount, limit_kind,
-            limit_hit_on, planned)
-        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
+            limit_hit_on, planned, limit_hit_by)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)
         on conflict (tenant_id, mode, meter_id, customer) do update set
             due_at = excluded.due_at, made_at = excluded.made_at,
             period_from = excluded.period_from, period_to = excluded.period_to,
             used = excluded.used, expected = excluded.expected, low = excluded.low,
             high = excluded.high, method = excluded.method,
             limit_amount = excluded.limit_amount, limit_kind = excluded.limit_kind,
-            limit_hit_on = excluded.limit_hit_on, planned = excluded.planned
+            limit_hit_on = excluded.limit_hit_on, planned = excluded.planned,
+            limit_hit_by = excluded.limit_hit_by
         """,
         tx.tenant_id,
         tx.mode,
@@ -170,6 +174,7 @@ async def put(tx: Tx, made: Forecast, due_at: datetime) -> None:
         made.limit_kind,
         made.limit_hit_on,
         made.planned,
+        made.limit_hit_by,
     )
 
 

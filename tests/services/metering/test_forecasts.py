@@ -10,6 +10,7 @@ from libs.clock import floor_to_minute, format_time, utc_now, zone_named
 from libs.contracts.metering import Aggregation
 from libs.directory.local import Directory
 from libs.testing.databases import TestDatabase
+from metering.test_credit_limits import tell as tell_credit
 from metering.test_limits import subscribe
 from metering.world import Api, World
 from services.metering import jobs
@@ -195,6 +196,7 @@ async def test_a_forecast_goes_to_the_end_of_the_period(
     assert abs(expected - used - 210) < 1
     assert Decimal(body["low"]) <= expected <= Decimal(body["high"])
     assert (body["limit"], body["kind"], body["customer"]) == ("200", "hard", None)
+    assert body["limit_hit_by"] == "plan"
     hit_on = datetime.fromisoformat(f"{body['limit_hit_on']}T00:00:00+00:00")
     assert timedelta(days=8) <= hit_on - now <= timedelta(days=12)
     assert body["period_to"] == format_time(period[1])
@@ -210,6 +212,24 @@ async def test_a_forecast_goes_to_the_end_of_the_period(
     made = (await api.get(path, world.acme, meter="api_calls")).json()
     assert Decimal(made["used"]) == used + 500
     assert made["limit_hit_on"] == format_time(utc_now())[:10]
+
+
+async def test_the_day_is_that_of_credit_where_it_is_used_up_before_the_limit(
+    api: Api, world: World
+) -> None:
+    await api.meter(world.platform)
+    now = floor_to_minute(utc_now())
+    await subscribe(world, world.acme, "hard", "200", (now - 9 * DAY, now + 21 * DAY))
+    days = [world.event(time=format_time(now - day * DAY), data={"calls": 10}) for day in range(30)]
+    await api.send(world.acme, *days)
+    # Given credit for 40 of what is used from now on, where the plan leaves about a hundred,
+    await tell_credit(world, world.acme, now + timedelta(minutes=1), "40")
+    asked = {"meter": "api_calls"}
+    body = (await api.get("/api/v1/usage/forecast", world.acme, **asked)).json()
+    # then the day is about four days from now, not ten.
+    hit_on = datetime.fromisoformat(f"{body['limit_hit_on']}T00:00:00+00:00")
+    assert timedelta(days=2) <= hit_on - now <= timedelta(days=6)
+    assert (body["limit_hit_by"], body["limit"]) == ("credit", "200")
 
 
 async def test_what_has_a_limit_is_forecast_without_being_asked_and_what_ends_is_not(
