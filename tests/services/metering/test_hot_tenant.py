@@ -2,8 +2,9 @@
 
 import asyncio
 import json
+import random
 from datetime import timedelta
-from decimal import Decimal
+from typing import Any, get_args
 from uuid import UUID
 
 import pytest
@@ -11,11 +12,12 @@ from aiokafka import TopicPartition
 
 from libs.clock import floor_to_minute, format_time, utc_now
 from libs.contracts.configuration import CapacityConfiguration
+from libs.contracts.metering import Aggregation
 from libs.contracts.tenants import ConfigRecord
 from libs.contracts.topics import PARTITIONS
 from libs.messaging.fence import create_fences
 from libs.messaging.records import Record
-from metering.world import Api, World, publish_snapshot
+from metering.world import Api, Party, World, publish_snapshot
 from services.metering import intake
 from services.metering.progress import Progress
 from services.metering.usage_log import TOPIC, place_of, usage_partition
@@ -60,11 +62,31 @@ def test_places_lie_side_by_side() -> None:
     assert most == PARTITIONS
 
 
-async def test_two_workers_count_one_tenant_at_the_same_time(api: Api, world: World) -> None:
-    """The same series, minutes and now and then ids, from two partitions at once."""
-    await api.meter(world.platform)
-    await api.meter(world.platform, key="storage", aggregation="time_weighted_sum")
-    await api.meter(world.platform, key="p90", aggregation="percentile")
+def on_partition(party: Party, partition: int, events: list[Any]) -> list[Record]:
+    """Events as a worker gets them."""
+    return [
+        Record(
+            TOPIC,
+            partition,
+            offset,
+            utc_now(),
+            str(party.id).encode(),
+            json.dumps(event | {"mode": "test"}).encode(),
+        )
+        for offset, event in enumerate(events)
+    ]
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_any_split_over_workers_counts_what_one_worker_counts(
+    api: Api, world: World, seed: int
+) -> None:
+    """The same series, minutes and now and then ids, from several partitions at once."""
+    luck = random.Random(seed)
+    for aggregation in get_args(Aggregation):
+        path = None if aggregation == "count" else "calls"
+        meter = {"key": aggregation, "aggregation": aggregation, "value_path": path}
+        await api.meter(world.platform, **meter)
     now = floor_to_minute(utc_now()) - timedelta(hours=1)
     events = [
         world.event(
@@ -72,34 +94,29 @@ async def test_two_workers_count_one_tenant_at_the_same_time(api: Api, world: Wo
         )
         for number in range(120)
     ]
-    # Every event lies on one partition, and each fifth on the other too.
-    halves = [events[::2] + events[1::10], events[1::2] + events[::10]]
+    # Every event lies with one worker at least, and each tenth with another one too.
+    workers = luck.randint(2, 4)
+    lots: list[list[Any]] = [[] for _ in range(workers)]
+    for event in luck.sample(events, len(events)) + luck.sample(events, len(events) // 10):
+        luck.choice(lots).append(event)
 
-    async def work(partition: int) -> None:
-        mine = halves[partition]
-        for first in range(0, len(mine), 9):
-            batch = [
-                Record(
-                    TOPIC,
-                    partition,
-                    first + offset,
-                    utc_now(),
-                    str(world.acme.id).encode(),
-                    json.dumps(event | {"mode": "test"}).encode(),
-                )
-                for offset, event in enumerate(mine[first : first + 9])
-            ]
+    async def work(party: Party, partition: int, mine: list[Any]) -> None:
+        records = on_partition(party, partition, mine)
+        while records:
+            size = luck.randint(1, 20)
             async with world.database.transaction() as tx:
-                await intake.take(batch, tx)
+                await intake.take(records[:size], tx)
+            del records[:size]
 
-    await asyncio.gather(work(0), work(1))
-    assert await api.value(world.acme) == sum(number % 7 for number in range(120))
-    span = {"from": format_time(now), "to": format_time(now + timedelta(minutes=14))}
-    level = sum(number % 7 for number in range(120)) * 7
-    assert await api.value(world.acme, "storage", **span) == pytest.approx(
-        Decimal(level) / 3600, abs=Decimal("1e-12")
-    )
-    assert await api.value(world.acme, "p90") == 6
+    await asyncio.gather(*(work(world.acme, place, mine) for place, mine in enumerate(lots)))
+    await work(world.globex, 0, events)
+    span = {"from": format_time(now), "to": format_time(now + timedelta(minutes=15))}
+    for aggregation in get_args(Aggregation):
+        split, whole = [
+            await api.value(party, aggregation, **span) for party in (world.acme, world.globex)
+        ]
+        assert split == whole, aggregation
+    assert await api.value(world.acme, "sum") == sum(number % 7 for number in range(120))
 
 
 async def test_a_period_waits_for_every_partition(
