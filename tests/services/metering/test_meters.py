@@ -84,6 +84,15 @@ async def test_filters_and_groups(api: Api, world: World) -> None:
     assert (answer.status_code, answer.json()["code"]) == (400, "unknown_group")
 
 
+async def test_what_comes_in_another_unit_is_not_counted_by_a_meter_of_one(
+    api: Api, world: World
+) -> None:
+    await api.meter(world.acme, value_path="size", filters={"unit": ["GB"]})
+    sizes = [{"size": 2, "unit": "GB"}, {"size": 2_048, "unit": "MB"}, {"size": 3}]
+    await api.send(world.acme, *(world.event(data=data) for data in sizes))
+    assert await api.value(world.acme) == 2
+
+
 async def test_windows_customers_and_users(api: Api, world: World) -> None:
     await api.meter(world.platform)
     base = floor_to_minute(utc_now()).replace(minute=0, hour=0) - timedelta(days=3)
