@@ -27,6 +27,16 @@ def from_unix(seconds: int) -> datetime:
     return datetime.fromtimestamp(seconds, UTC)
 
 
+FIRST_MOMENT = datetime.min.replace(tzinfo=UTC)
+LAST_MOMENT = datetime.max.replace(tzinfo=UTC)
+"""The database's driver writes these two as infinities, and reads those without an offset."""
+
+
+def is_kept_exactly(at: datetime) -> bool:
+    """Whether the database gives an aware time back as it got it."""
+    return FIRST_MOMENT < at < LAST_MOMENT
+
+
 def parse_time(text: str) -> datetime:
     """An RFC 3339 time as aware UTC.
 

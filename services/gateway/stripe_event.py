@@ -14,7 +14,7 @@ from uuid import UUID
 
 import msgspec
 
-from libs.clock import InvalidTimeError, from_unix, parse_time
+from libs.clock import InvalidTimeError, from_unix, is_kept_exactly, parse_time
 from libs.contracts.envelope import Mode
 from libs.ids import parse_uuid
 
@@ -135,6 +135,8 @@ def _thin(data: Mapping[str, Any]) -> StripeEvent:
         created_at = parse_time(str(data.get("created"))[:64])
     except InvalidTimeError:
         raise NotAnEventError("`created` is not a time") from None
+    if not is_kept_exactly(created_at):
+        raise NotAnEventError("`created` is out of range")
     account = _account_of_context(data.get("context"))
     about = subject_id if kind == "v2.core.account" and account is None else None
     return StripeEvent(

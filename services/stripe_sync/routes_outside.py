@@ -1,6 +1,7 @@
 """`POST /api/v1/payments`: money that arrived without Stripe is recorded."""
 
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
@@ -36,6 +37,9 @@ from services.stripe_sync.requests import DeclinedError, Errand, RefusedError, W
 
 router = APIRouter(tags=["payments"])
 
+EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
+"""The ledger holds nothing from before; an older time is a mistake, such as a time never set."""
+
 
 class OutsidePaymentRequest(BaseModel):
     """Money that somebody received, from whom, and what finds it again."""
@@ -48,7 +52,9 @@ class OutsidePaymentRequest(BaseModel):
     reference: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f]+$")] = (
         Field(description="What finds it again where it arrived; once for a customer.")
     )
-    paid_at: UtcTime | None = Field(default=None, description="Now, if left out.")
+    paid_at: UtcTime | None = Field(
+        default=None, description="From the year 2000 to now; now, if left out."
+    )
     stripe_invoice_id: (
         Annotated[str, Field(max_length=255, pattern=r"^in_[A-Za-z0-9_]+$")] | None
     ) = Field(default=None, description="An open invoice that it pays in full.")
@@ -92,8 +98,8 @@ async def record_payment(
         paid_at=body.paid_at or now,
         stripe_invoice_id=body.stripe_invoice_id,
     )
-    if wish.paid_at > now:
-        raise InvalidFields("`paid_at` lies in the future.")
+    if not EARLIEST <= wish.paid_at <= now:
+        raise InvalidFields("`paid_at` lies in the future, or before the year 2000.")
     asker = asker_of(request, access, body)
     try:
         shown = await _record(request, access, asker, wish, of_tenant=not payer.is_tenant)

@@ -240,8 +240,16 @@ async def test_bodies_with_something_wrong_in_them(
     assert await faults(attacker, built) == [], f"seed {seed}"
 
 
-@pytest.mark.parametrize("at", ["0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59"])
-async def test_times_that_only_another_zone_can_write(attacker: Attacker, at: str) -> None:
+@pytest.mark.parametrize(
+    "at",
+    [
+        "0001-01-01T00:00:00+23:59",
+        "9999-12-31T23:59:59-23:59",
+        "0001-01-01T00:00:00Z",
+        "9999-12-31T23:59:59.999999Z",
+    ],
+)
+async def test_times_that_nothing_here_can_hold(attacker: Attacker, at: str) -> None:
     amount = {"amount_minor": 1, "currency": "EUR"}
     bodies = {
         "grant_credit": {"amount": amount, "expires_at": at},

@@ -110,6 +110,7 @@ async def test_an_event_of_ours_about_a_connected_account_is_its_tenants(gateway
         {"context": "org_1/" * 9 + "acct_1"},
         {"created": 1_790_000_000},
         {"created": "yesterday"},
+        {"created": "0001-01-01T00:00:00Z"},
         {"livemode": None},
         {"id": "65TQ"},
         {"type": "with blanks"},

@@ -1,6 +1,7 @@
 """Money that never touched Stripe: recorded once, by whoever received it, and told of once."""
 
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,8 @@ from libs.clock import format_time, utc_now
 from libs.contracts.stripe_sync import OutsidePaymentRecorded, StripeInvoiceChanged
 from tests.services.stripe_sync.conftest import World
 from tests.services.stripe_sync.paying import EUR, KINDS, Shop, open_shop
+
+MIGRATION = Path("services/stripe_sync/migrations/0037_date_what_was_never_dated.sql").read_text()
 
 
 @pytest.fixture(params=KINDS)
@@ -165,3 +168,54 @@ async def test_another_customer_s_invoice_is_not_there(shop: Shop) -> None:
     answer = await shop.post("payments", wish(shop, stripe_invoice_id=invoice["id"]))
     assert (answer.status_code, answer.json()["code"]) == (409, "invoice_not_payable")
     assert shop.at_stripe(f"invoices/{invoice['id']}")["status"] == "open"
+
+
+@pytest.mark.parametrize(
+    "paid_at",
+    [
+        "0001-01-01T00:00:00Z",
+        "0001-01-01T14:00:00+14:00",
+        "0001-01-02T00:00:00Z",
+        "1999-12-31T23:59:59Z",
+        "9999-12-31T23:59:59.999999Z",
+    ],
+)
+async def test_a_time_never_set_is_refused_before_stripe_is_called(
+    world: World, paid_at: str
+) -> None:
+    shop = await open_shop(world, "RAW_KEYS")
+    invoice = await open_invoice(shop)
+    before = await world.rows("payment")
+    answer = await shop.post(
+        "payments", wish(shop, stripe_invoice_id=invoice["id"], paid_at=paid_at)
+    )
+    assert answer.status_code == 422, answer.text
+    assert shop.at_stripe(f"invoices/{invoice['id']}")["status"] == "open"
+    assert await world.rows("payment") == before
+    assert (await shop.post("payments", wish(shop, paid_at=paid_at))).status_code == 422
+    first = await shop.post("payments", wish(shop, paid_at="2000-01-01T00:00:00Z"))
+    assert first.json()["paid_at"] == "2000-01-01T00:00:00Z"
+
+
+async def test_what_was_kept_with_no_time_is_told_of_after_the_migration(world: World) -> None:
+    shop = await open_shop(world, "RAW_KEYS")
+    invoice = await open_invoice(shop)
+    world.sandbox.fault(
+        kind="error", status=503, stored=False, moment="before", method="POST", path="/v1/invoices"
+    )
+    unknown = await shop.post("payments", wish(shop, stripe_invoice_id=invoice["id"]))
+    assert unknown.json()["status"] == "UNKNOWN"
+    world.sandbox.mend()
+    async with world.test_database.admin() as admin:
+        await admin.execute("set search_path to stripe_sync")
+        await admin.execute("update payment set paid_at = '-infinity' where account = 'outside'")
+        await admin.execute(MIGRATION)
+        forced = await admin.fetchval(
+            "select relforcerowsecurity from pg_class where oid = 'payment'::regclass"
+        )
+    assert forced
+    await shop.settle_requests()
+    (fact,) = await told(shop)
+    assert fact.stripe_invoice_id == invoice["id"]
+    (kept,) = [row for row in await world.rows("payment") if row["account"] == "outside"]
+    assert (fact.paid_at, kept["status"]) == (kept["created_at"], "COMPLETED")
