@@ -100,6 +100,7 @@ class CustomerLinks:
             request,
             key=f"customer:{account}:{customer_id}",
             look=partial(_look, api, request, link["created_at"]),
+            asked_at=link["created_at"],
         )
         async with self.database.tenant(tenant.id, mode) as tx:
             await store_objects.claim(tx, account, customer["id"], customer_id)
@@ -127,7 +128,7 @@ class CustomerLinks:
 
 
 async def _look(api: StripeApi, request: Json, asked_at: datetime) -> Json | None:
-    """The customer that an earlier try created although Stripe answered with an error."""
+    """The customer that an earlier try created although nobody heard of it."""
     query: Json = {name: request[name] for name in ("test_clock", "email") if name in request}
     if "test_clock" not in request:
         # On a test clock, which has a few customers only, it is as old as that clock says.

@@ -22,7 +22,7 @@ from services.stripe_sync.metadata import metadata_of
 from services.stripe_sync.once import Writer
 from services.stripe_sync.payers import Asker, Payer, Till
 
-LOOK_PAGES_MAX = 20
+LOOK_PAGES_MAX = 50
 
 
 class PriceNotSoldHereError(Exception):
@@ -91,6 +91,7 @@ async def create(
         row["request"],
         key=f"link:{row['link_id']}",
         look=partial(_look, till.api, str(row["link_id"])),
+        asked_at=row["created_at"],
     )
     async with database.tenant(tenant.id, mode) as tx:
         if await store_links.complete(tx, row["link_id"], link["id"], link["url"]):
@@ -132,10 +133,10 @@ def _request(wish: LinkWish, amount: Money, fee: int, metadata: Mapping[str, str
 
 
 async def _look(api: StripeApi, link_id: str) -> Json | None:
-    """The link that an earlier try made although Stripe answered with an error.
+    """The link that an earlier try made although nobody heard of it.
 
     Stripe lists the newest first and has no filter by creation: one made just before is on the first
-    pages, or nowhere.
+    pages, one of days ago among the newest few thousand, or nowhere.
     """
     query: Json = {"active": True, "limit": PAGE_SIZE}
     for _ in range(LOOK_PAGES_MAX):

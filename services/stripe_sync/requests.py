@@ -34,7 +34,7 @@ from services.stripe_sync.client import (
     StripeTransientError,
 )
 from services.stripe_sync.lookups import LOOK_BACK, PAGES_MAX, Listed, list_intents, named
-from services.stripe_sync.once import STORED_STATUS, Writer
+from services.stripe_sync.once import STORED_STATUS, Writer, may_be_forgotten
 from services.stripe_sync.outcomes import Outcome
 from services.stripe_sync.payers import Asker
 from services.stripe_sync.store_requests import OUTCOME_UNKNOWN
@@ -47,8 +47,6 @@ CALLER_TRIES_FOR = timedelta(seconds=90)
 PAUSES_SECONDS = (0.2, 0.6)
 PATIENCE_SECONDS = 15.0
 """How long a caller is kept waiting for one more try."""
-RESENT_FOR = timedelta(hours=23)
-"""Stripe keeps idempotency keys for at least 24 hours."""
 NEVER_REACHED = "never_reached_stripe"
 NOT_CONNECTED = "stripe_not_connected"
 RESEND_PAUSE = timedelta(seconds=5)
@@ -366,7 +364,7 @@ async def find_refund(api: StripeApi, query: Json, refund_id: UUID) -> Json | No
 def is_over(row: Row) -> bool:
     """Whether a request is so old that Stripe may have forgotten its idempotency key."""
     entered: datetime = row["created_at"]
-    return utc_now() - entered > RESENT_FOR
+    return may_be_forgotten(entered)
 
 
 PAUSE_SECONDS_MIN, PAUSE_SECONDS_MAX = 1.0, 600.0

@@ -1,6 +1,7 @@
 """SQL of plan versions and of what stands at Stripe for them."""
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -94,34 +95,53 @@ def _plan(row: Row | None) -> PlanVersion | None:
     return PlanVersion(**dict(row)) if row else None
 
 
-async def stripe_price_of(tx: Tx, account: str, price_id: UUID) -> str | None:
-    """The Stripe price that stands for one of ours."""
-    found: str | None = await tx.fetchval(
-        "select stripe_price_id from plan_price where tenant_id = $1 and mode = $2 "
-        "and account = $3 and price_id = $4",
-        tx.tenant_id,
-        tx.mode,
-        account,
-        price_id,
-    )
-    return found
-
-
-async def insert_price(
-    tx: Tx, account: str, price_id: UUID, plan_version_id: UUID, product: str, price: str
-) -> None:
-    """Remember what was created at Stripe; a concurrent twin created the same."""
+async def reserve_price(
+    tx: Tx, account: str, price_id: UUID, plan_version_id: UUID, asked_at: datetime
+) -> Row:
+    """What stands at Stripe for one of our prices, entered now as asked for unless it is there."""
+    found = await _find_price(tx, account, price_id)
+    if found is not None:
+        return found
     await tx.execute(
         """
-        insert into plan_price (tenant_id, mode, account, price_id, plan_version_id,
-            stripe_product_id, stripe_price_id)
-        values ($1, $2, $3, $4, $5, $6, $7) on conflict do nothing
+        insert into plan_price (tenant_id, mode, account, price_id, plan_version_id, asked_at)
+        values ($1, $2, $3, $4, $5, $6) on conflict do nothing
         """,
         tx.tenant_id,
         tx.mode,
         account,
         price_id,
         plan_version_id,
+        asked_at,
+    )
+    entered = await _find_price(tx, account, price_id)
+    assert entered is not None, "it was entered above, here or by a twin"
+    return entered
+
+
+async def _find_price(tx: Tx, account: str, price_id: UUID) -> Row | None:
+    return await tx.fetchrow(
+        "select stripe_price_id, asked_at from plan_price where tenant_id = $1 and mode = $2 "
+        "and account = $3 and price_id = $4",
+        tx.tenant_id,
+        tx.mode,
+        account,
+        price_id,
+    )
+
+
+async def complete_price(tx: Tx, account: str, price_id: UUID, product: str, price: str) -> None:
+    """Remember what was created at Stripe; a concurrent twin created the same."""
+    await tx.execute(
+        """
+        update plan_price set stripe_product_id = $5, stripe_price_id = $6
+        where tenant_id = $1 and mode = $2 and account = $3 and price_id = $4
+            and stripe_price_id is null
+        """,
+        tx.tenant_id,
+        tx.mode,
+        account,
+        price_id,
         product,
         price,
     )
