@@ -1,6 +1,5 @@
 """Routes of the archive, for operators and tenants."""
 
-import json
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import Annotated, Any
@@ -16,7 +15,7 @@ from libs.web.pagination import Page, PageRequest, page_request
 from libs.web.problems import Conflict, NotFound, problem_responses
 from libs.web.times import UtcTime
 from services.gateway import assigning, store
-from services.gateway.stripe_event import finite_number
+from services.gateway.readable import readable
 
 router = APIRouter()
 
@@ -46,7 +45,9 @@ class WebhookEventBody(BaseModel):
 class WebhookEventDetail(WebhookEventBody):
     """A received event with what Stripe sent."""
 
-    payload: dict[str, Any]
+    payload: dict[str, Any] = Field(
+        description="What is nested deeper than 100 levels stands as the text of its JSON."
+    )
     headers: dict[str, str]
 
 
@@ -104,14 +105,8 @@ async def get_webhook_event(
     if row is None:
         raise NotFound
     return WebhookEventDetail(
-        **_body(row).model_dump(), payload=_readable(row["payload"]), headers=row["headers"]
+        **_body(row).model_dump(), payload=readable(row["payload"]), headers=row["headers"]
     )
-
-
-def _readable(payload: bytes) -> Any:
-    """The body as it came, but for halves of surrogate pairs: no answer can carry those."""
-    text = json.dumps(json.loads(payload, parse_float=finite_number), ensure_ascii=False)
-    return json.loads(text.encode("utf-8", "replace"))
 
 
 @router.post(

@@ -49,6 +49,34 @@ async def test_a_number_that_no_answer_can_carry_is_shown_as_its_text(gateway: G
     assert detail.json()["payload"]["data"]["object"]["odd"] == "1e400"
 
 
+@pytest.mark.parametrize("depth", [97, 98, 240, 300, 850])
+@pytest.mark.parametrize(("opens", "closes"), [("[", "]"), ('{"}[": ', "}")])
+async def test_what_is_nested_too_deep_is_shown_as_its_text(
+    gateway: Gateway, depth: int, opens: str, closes: str
+) -> None:
+    # Given an event with something that deep, under three levels of its own,
+    deep = opens * depth + '"]\\"["' + closes * depth
+    event = json.dumps(about(customer=ACME_CUSTOMER, deep="MARK", after=[1])).replace(
+        '"MARK"', deep
+    )
+    assert (await gateway.send(event.encode())).json() == {"status": "stored"}
+    # when somebody inspects it,
+    (item,) = (await gateway.get(PATH, "acme")).json()["items"]
+    detail = await gateway.get(f"{PATH}/{item['id']}", "acme")
+    # then it is all there, the deepest of it as text, and what follows stands where it stood.
+    assert detail.status_code == 200, detail.text
+    shown = detail.json()["payload"]["data"]["object"]
+    levels, inner = 0, shown["deep"]
+    while not isinstance(inner, str):
+        inner, levels = (inner[0] if isinstance(inner, list) else inner["}["]), levels + 1
+    assert levels == min(depth, 97)
+    below = depth - levels
+    assert inner == (opens * below + '"]\\"["' + closes * below if below else ']"[')
+    assert shown["after"] == [1]
+    (kept,) = await gateway.archived()
+    assert kept["payload"] == event.encode()
+
+
 async def test_another_tenants_event_is_absent(filled: Gateway) -> None:
     item = (await filled.get(PATH, "acme")).json()["items"][0]
     assert (await filled.get(f"{PATH}/{item['id']}", "globex")).status_code == 404
