@@ -194,6 +194,8 @@ class TenantSnapshot(Fact):
         assertions_void_before: assertions made for an earlier version are void, whoever's they are:
             more members lost rights than are named. 0: none.
         live_since: when the tenant went live; None: live mode is not open to it.
+        owner_user_id: of its owners the one who has been a member longest; None where it has none, and
+            in records from before it was told.
     """
 
     version: int
@@ -218,6 +220,7 @@ class TenantSnapshot(Fact):
     config: tuple[ConfigRecord, ...] = ()
     tax_region: str | None = None
     live_since: AwareDatetime | None = None
+    owner_user_id: UUID | None = None
 
 
 class WrappedKeyRecord(BaseModel):

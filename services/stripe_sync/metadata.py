@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from uuid import UUID
 
 from libs.directory.local import Tenant
+from libs.ids import public_id
 
 RESERVED = frozenset(
     {
@@ -14,6 +15,7 @@ RESERVED = frozenset(
         "invoice_id",
         "line_id",
         "name",
+        "owner",
         "payment_id",
         "payment_link_id",
         "plan",
@@ -47,16 +49,18 @@ def check_own(metadata: Mapping[str, str]) -> None:
 def metadata_of(
     tenant: Tenant, actor: str, customer_id: UUID | None, more: Mapping[str, str] | None = None
 ) -> dict[str, str]:
-    """Tenant, its type and plan, who asked, who pays, and what else is told.
+    """Tenant, its type, plan and owner, who asked, who pays, and what else is told.
 
     Args:
         actor: `usr_…` or `key_…`, as the audit log names it.
         more: wins nothing over the rest.
     """
     snapshot = tenant.snapshot
+    owner = snapshot.owner_user_id
     told: dict[str, str | None] = {
         "tenant_id": str(tenant.id),
         "tenant_type": snapshot.tenant_type,
+        "owner": public_id("user", owner) if owner else None,
         "user": actor,
         "plan": snapshot.plan_key,
         "customer_id": str(customer_id) if customer_id else None,

@@ -69,6 +69,8 @@ async def change(
     if _has_lost(had, gets):
         await key_rights.revoke_beyond(tx, user_id, actor, at)
         await _revoke(tx, user_id, tenant["version"] + 1, at)
+    elif gets[0] == "owner":
+        await snapshot.publish(tx, at)
     return await _find(tx, user_id)
 
 
@@ -104,7 +106,11 @@ async def add(tx: Tx, user_id: UUID, role: Role, permissions: frozenset[str], at
     if await store.count_members(tx) >= MEMBERS_MAX:
         raise TooManyMembersError
     extra = sorted(permissions - permissions_of(role))
-    return await people_store.insert_member(tx, user_id, role, at, extra)
+    added = await people_store.insert_member(tx, user_id, role, at, extra)
+    if added and role == "owner":
+        # The tenant's record names the first.
+        await snapshot.publish(tx, at)
+    return added
 
 
 def tell_added(

@@ -39,8 +39,11 @@ STRIPE_IDS_MAX = 50
 REVOKED_SESSIONS_MAX = 200
 REVOKED_MEMBERS_MAX = 1_000
 
-RECORD_FORMAT = 2
-"""Raised when what a record tells changes, so that all are told anew. 2: the billing address sealed."""
+RECORD_FORMAT = 3
+"""Raised when what a record tells changes, so that all are told anew.
+
+2: the billing address sealed. 3: the owner.
+"""
 TOLD_ANEW = 20
 """Records that one run of the job tells anew."""
 
@@ -88,6 +91,7 @@ async def publish(tx: Tx, at: datetime) -> int:
             if row["content"]
         ),
         live_since=tenant["live_since"],
+        owner_user_id=await store_members.first_owner(tx),
     )
     emit(tx, snapshot, effective_at=at)
     await tx.enter(here)

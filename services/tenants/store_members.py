@@ -50,6 +50,16 @@ async def count_members(tx: Tx, role: str | None = None) -> int:
     return found
 
 
+async def first_owner(tx: Tx) -> UUID | None:
+    """Of the owners of the tenant in scope, the one who has been a member longest."""
+    found: UUID | None = await tx.fetchval(
+        "select user_id from member where tenant_id = $1 and role = 'owner' "
+        "order by created_at, user_id limit 1",
+        tx.tenant_id,
+    )
+    return found
+
+
 async def set_place(tx: Tx, user_id: UUID, role: str, permissions: list[str]) -> None:
     """Give a member another role and other permissions beyond it."""
     await tx.execute(

@@ -58,6 +58,7 @@ ROOT = Path(__file__).resolve().parents[3]
 PEPPER, MASTER_KEY = b"p" * 32, b"m" * 32
 GOOD_CARD, DECLINED_LATER = "4242424242424242", "4000000000000341"
 SETTLE_SECONDS = 60
+OWNER_USER_ID = UUID("01890000-0000-7000-8000-00000000000a")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -218,6 +219,7 @@ class World:
             locale="en",
             self_customer_id=tenant.customer_id,
             billing_email=f"billing@{slug}.example",
+            owner_user_id=OWNER_USER_ID,
             api_keys=(record,),
         )
         await self.publish(snapshot, tenant_id, mode=None)

@@ -20,9 +20,9 @@ from libs.contracts.stripe_sync import (
     StripeSubscriptionChanged,
 )
 from libs.contracts.tenants import ClockAdvanceRequested
-from libs.ids import new_id
+from libs.ids import new_id, public_id
 from libs.observability.tracing import configure_tracing, start_span
-from tests.services.stripe_sync.conftest import World
+from tests.services.stripe_sync.conftest import OWNER_USER_ID, World
 
 
 async def test_a_checkout_leads_to_all_facts_of_the_tenant(world: World) -> None:
@@ -66,6 +66,7 @@ async def test_a_checkout_leads_to_all_facts_of_the_tenant(world: World) -> None
 async def test_metadata_stands_on_every_object(world: World) -> None:
     acme = world.tenants["acme"]
     version_id = await world.plan()
+    page = (await world.checkout(acme)).json()
     await world.subscribe(acme)
     raw = {row["object_type"]: row["raw"] for row in await world.rows("stripe_object")}
     mirrored, subscription = (json.loads(raw[kind]) for kind in ("customer", "subscription"))
@@ -74,9 +75,20 @@ async def test_metadata_stands_on_every_object(world: World) -> None:
         for event in world.sandbox.events(world.key)
         if event["type"] == "customer.created"
     ]
-    assert customer["metadata"]["tenant_id"] == str(acme.id)
-    assert customer["metadata"]["billing_email"] == "billing@acme.example"
-    assert customer["name"] == "acme Ltd"
+    about = {
+        "tenant_id": str(acme.id),
+        "tenant_type": "organization",
+        "owner": public_id("user", OWNER_USER_ID),
+    }
+    assert about.items() <= customer["metadata"].items()
+    assert customer["metadata"]["name"] == customer["name"] == "acme Ltd"
+    assert customer["metadata"]["billing_email"] == customer["email"] == "billing@acme.example"
+    session = world.sandbox.get(f"/v1/checkout/sessions/{page['session_id']}", world.key)
+    assert session["subscription"] == subscription["id"]
+    for sold in (session, subscription):
+        assert about.items() <= sold["metadata"].items()
+        assert sold["metadata"]["plan"] == "pro"
+        assert sold["metadata"]["user"].startswith("key_")
     # The mirror has what it is about, and nothing of the people.
     assert mirrored["metadata"]["tenant_id"] == str(acme.id)
     for row in raw.values():

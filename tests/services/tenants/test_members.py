@@ -258,6 +258,31 @@ async def test_the_last_owner_stays(world: World) -> None:
         assert (await change(owner, owner_id, role="owner")).status_code == 403
 
 
+async def test_the_tenants_record_tells_its_owner(world: World) -> None:
+    # Given a tenant that was made for nobody,
+    acme = await world.sign_up("Acme")
+    await world.settle()
+    assert world.snapshot(acme["id"]).owner_user_id is None
+    # when somebody older there is made its owner beside another,
+    elder = await add_person(world, "elder@acme.example", acme="member")
+    async with signed_in(world, "owner@acme.example", acme="owner") as owner:
+        first = await owner.user_id()
+        assert (await change(owner, elder, permissions=["usage:read"])).status_code == 200
+        before = world.snapshot(acme["id"]).version
+        assert (await change(owner, elder, role="owner")).status_code == 200
+        await world.settle()
+        # then the record tells of the one who has been there longest,
+        assert world.snapshot(acme["id"]).version > before
+        assert world.snapshot(acme["id"]).owner_user_id == elder
+        # and of the next once that one is gone.
+        assert (await owner.call("DELETE", path_of(elder))).status_code == 204
+        await world.settle()
+        assert world.snapshot(acme["id"]).owner_user_id == first
+    globex = await world.sign_up("Globex", owner_email="owner@globex.example")
+    await world.settle()
+    assert world.snapshot(globex["id"]).owner_user_id is not None
+
+
 async def test_two_owners_who_leave_at_once_leave_one(world: World) -> None:
     for turn in range(5):
         tenant = await world.sign_up(f"Turn {turn}")
