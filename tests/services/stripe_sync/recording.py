@@ -19,7 +19,7 @@ _STRIPE_ID = re.compile(
     r"\"((?:ch|cs|cus|evt|il|ii|in|inpay|pi|pm|price|prod|re|si|sub|txn)_[A-Za-z0-9_]+)\""
 )
 _NUMBER = re.compile(r"x(\d{4})x")
-MOVEMENTS = "/v1/balance_transactions"
+MOVEMENTS, EVENTS = "/v1/balance_transactions", "/v1/events"
 LISTED = {path for path, _ in LISTS.values()}
 WHICH_PART = {"created", "limit", "starting_after"}
 """Parameters that choose a part of a list."""
@@ -90,6 +90,14 @@ def _key(path: str, params: Mapping[str, Any]) -> str:
     return f"{path} {json.dumps(kept, sort_keys=True)}"
 
 
+def _page(found: list[Json], params: Mapping[str, Any]) -> Json:
+    ids = [entry["id"] for entry in found]
+    after = params.get("starting_after")
+    start = ids.index(after) + 1 if after else 0
+    end = start + params["limit"]
+    return {"data": found[start:end], "has_more": end < len(found)}
+
+
 @dataclass
 class _Writer:
     """Asks Stripe and keeps the answers."""
@@ -116,17 +124,21 @@ class Playback:
 
     Attributes:
         stages: how far each life has come, by its number.
+        listed: the events that Stripe lists, the newest first.
     """
 
     recording: Recording
     lives: list[Life]
     stages: dict[int, int] = field(default_factory=dict)
+    listed: list[Json] = field(default_factory=list)
 
     async def get(self, operation: str, path: str, params: Mapping[str, Any] | None = None) -> Json:
         """The answer of the life whose id is asked for, at its stage; or a page of all lives' money."""
         del operation
         if path == MOVEMENTS:
             return self._page_of_movements(params or {})
+        if path == EVENTS:
+            return _page(self.listed, params or {})
         if path in LISTED:
             raise StripeTransientError("list_too_long", path)
         key = _key(path, params or {})
@@ -149,11 +161,7 @@ class Playback:
         lives = [life for life in self.lives if life.number in self.stages]
         found = [entry for life in lives for entry in fill(self._at(life)[key], life)]
         found.sort(key=lambda entry: entry["created"], reverse=True)
-        ids = [entry["id"] for entry in found]
-        after = params.get("starting_after")
-        start = ids.index(after) + 1 if after else 0
-        end = start + params["limit"]
-        return {"data": found[start:end], "has_more": end < len(found)}
+        return _page(found, params)
 
     def _at(self, life: Life) -> dict[str, str]:
         return self.recording.answers[self.stages[life.number]]

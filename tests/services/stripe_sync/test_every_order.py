@@ -91,9 +91,9 @@ async def live_once(world: World) -> tuple[Recording, str]:
     return recording, customer
 
 
-async def be_born(world: World, customer: str) -> list[Life]:
-    """A tenant for every order, whose Stripe customer is known as its own."""
-    lives = [Life(number, new_id(), new_id()) for number in range(len(ORDERS))]
+async def be_born(world: World, customer: str, count: int) -> list[Life]:
+    """So many tenants, whose Stripe customer is known as their own."""
+    lives = [Life(number, new_id(), new_id()) for number in range(count)]
     for life in lives:
         snapshot = TenantSnapshot(
             version=1,
@@ -124,12 +124,12 @@ async def be_born(world: World, customer: str) -> list[Life]:
     return lives
 
 
-def arrive(world: World, event: Json) -> None:
-    """A webhook as the gateway publishes it, each time under an id of its own."""
+def arrive(world: World, event: Json, event_id: str | None = None) -> None:
+    """A webhook as the gateway publishes it, each time under an id of its own unless one is given."""
     subject = event["data"]["object"]
     fact = StripeEventReceived(
         account="platform",
-        stripe_event_id=f"evt_{new_id().hex}",
+        stripe_event_id=event_id or f"evt_{new_id().hex}",
         event_type=event["type"],
         api_version=event["api_version"],
         created_at=from_unix(event["created"]),
@@ -180,12 +180,48 @@ async def ends(world: World, lives: Sequence[Life]) -> dict[str, list[int]]:
     return found
 
 
+async def come_to_rest(world: World, worker: AccountWorker) -> None:
+    """Everything that came is mirrored and told."""
+    await world.log.settle()
+    deadline = time.monotonic() + MIRRORED_WITHIN_SECONDS
+    while waiting := await world.pending():
+        assert time.monotonic() < deadline, waiting[:5]
+        await worker.run_once()
+    await world.log.settle()
+
+
+async def check_one_end(world: World, lives: Sequence[Life], ways: Sequence[Any]) -> None:
+    """All lives ended alike, with all that such a life leaves.
+
+    Args:
+        ways: what happened to each life, to be shown where one ended otherwise.
+    """
+    found = await ends(world, lives)
+    (end, *others) = sorted(found, key=lambda kept: -len(found[kept]))
+    for other in others:
+        differing = set(end.splitlines()) ^ set(other.splitlines())
+        raise AssertionError(f"{[ways[n] for n in found[other]][:5]}: {sorted(differing)}")
+    counted = [line.partition(" ")[0] for line in end.splitlines()]
+    assert {name: counted.count(name) for name in counted} | {"balance": 0} == {
+        "mirror": 9,
+        "payment": 2,
+        "refund": 1,
+        "movement": 3,
+        "entry": 5,
+        "balance": 0,
+        "PaymentSucceeded": 2,
+        "PaymentFailed": 1,
+        "BalanceTransactionRecorded": 3,
+    }
+    assert len(world.log.events(RefundChanged)) == len(lives)
+
+
 async def test_all_orders_with_duplicates_end_alike(world: World) -> None:
     async with AsyncExitStack() as stack:
         ledger = await stack.enter_async_context(world.test_database.open("ledger"))
         world.log.add(ledger, LEDGER_HANDLERS)
         recording, customer = await live_once(world)
-        lives = await be_born(world, customer)
+        lives = await be_born(world, customer, len(ORDERS))
         playback = Playback(recording, lives)
         identity = Identity("platform", "test", PLATFORM_TENANT_ID, cast(StripeApi, playback))
         worker = AccountWorker(world.database, Directory(world.database), identity)
@@ -197,27 +233,5 @@ async def test_all_orders_with_duplicates_end_alike(world: World) -> None:
                 again = [chance.choice(come)] if chance.random() < 0.4 else []
                 for number in (come[-1], *again):
                     arrive(world, fill(recording.events[number], life))
-            await world.log.settle()
-            deadline = time.monotonic() + MIRRORED_WITHIN_SECONDS
-            while waiting := await world.pending():
-                assert time.monotonic() < deadline, waiting[:5]
-                await worker.run_once()
-            await world.log.settle()
-        found = await ends(world, lives)
-        (end, *others) = sorted(found, key=lambda kept: -len(found[kept]))
-        for other in others:
-            differing = set(end.splitlines()) ^ set(other.splitlines())
-            raise AssertionError(f"{[ORDERS[n] for n in found[other]][:5]}: {sorted(differing)}")
-        counted = [line.partition(" ")[0] for line in end.splitlines()]
-        assert {name: counted.count(name) for name in counted} | {"balance": 0} == {
-            "mirror": 9,
-            "payment": 2,
-            "refund": 1,
-            "movement": 3,
-            "entry": 5,
-            "balance": 0,
-            "PaymentSucceeded": 2,
-            "PaymentFailed": 1,
-            "BalanceTransactionRecorded": 3,
-        }
-        assert len(world.log.events(RefundChanged)) == len(ORDERS)
+            await come_to_rest(world, worker)
+        await check_one_end(world, lives, ORDERS)
