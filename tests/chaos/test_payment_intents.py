@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import math
 import os
 import random
 import signal
@@ -51,6 +52,16 @@ FAULTS: list[dict[str, Any]] = [
     {"kind": "delay", "seconds": 1.0, "probability": 0.02},
 ]
 """Together a fifth of all calls about payment intents."""
+CERTAIN: list[dict[str, Any]] = [
+    *(fault | {"probability": 1.0, "count": 1} for fault in FAULTS),
+    {"kind": "delay", "seconds": SLOW_SECONDS, "count": SLOW_ANSWERS, "method": "POST"},
+]
+"""What strikes in every run, whatever the draws."""
+COUNTING: dict[str, Any] = {"kind": "delay", "seconds": 0.0}
+"""A delay of no length meets every call that no other delay does: it counts them."""
+SHARE, SHARE_OFF_MAX = 0.2, 0.03
+"""One call is struck by one error at most, and an answer that is kept by none: a little less than drawn."""
+DEVIATIONS_MAX = 5.0
 GOOD, DECLINED = "pm_card_visa", "pm_card_visa_chargeDeclined"
 
 pytestmark = [pytest.mark.flow, pytest.mark.timeout(5_400 if LONG else 900)]
@@ -104,18 +115,36 @@ async def ask(http: httpx.AsyncClient, order: Order) -> None:
 
 @asynccontextmanager
 async def failing(environment: Mapping[str, str]) -> AsyncGenerator[None, None]:
-    """The sandbox fails a fifth of the calls about payment intents."""
-    slow = {"kind": "delay", "seconds": SLOW_SECONDS, "count": SLOW_ANSWERS, "method": "POST"}
+    """The sandbox fails a fifth of the calls about payment intents, and has done so at the end."""
     async with httpx.AsyncClient(base_url=environment["STRIPE_SIM_URL"], timeout=30) as sandbox:
         try:
-            for fault in (*FAULTS, slow):
+            for fault in (*CERTAIN, *FAULTS, COUNTING):
                 wish = {"path": "/v1/payment_intents", **fault}
                 (await sandbox.post("/_sim/faults", json=wish)).raise_for_status()
             yield
+            check_strikes((await sandbox.get("/_sim/faults")).json()["items"])
         finally:
-            struck = (await sandbox.get("/_sim/faults")).json()
             await sandbox.delete("/_sim/faults")
-            print("faults:", [(f["kind"], f["status"], f["struck"]) for f in struck["items"]])
+
+
+def check_strikes(left: list[dict[str, Any]]) -> None:
+    """Every kind of fault struck, and together they struck as often as was drawn, but for chance.
+
+    Args:
+        left: the faults that are on still; one that has struck as often as it should is not.
+    """
+    *drawn, counting = left
+    assert [fault for fault in left if fault["count"] is not None] == []
+    assert len(drawn) == len(FAULTS)
+    used_up = sum(fault["count"] for fault in CERTAIN)
+    struck = used_up + sum(fault["struck"] for fault in drawn)
+    delays = sum(fault["count"] for fault in CERTAIN if fault["kind"] == "delay")
+    delays += sum(fault["struck"] for fault in drawn if fault["kind"] == "delay")
+    calls = counting["struck"] + delays
+    print(f"{struck} of {calls} calls struck")
+    assert calls >= PAYMENTS
+    deviation = math.sqrt(calls * SHARE * (1 - SHARE))
+    assert abs(struck - SHARE * calls) <= SHARE_OFF_MAX * calls + DEVIATIONS_MAX * deviation
 
 
 @asynccontextmanager
