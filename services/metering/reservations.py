@@ -6,7 +6,7 @@ the first moment to the last the amount weighs on the limit exactly once: as a h
 and from the transaction that counts its events as usage.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -29,6 +29,10 @@ LEFT_AFTER = timedelta(seconds=2)
 
 COUNT_MAX = 1_000
 """A settled count becomes that many events."""
+
+SETTLED_BYTES_MAX = 4 * 1024 * 1024
+"""Of the events of one settlement, and of what is published at once: no more than Kafka confirms in
+time. What it does not costs the ingest its producer too."""
 
 
 class NotReservableError(ValueError):
@@ -53,6 +57,10 @@ class EndedError(Exception):
 
 class AmountError(ValueError):
     """More than is held, or no whole number where events are counted."""
+
+
+class SettlementTooLargeError(ValueError):
+    """The usage events would be more bytes than a settlement may publish."""
 
 
 class DataError(ValueError):
@@ -154,7 +162,7 @@ async def settle(
         data: the events' `data`, but for the meter's value.
 
     Raises:
-        EndedError, AmountError, DataError: see there.
+        EndedError, AmountError, DataError, SettlementTooLargeError: see there.
     """
     _require_held(row)
     if amount > row["amount"]:
@@ -184,12 +192,27 @@ async def publish(
 ) -> bool:
     """Put a settled reservation's events on the topic; False where a job must do it later."""
     try:
-        await usage_log.publish(row["tenant_id"], events)
+        for page in _pages(events):
+            await usage_log.publish(row["tenant_id"], page)
     except LogUnavailableError:
         return False
     async with database.tenant(row["tenant_id"], row["mode"]) as tx:
         await store.note_published(tx, row["id"])
     return True
+
+
+def _pages(events: Sequence[bytes]) -> Iterator[list[bytes]]:
+    """The events in order, in pages of no more than `SETTLED_BYTES_MAX`: former versions kept larger."""
+    page: list[bytes] = []
+    size_bytes = 0
+    for event in events:
+        if page and size_bytes + len(event) > SETTLED_BYTES_MAX:
+            yield page
+            page, size_bytes = [], 0
+        page.append(event)
+        size_bytes += len(event)
+    if page:
+        yield page
 
 
 def _require_held(row: Row) -> None:
@@ -218,7 +241,8 @@ def _events(
         "userid": row["user_id"],
         "data": _with_value(data, meter, amount),
     }
-    values = []
+    values: list[bytes] = []
+    size_bytes = 0
     for number in range(times):
         try:
             taken = read_event(document | {"id": event_id(row["id"], number)}, arrival)
@@ -231,6 +255,9 @@ def _events(
         if measurement is None:
             raise DataError("filtered_out")
         values.append(taken.value)
+        size_bytes += len(taken.value)
+        if size_bytes > SETTLED_BYTES_MAX:
+            raise SettlementTooLargeError
     return values
 
 
@@ -275,11 +302,16 @@ async def expire(database: Database, limit: int) -> None:
 async def publish_left(database: Database, usage_log: UsageLog, limit: int) -> None:
     """Publish the events that a request could not; twice does no harm.
 
-    They are stamped as received now, for the consumer refuses stamps that are old.
+    They are stamped as received now, for the consumer refuses stamps that are old. One reservation after
+    the other is read with its events: together they may be more than memory holds.
     """
     async with database.maintenance() as tx:
-        rows = await store.unpublished(tx, utc_now() - LEFT_AFTER, limit)
-    for row in rows:
+        left = await store.unpublished(tx, utc_now() - LEFT_AFTER, limit)
+    for each in left:
+        async with database.tenant(each["tenant_id"], each["mode"]) as tx:
+            row = await store.find(tx, each["id"])
+        if row is None or row["state"] != "settling":
+            continue
         at = utc_now()
         events = [stamped_anew(event, at) for event in row["events"]]
         if not await publish(database, usage_log, row, events):

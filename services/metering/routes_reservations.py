@@ -21,6 +21,7 @@ from libs.web.problems import (
     InvalidFields,
     InvalidRequest,
     NotFound,
+    TooLarge,
     problem_responses,
 )
 from services.metering import exact_json, limits, meters, reservations
@@ -153,7 +154,8 @@ async def get_reservation(
 
 
 @router.post(
-    "/api/v1/reservations/{reservation}/settle", responses=problem_responses(NotFound, Conflict)
+    "/api/v1/reservations/{reservation}/settle",
+    responses=problem_responses(NotFound, Conflict, TooLarge),
 )
 async def settle_reservation(
     request: Request, reservation: IdPath, body: SettleRequest, access: Writer
@@ -186,6 +188,13 @@ async def settle_reservation(
                 "With these `data` the meter would not count what was used. Send what its groups "
                 "and filters read.",
                 code=error.code,
+            ) from None
+        except reservations.SettlementTooLargeError:
+            raise TooLarge(
+                "The usage events would be over "
+                f"{reservations.SETTLED_BYTES_MAX // 1024 // 1024} MiB. Send less `data`: each event of a "
+                "count carries it.",
+                code="settlement_too_large",
             ) from None
     usage_log: UsageLog = request.app.state.usage_log
     if row["state"] == "settling":

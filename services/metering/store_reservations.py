@@ -126,9 +126,9 @@ async def note_published(tx: Tx, reservation_id: UUID) -> None:
 
 
 async def unpublished(tx: Tx, before: datetime, limit: int) -> list[Row]:
-    """Over all tenants: settled ones whose events nobody has confirmed, the oldest first."""
+    """Over all tenants: settled ones whose events nobody has confirmed, the oldest first; not the events."""
     return await tx.fetch(
-        "select tenant_id, mode, id, events from reservation where state = 'settling' "
+        "select tenant_id, mode, id from reservation where state = 'settling' "
         "and ended_at < $1 and (tried_at is null or tried_at < $1) "
         "order by tried_at nulls first, ended_at limit $2",
         before,

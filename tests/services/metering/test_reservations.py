@@ -13,7 +13,7 @@ from libs.ids import new_id, parse_public_id
 from libs.testing.databases import TestDatabase
 from metering.test_limits import subscribe
 from metering.world import Api, Party, World, checksums
-from services.metering import jobs
+from services.metering import jobs, reservations
 from services.metering.ingest import stamped_anew
 from services.metering.reserved_events import SOURCE, event_id
 from services.metering.usage_log import TOPIC
@@ -319,3 +319,44 @@ async def test_numbers_in_what_was_used_stay_as_written(api: Api, world: World) 
         assert await tx.fetchval("select group_values from usage_series") == [
             "0.10000000000000000001"
         ]
+
+
+async def test_a_settlement_publishes_only_so_many_bytes(api: Api, world: World) -> None:
+    """A count repeats its `data` in each event: what Kafka does not confirm costs all their producer."""
+    # Given a thousand held of a meter that counts,
+    await api.meter(world.platform, aggregation="count", value_path=None)
+    held = (await reserve(api, world.acme, "1000")).json()
+    # when they are settled with data that would make sixty megabytes of it,
+    refused = await end(api, world.acme, held["id"], "settle", data={"text": "x" * 60_000})
+    # then nothing is published, and the reservation is held still,
+    assert (refused.status_code, refused.json()["code"]) == (413, "settlement_too_large")
+    assert world.usage_log.published == []
+    assert await standing(api, world.acme) == (0, 1000)
+    # and with less data it is settled.
+    assert (await end(api, world.acme, held["id"], "settle")).status_code == 200
+    await world.log.settle()
+    assert await standing(api, world.acme) == (1000, 0)
+
+
+async def test_what_was_settled_in_many_bytes_is_published_in_pages(
+    api: Api, world: World, database: TestDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Former versions kept settlements of any size."""
+    # Given settlements that wait for Kafka, larger than one may be now,
+    await api.meter(world.platform, aggregation="count", value_path=None)
+    world.usage_log.down = True
+    for _ in range(2):
+        held = (await reserve(api, world.acme, "9")).json()
+        await end(api, world.acme, held["id"], "settle", data={"text": "x" * 1_000})
+    async with database.admin() as admin:
+        await admin.execute("update metering.reservation set ended_at = now() - interval '1 min'")
+    world.usage_log.down = False
+    monkeypatch.setattr(reservations, "SETTLED_BYTES_MAX", 4_000)
+    # when Kafka is back,
+    await jobs.end_reservations(world.database, world.usage_log)  # type: ignore[arg-type]
+    await world.log.settle()
+    # then all is counted, and no page was larger than a settlement may be.
+    assert await standing(api, world.acme) == (18, 0)
+    pages = [values for _, _, values in world.usage_log.published]
+    assert len(pages) > 2
+    assert max(sum(map(len, page)) for page in pages) <= 4_000
