@@ -2,17 +2,18 @@
 
 Key of the record: the tenant's id. The attribute names are CloudEvents' own
 (github.com/cloudevents/spec, version 1.0.2) plus the extensions `userid`, `mode`, `tenantid`,
-and two stamped at ingest: `receivedat` and `clockoffset`.
+and what the ingest stamps: `receivedat`, `clockoffset`, `backfill` and `reportedbytheplatform`.
 
 One type is Sluice's own: `sluice.usage.voided`, whose `data` names an event by `source` and `id`.
-That event counts no more, whether it came before or comes after; the rest of the void says nothing.
+That event counts no more, whether it came before or comes after. A void that the platform reported is of
+the platform's event of that name, unless `data.reporter` is `tenant`; any other is of the tenant's.
 """
 
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StrictBool
 
 from libs.contracts.envelope import Mode
 
@@ -31,6 +32,9 @@ class UsageEvent(BaseModel):
         clockoffset: seconds that the tenant's business clock was ahead at ingest.
         backfill: the backfill that it is told by: it may be older than the window, and its id is kept for
             ever.
+        reportedbytheplatform: the platform told it, not the tenant that it bills: it has its id among the
+            platform's events, apart from the tenant's. The name is longer than an extension's may be, so
+            nothing that came in before it was known carries it.
         data: what meters read their values and groups from.
     """
 
@@ -48,6 +52,7 @@ class UsageEvent(BaseModel):
     receivedat: AwareDatetime | None = None
     clockoffset: int = 0
     backfill: UUID | None = None
+    reportedbytheplatform: StrictBool = False
     data: dict[str, Any] = Field(default_factory=dict)
 
     def received_at(self, broker_time: datetime) -> datetime:

@@ -203,6 +203,12 @@ class Gate:
         await self.alarms.tell(request, _concerned(access), "permission_denied", permission)
         raise Forbidden(permission, detail)
 
+    async def tell(
+        self, request: Request, access: Access, kind: str, permission: str | None
+    ) -> None:
+        """Record what a request tried in vain, where the rest of it is answered."""
+        await self.alarms.tell(request, _concerned(access), kind, permission)
+
     async def note_absent(self, request: Request, access: Access, permission: str) -> None:
         """Record that a route did not find what it was asked for.
 

@@ -125,6 +125,8 @@ def _beyond(held: Pass, event: Event) -> Refusal | None:
         return "not_its_mode"
     if event.backfill is not None:
         return "backfill"
+    if event.by_platform and held.tenant_id is not None:
+        return "reserved"
     if event.type == voiding.VOIDED or event.source in RESERVED_SOURCES:
         return "reserved"
     if event.clockoffset < 0 or (event.clockoffset and event.mode == "live"):

@@ -7,9 +7,9 @@ counts it again. A crash at any step publishes some events again, which count on
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from uuid import UUID
 
@@ -25,6 +25,7 @@ from services.metering import (
     meters,
     store_archive,
     store_closures,
+    store_usage,
     usage_record,
     voiding,
 )
@@ -170,7 +171,10 @@ async def _compare(database: Database, folder: Path, job: Job) -> None:
     async with database.tenant(job.tenant_id, job.mode) as tx:
         names = await store.names(tx, job.id)
         files = await store_archive.files_of(tx, job.tenant_id)
-    known = await asyncio.to_thread(_find_known, folder, files, names, listening)
+        marked_since = await store_usage.marked_since(tx)
+    known = await asyncio.to_thread(
+        find_known, folder, files, names, listening, marked_since.date()
+    )
     async with database.tenant(job.tenant_id, job.mode) as tx:
         row = await store.lock(tx, job.id)
         if row is not None and row["state"] == "comparing":
@@ -179,29 +183,36 @@ async def _compare(database: Database, folder: Path, job: Job) -> None:
             await store.move(tx, job.id, "publishing", utc_now())
 
 
-def _find_known(
+def find_known(
     folder: Path,
     files: Sequence[ArchivedFile],
     names: Sequence[tuple[str, str]],
     listening: Listening,
+    unmarked_until: date,
 ) -> set[bytes]:
-    """Of these names the ids that the archive says were counted, or voided."""
+    """Of these names the ids that the archive says were counted, or voided.
+
+    Args:
+        unmarked_until: what came in until then without a mark may be the platform's as well as the tenant's.
+    """
     hashes = {each(*name) for name in names for each in (hash_of_id, former_hash_of_id)}
+    hashes |= {hash_of_id(*name, by_platform=True) for name in names}
     voids = [(voiding.SOURCE, each.hex()) for each in hashes]
     records = archive.find(folder, files, [*names, *voids])
-    counted = (_counted_as(record, listening) for record in records)
-    return {id_hash for id_hash in counted if id_hash is not None}
+    return {each for record in records for each in _counted_as(record, listening, unmarked_until)}
 
 
-def _counted_as(record: Record, listening: Listening) -> bytes | None:
-    """The id that an archived event was counted under, or a void names; None where it was refused."""
+def _counted_as(record: Record, listening: Listening, unmarked_until: date) -> Iterator[bytes]:
+    """The ids that an archived event was counted under, or a void names; none where it was refused."""
     try:
         found = usage_record.read(record)
     except UndecodableError:
-        return None
+        return
     if found.event.type != voiding.VOIDED and listening.read(found).refusal is not None:
-        return None
-    return found.id_hash
+        return
+    yield found.id_hash
+    if not found.event.by_platform and record.at.date() <= unmarked_until:
+        yield hash_of_id(*voiding.named_by(found.event), by_platform=True)
 
 
 async def _publish(database: Database, usage_log: UsageLog, job: Job) -> None:

@@ -4,10 +4,10 @@ A correction is published like any usage and takes effect where usage is counted
 is kept and audited before it is published.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
 from libs.clock import format_time
@@ -18,12 +18,13 @@ from libs.messaging.outbox import emit
 from libs.messaging.records import Record
 from services.metering import exact_json, reserved_events, usage_record
 from services.metering import store_corrections as store
-from services.metering.event_ids import entered_before, hash_of_id
+from services.metering.event_ids import entered_before, entered_unmarked, hash_of_id
 from services.metering.ingest import Arrival, RejectedError, read_event
+from services.metering.reporters import REPORTED_BY_PLATFORM
 from services.metering.store_corrections import Standing
 from services.metering.usage_log import TOPIC
 from services.metering.verdicts import Status
-from services.metering.voiding import SOURCE, VOIDED, parts_kept
+from services.metering.voiding import SOURCE, TENANT, VOIDED, parts_kept
 
 Kind = Literal["void", "amend"]
 
@@ -35,10 +36,33 @@ class Name:
     source: str
     id: str
 
+
+class Whose(NamedTuple):
+    """The event of a name that the platform reported, or the one that the tenant did."""
+
+    name: Name
+    by_platform: bool
+
     @property
     def hash(self) -> bytes:
         """The id by which the event counts once."""
-        return hash_of_id(self.source, self.id)
+        return hash_of_id(self.name.source, self.name.id, by_platform=self.by_platform)
+
+
+@dataclass(frozen=True)
+class Forgotten:
+    """What is known of events whose ids are not there.
+
+    Attributes:
+        hashes: of those that were counted so long ago that their ids are forgotten.
+        told: whether all such are among them.
+    """
+
+    hashes: AbstractSet[bytes] = frozenset()
+    told: bool = True
+
+
+NOTHING_FORGOTTEN = Forgotten()
 
 
 @dataclass(frozen=True)
@@ -73,7 +97,6 @@ class Replacement:
 
     name: Name
     value: bytes
-    id_hash: bytes
     payload_hash: bytes
 
 
@@ -85,56 +108,131 @@ class Judged:
     values: list[bytes] = field(default_factory=list)
     accepted: int = 0
 
+    @property
+    def is_of_platform(self) -> bool:
+        """Whether a tenant named what the platform reported."""
+        return any(verdict.code == REPORTED_BY_PLATFORM for verdict in self.verdicts)
+
 
 async def judge(
-    tx: Tx, correction_id: UUID, corrections: Sequence[Correction], arrival: Arrival
+    tx: Tx,
+    correction_id: UUID,
+    corrections: Sequence[Correction],
+    arrival: Arrival,
+    actor: str,
+    forgotten: Forgotten = NOTHING_FORGOTTEN,
 ) -> Judged:
     """Decide about the corrections of one request, for the tenant in scope."""
     replacements = [_replacement(each, arrival) for each in corrections]
     names = [each.name for each in corrections]
     names += [each.name for each in replacements if isinstance(each, Replacement)]
-    standing = await _standing_of(tx, names)
+    standing = await _standing_of(tx, names, arrival)
     judged = Judged()
-    voided: set[bytes] = set()
-    placed: set[bytes] = set()
+    voided: set[Name] = set()
+    placed: set[Name] = set()
     for each, replacement in zip(corrections, replacements, strict=True):
-        name = each.name.hash
+        name = each.name
         if name in voided:
-            judged.verdicts.append(Verdict(each.name, "duplicate"))
+            judged.verdicts.append(Verdict(name, "duplicate"))
             continue
-        refusal = _refusal(each, replacement, standing, voided | placed)
+        meant = _meant(name, standing, arrival)
+        there = _there(replacement, standing, arrival)
+        refusal = _irreversible(meant, standing, forgotten) or _refusal(
+            each, replacement, there, voided | placed
+        )
         if name in placed or refusal is not None:
-            judged.verdicts.append(Verdict(each.name, "rejected", refusal or "id_taken"))
+            judged.verdicts.append(Verdict(name, "rejected", refusal or "id_taken"))
             continue
-        status, code = _status(standing.get(name), replacement, standing)
-        judged.verdicts.append(Verdict(each.name, status, code))
+        stands = there is not None or not isinstance(replacement, Replacement)
+        status, code = _status(standing.get(meant[0]), stands)
+        judged.verdicts.append(Verdict(name, status, code))
         judged.accepted += status == "accepted"
         # A duplicate is published again: what it repeats may never have reached the topic.
         voided.add(name)
-        judged.values.append(_void_of(each.name, correction_id, arrival))
+        judged.values += [_void_of(whose, correction_id, arrival, actor) for whose in meant]
         if isinstance(replacement, Replacement):
-            placed.add(replacement.id_hash)
+            placed.add(replacement.name)
             judged.values.append(replacement.value)
     return judged
 
 
-async def _standing_of(tx: Tx, names: Sequence[Name]) -> dict[bytes, Standing]:
-    """By the hash of its name, where each event stands that is known.
+async def unknown(tx: Tx, corrections: Sequence[Correction], arrival: Arrival) -> list[Name]:
+    """Those names under which no event is known, neither of the platform's nor of the tenant's."""
+    names = [each.name for each in corrections]
+    known = {whose.name for whose in await _standing_of(tx, names, arrival)}
+    return [name for name in dict.fromkeys(names) if name not in known]
+
+
+def _there(
+    replacement: Replacement | RejectedError | None,
+    standing: Mapping[Whose, Standing],
+    arrival: Arrival,
+) -> Standing | None:
+    """Where the event stands that has a replacement's name already."""
+    if not isinstance(replacement, Replacement):
+        return None
+    return standing.get(Whose(replacement.name, arrival.by_platform))
+
+
+def _meant(name: Name, standing: Mapping[Whose, Standing], arrival: Arrival) -> tuple[Whose, ...]:
+    """Which events of a name are to be voided.
+
+    A tenant means its own. The platform means its own, or else the tenant's; and where neither came, both:
+    whichever comes is not to count.
+    """
+    own, tenants = Whose(name, True), Whose(name, False)
+    if not arrival.by_platform:
+        return (tenants,)
+    came = [each for each in (own, tenants) if each in standing and standing[each].came]
+    return (came[0],) if came else (own, tenants)
+
+
+def _irreversible(
+    meant: Sequence[Whose], standing: Mapping[Whose, Standing], forgotten: Forgotten
+) -> str | None:
+    """Why nobody, or not the tenant, can take back what is meant, as a stable code."""
+    if meant[0].name.source == SOURCE:
+        return "reserved_source"
+    found = [standing[each] for each in meant if each in standing]
+    if any(not each.voided and not each.voidable for each in found):
+        return "counted_without_record"
+    if found:
+        return None
+    if any(each.hash in forgotten.hashes for each in meant):
+        return "too_old_to_correct"
+    platforms = Whose(meant[0].name, True)
+    there = standing.get(platforms)
+    if (there is not None and there.came) or platforms.hash in forgotten.hashes:
+        return REPORTED_BY_PLATFORM
+    return None if forgotten.told or there is not None else "may_be_too_old"
+
+
+async def _standing_of(tx: Tx, names: Collection[Name], arrival: Arrival) -> dict[Whose, Standing]:
+    """Where each event of these names stands that is known.
 
     As where usage is counted: ids may stand under the hash of former versions, and an event can be
     taken back only where everything that it needs is kept.
     """
     tenant = tx.tenant_id.bytes
-    former = await entered_before(
-        tx, ((tenant + each.hash, (each.source, each.id)) for each in names)
-    )
-    stored = {each.hash: former.get(tenant + each.hash, each.hash) for each in names}
+    hashes = {
+        whose: whose.hash for name in names for whose in (Whose(name, False), Whose(name, True))
+    }
+    day = arrival.received_at.date()
+    named = [
+        (whose, (tenant + id_hash, (whose.name.source, whose.name.id)))
+        for whose, id_hash in hashes.items()
+    ]
+    former = {
+        **await entered_unmarked(tx, [(*each, day) for whose, each in named if whose.by_platform]),
+        **await entered_before(tx, (each for _, each in named)),
+    }
+    stored = {whose: former.get(tenant + id_hash, id_hash) for whose, id_hash in hashes.items()}
     found = await store.standing_of(tx, list(stored.values()))
     told = {tenant + stands: each.gained for stands, each in found.items() if not each.voided}
     kept = await parts_kept(tx, told)
     return {
-        name: replace(found[stands], voidable=tenant + stands in kept)
-        for name, stands in stored.items()
+        whose: replace(found[stands], voidable=tenant + stands in kept)
+        for whose, stands in stored.items()
         if stands in found
     }
 
@@ -142,22 +240,22 @@ async def _standing_of(tx: Tx, names: Sequence[Name]) -> dict[bytes, Standing]:
 def _refusal(
     correction: Correction,
     replacement: Replacement | RejectedError | None,
-    standing: Mapping[bytes, Standing],
-    named: AbstractSet[bytes],
+    there: Standing | None,
+    named: AbstractSet[Name],
 ) -> str | None:
-    """Why a correction cannot be made, as a stable code."""
-    if correction.name.source == SOURCE:
-        return "reserved_source"
-    now = standing.get(correction.name.hash)
-    if now is not None and not now.voided and not now.voidable:
-        return "counted_without_record"
+    """Why a correction cannot be made, as a stable code.
+
+    Args:
+        there: where the event stands that has the replacement's name already.
+        named: in the same request, before.
+    """
     if isinstance(replacement, RejectedError):
         return replacement.code
     if replacement is None:
         return None
-    if replacement.id_hash == correction.name.hash or replacement.id_hash in named:
+    if replacement.name == correction.name or replacement.name in named:
         return "id_taken"
-    return _conflict(replacement, standing.get(replacement.id_hash))
+    return _conflict(replacement, there)
 
 
 def _conflict(replacement: Replacement, there: Standing | None) -> str | None:
@@ -169,15 +267,14 @@ def _conflict(replacement: Replacement, there: Standing | None) -> str | None:
     return "id_conflict" if there.payload_hash != replacement.payload_hash else None
 
 
-def _status(
-    now: Standing | None,
-    replacement: Replacement | RejectedError | None,
-    standing: Mapping[bytes, Standing],
-) -> tuple[Status, str | None]:
-    """Whether a correction that can be made was made before."""
+def _status(now: Standing | None, stands: bool) -> tuple[Status, str | None]:
+    """Whether a correction that can be made was made before.
+
+    Args:
+        stands: what is to stand in for the event is known already.
+    """
     if now is None:
         return "accepted", "not_counted_yet"
-    stands = not isinstance(replacement, Replacement) or replacement.id_hash in standing
     return ("duplicate" if now.voided and stands else "accepted"), None
 
 
@@ -196,15 +293,21 @@ def _replacement(correction: Correction, arrival: Arrival) -> Replacement | Reje
     key = str(arrival.tenant_id).encode()
     found = usage_record.read(Record(TOPIC, 0, 0, arrival.received_at, key, value))
     name = Name(found.event.source, found.event.id)
-    return Replacement(name, value, found.id_hash, found.payload_hash)
+    return Replacement(name, value, found.payload_hash)
 
 
-def _void_of(name: Name, correction_id: UUID, arrival: Arrival) -> bytes:
-    """The record that voids an event; of the same name it is the same void, whenever it is made."""
+def _void_of(whose: Whose, correction_id: UUID, arrival: Arrival, actor: str) -> bytes:
+    """The record that voids an event; of the same event it is the same void, whenever it is made."""
     at = format_time(arrival.business_time)
-    document = {
+    data = {
+        "source": whose.name.source,
+        "id": whose.name.id,
+        "correction": public_id("correction", correction_id),
+        "actor": actor,
+    }
+    document: dict[str, Any] = {
         "specversion": "1.0",
-        "id": name.hash.hex(),
+        "id": whose.hash.hex(),
         "source": SOURCE,
         "type": VOIDED,
         "time": at,
@@ -213,12 +316,12 @@ def _void_of(name: Name, correction_id: UUID, arrival: Arrival) -> bytes:
         "receivedat": format_time(arrival.received_at),
         "clockoffset": arrival.clock_offset_seconds,
         "datacontenttype": "application/json",
-        "data": {
-            "source": name.source,
-            "id": name.id,
-            "correction": public_id("correction", correction_id),
-        },
+        "data": data,
     }
+    if arrival.by_platform:
+        document["reportedbytheplatform"] = True
+        if not whose.by_platform:
+            data["reporter"] = TENANT
     return exact_json.dumps(document)
 
 

@@ -33,7 +33,7 @@ EXTENSION_LENGTH_MAX = 1_024
 
 _EXTENSION = re.compile("[a-z0-9]{1,20}")
 _ATTRIBUTES = frozenset(UsageEvent.model_fields)
-_STAMPS = frozenset({"receivedat", "clockoffset", "backfill"})
+_STAMPS = frozenset({"receivedat", "clockoffset", "backfill", "reportedbytheplatform"})
 _JSON_TYPE = re.compile(r"application/(?:[a-z0-9.-]+\+)?json(?:\s*;.*)?", re.IGNORECASE)
 
 
@@ -46,6 +46,7 @@ class Arrival:
         meters: those that apply to the tenant's events.
         spread: over how many partitions the tenant's usage is spread.
         backfill: they are taken in by this backfill, not to be counted now.
+        by_platform: the platform reports them, not the tenant.
     """
 
     tenant_id: UUID
@@ -55,6 +56,7 @@ class Arrival:
     meters: Sequence[Meter]
     spread: int = 1
     backfill: UUID | None = None
+    by_platform: bool = False
 
     @cached_property
     def business_time(self) -> datetime:
@@ -137,6 +139,7 @@ def read_event(sent: object, arrival: Arrival) -> Taken:
         "receivedat": arrival.received_at,
         "clockoffset": arrival.clock_offset_seconds,
         "backfill": arrival.backfill,
+        "reportedbytheplatform": arrival.by_platform,
     }
     event = _validate(attributes)
     metered = measured_at(event.time, event, arrival)
@@ -268,6 +271,8 @@ def _publishable(event: UsageEvent, extensions: dict[str, Any]) -> bytes:
         document["receivedat"] = format_time(event.receivedat)
     if event.backfill is not None:
         document["backfill"] = str(event.backfill)
+    if event.reportedbytheplatform:
+        document["reportedbytheplatform"] = True
     return written(document)
 
 

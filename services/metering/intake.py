@@ -16,10 +16,18 @@ from libs.db.tenant import Mode, Scope
 from libs.messaging.dead_letter import DeadLetter, bury
 from libs.messaging.records import Record, UndecodableError
 from libs.observability.metrics import RECORDS_DUPLICATE_TOTAL
-from services.metering import closing, conflicts, meters, thresholds, usage_record, voiding
+from services.metering import (
+    closing,
+    conflicts,
+    meters,
+    overreach,
+    thresholds,
+    usage_record,
+    voiding,
+)
 from services.metering import store_usage as store
 from services.metering.aggregation import Gains
-from services.metering.event_ids import entered_before
+from services.metering.event_ids import entered_before, entered_unmarked
 from services.metering.listening import Heard, Listening, Reading, Rows, Value
 from services.metering.reserved_events import SOURCE as RESERVATION
 from services.metering.reserved_events import take_counted
@@ -199,10 +207,30 @@ async def _as_entered(
         for mine in usages.values()
         for usage in mine
     )
-    former = await entered_before(tx, names)
+    former = {**await _entered_unmarked(tx, usages), **await entered_before(tx, names)}
     if not former:
         return usages
     return {tenant: [_under(usage, former) for usage in mine] for tenant, mine in usages.items()}
+
+
+async def _entered_unmarked(
+    tx: Tx, usages: Mapping[UUID, Sequence[Usage]]
+) -> Mapping[EventKey, bytes]:
+    """The hashes of the platform's events that were entered before it marked its own."""
+    reads = [usage.read for mine in usages.values() for usage in mine]
+    if not any(read.event.by_platform for read in reads):
+        return {}
+    return await entered_unmarked(
+        tx,
+        [
+            (
+                read.key,
+                voiding.named_by(read.event) if voiding.is_of_platform(read.event) else None,
+                read.origin.day,
+            )
+            for read in reads
+        ],
+    )
 
 
 def _under(usage: Usage, former: Mapping[EventKey, bytes]) -> Usage:
@@ -219,6 +247,7 @@ async def _void(tx: Tx, usages: Mapping[UUID, Sequence[Usage]]) -> list[DeadLett
     voids = [usage for mine in usages.values() for usage in mine if usage.read.event.type == VOIDED]
     if not voids:
         return []
+    await overreach.tell(tx, [(usage.record, usage.read) for usage in voids])
     changed, unknown = await voiding.take_back(
         tx, {usage.read.key: usage.read.origin.day for usage in voids}
     )

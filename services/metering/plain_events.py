@@ -50,6 +50,7 @@ class _Published(msgspec.Struct, gc=False):
     id: str
     mode: Mode
     receivedat: str
+    reportedbytheplatform: bool | UnsetType
     source: str
     specversion: str
     subject: str | UnsetType
@@ -113,6 +114,7 @@ def read_plain(sent: Plain, arrival: Arrival) -> Taken:
         sent.id,
         arrival.mode,
         arrival.received_text,
+        True if arrival.by_platform else UNSET,
         sent.source,
         "1.0",
         UNSET if sent.subject is None else sent.subject,

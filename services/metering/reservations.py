@@ -78,6 +78,7 @@ class Wish:
     Attributes:
         customers: how aggregates name the customer; the last one is its own id.
         subject: how its usage events will name it; None is the tenant itself.
+        by_platform: the platform holds it, not the tenant.
     """
 
     meter: Meter
@@ -86,6 +87,7 @@ class Wish:
     user: str | None
     amount: Decimal
     expires_at: datetime
+    by_platform: bool = False
 
 
 async def hold(tx: Tx, wish: Wish, standing: Standing) -> tuple[Row, Check]:
@@ -111,6 +113,7 @@ async def hold(tx: Tx, wish: Wish, standing: Standing) -> tuple[Row, Check]:
             "amount": wish.amount,
             "created_at": utc_now(),
             "expires_at": wish.expires_at,
+            "by_platform": wish.by_platform,
         },
     )
     return row, found

@@ -25,7 +25,7 @@ from libs.web.problems import (
     UnsupportedMediaType,
     problem_responses,
 )
-from services.metering import backfills, cloudevents, meters
+from services.metering import backfills, cloudevents, meters, reporters
 from services.metering import store_backfills as store
 from services.metering.ingest import Arrival
 from services.metering.plain_events import Plain
@@ -113,15 +113,18 @@ async def add_backfill_events(request: Request, backfill: IdPath, access: Writer
     database: Database = request.app.state.database
     async with database.transaction() as tx:
         known = await meters.applying(tx, [access.tenant_id], access.mode)
+        marked_since = await reporters.marked_since(tx, access)
+        received_at = utc_now()
         await tx.enter(Scope((access.tenant_id,), access.mode))
         row = await _open(tx, backfill)
         arrival = Arrival(
             access.tenant_id,
             access.mode,
-            utc_now(),
+            received_at,
             access.tenant.snapshot.clock_offset_seconds if access.mode == "test" else 0,
             meters.of_tenant(known, access.tenant_id),
             backfill=row["id"],
+            by_platform=received_at >= marked_since,
         )
         documents = [_document(each) for each in sent]
         try:

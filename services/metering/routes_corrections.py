@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from libs.clock import utc_now
 from libs.db.pool import Database, Row
 from libs.ids import new_id, public_id
-from libs.web.auth import Access, Requires
+from libs.web.auth import OPERATOR, Access, Gate, Requires
 from libs.web.pagination import Page, PageRequest, page_request
 from libs.web.problems import (
     FieldProblem,
@@ -20,7 +20,7 @@ from libs.web.problems import (
     UnsupportedMediaType,
     problem_responses,
 )
-from services.metering import corrections, exact_json, meters, store_corrections
+from services.metering import corrections, exact_json, meters, reporters, store_corrections
 from services.metering.corrections import Correction, Kind, Name
 from services.metering.ingest import Arrival
 from services.metering.usage_log import LogUnavailableError, UsageLog
@@ -214,12 +214,14 @@ async def _correct(
 ) -> CorrectionAnswer:
     database: Database = request.app.state.database
     correction_id = new_id()
-    arrival = await _arrival(database, access)
+    arrival, actor = await _arrival(database, access), access.caller.actor
     async with database.tenant(access.tenant_id, access.mode) as tx:
-        judged = await corrections.judge(tx, correction_id, wanted, arrival)
+        judged = await corrections.judge(tx, correction_id, wanted, arrival, actor)
         if judged.accepted:
-            actor = access.caller.actor
             await corrections.record(tx, correction_id, kind, judged, reason, actor, arrival)
+    if judged.is_of_platform:
+        gate: Gate = request.app.state.gate
+        await gate.tell(request, access, reporters.CORRECTION_REFUSED, OPERATOR)
     usage_log: UsageLog = request.app.state.usage_log
     try:
         if judged.values:
@@ -242,12 +244,15 @@ async def _correct(
 async def _arrival(database: Database, access: Access) -> Arrival:
     async with database.transaction() as tx:
         known = await meters.applying(tx, [access.tenant_id], access.mode)
+        marked_since = await reporters.marked_since(tx, access)
+    received_at = utc_now()
     return Arrival(
         access.tenant_id,
         access.mode,
-        utc_now(),
+        received_at,
         access.tenant.snapshot.clock_offset_seconds if access.mode == "test" else 0,
         meters.of_tenant(known, access.tenant_id),
+        by_platform=received_at >= marked_since,
     )
 
 

@@ -25,7 +25,7 @@ from libs.web.problems import (
     UnsupportedMediaType,
     problem_responses,
 )
-from services.metering import cloudevents, meters
+from services.metering import cloudevents, meters, reporters
 from services.metering.capacity import spread_of
 from services.metering.ingest import Arrival
 from services.metering.plain_events import Plain
@@ -162,6 +162,7 @@ async def _arrivals(
     ids = sorted({tenant.id for tenant in tenants.values()})
     async with database.transaction() as tx:
         known = await meters.applying(tx, ids, access.mode)
+        marked_since = await reporters.marked_since(tx, access)
     directory: Directory = request.app.state.directory
     spreads = {tenant.id: await spread_of(directory, tenant) for tenant in tenants.values()}
     received_at = utc_now()
@@ -173,6 +174,7 @@ async def _arrivals(
             tenant.snapshot.clock_offset_seconds if access.mode == "test" else 0,
             meters.of_tenant(known, tenant.id),
             spreads[tenant.id],
+            by_platform=received_at >= marked_since,
         )
         for reference, tenant in tenants.items()
     }

@@ -1,5 +1,6 @@
 """`/api/v1/reservations`: hold an amount before it is used, then settle or release."""
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Annotated, Any, Literal
@@ -14,20 +15,21 @@ from libs.db.pool import Database, Row, Tx
 from libs.db.tenant import Scope
 from libs.directory.local import business_now
 from libs.ids import InvalidIdError, parse_public_id, parse_uuid, public_id
-from libs.web.auth import Access, Requires
+from libs.web.auth import OPERATOR, Access, Gate, Requires
 from libs.web.idempotency import answer_once
 from libs.web.problems import (
     Conflict,
+    Forbidden,
     InvalidFields,
     InvalidRequest,
     NotFound,
     TooLarge,
     problem_responses,
 )
-from services.metering import exact_json, limits, meters, reservations
+from services.metering import exact_json, limits, meters, reporters, reservations
 from services.metering import store_reservations as store
 from services.metering.ingest import Arrival
-from services.metering.measuring import plain
+from services.metering.measuring import Meter, plain
 from services.metering.routes_limits import AMOUNT, LimitCheck, billers_meter, shape
 from services.metering.routes_usage import customers_of
 from services.metering.usage_log import UsageLog
@@ -49,6 +51,19 @@ class LimitReached(Conflict):
     default_code = "limit_reached"
     default_title = "Limit reached"
     default_detail = "The plan or the credit does not leave so much. Reserve less, change the plan, or add credit."
+
+
+class HeldByPlatform(Forbidden):
+    """403: the platform holds it for the tenant, so the tenant cannot end it."""
+
+    default_code = reporters.REPORTED_BY_PLATFORM
+    default_title = "Held by the platform"
+    default_detail = (
+        "The platform holds this amount for the tenant. Only the platform settles or releases it."
+    )
+
+    def __init__(self) -> None:
+        super().__init__(OPERATOR, self.default_detail)
 
 
 class ReservationRequest(BaseModel):
@@ -121,6 +136,7 @@ async def hold_amount(request: Request, body: ReservationRequest, access: Writer
             user=body.user,
             amount=amount,
             expires_at=utc_now() + timedelta(seconds=body.expires_in_seconds),
+            by_platform=access.caller.operator,
         )
         try:
             held, found = await reservations.hold(tx, wish, standing)
@@ -155,7 +171,7 @@ async def get_reservation(
 
 @router.post(
     "/api/v1/reservations/{reservation}/settle",
-    responses=problem_responses(NotFound, Conflict, TooLarge),
+    responses=problem_responses(NotFound, HeldByPlatform, Conflict, TooLarge),
 )
 async def settle_reservation(
     request: Request, reservation: IdPath, body: SettleRequest, access: Writer
@@ -166,6 +182,7 @@ async def settle_reservation(
     """
     data = _exact_data(await request.body()) if body.data else {}
     database: Database = request.app.state.database
+    await _require_own(request, access, reservation)
     async with database.tenant(access.tenant_id, access.mode) as tx:
         row = await _locked(tx, reservation)
         amount = row["amount"] if body.amount is None else Decimal(body.amount)
@@ -175,8 +192,7 @@ async def settle_reservation(
         await tx.enter(Scope((access.tenant_id,), access.mode))
         mine = meters.of_tenant(known, access.tenant_id)
         meter = next(each for each in mine if each.id == row["meter_id"])
-        offset = access.tenant.snapshot.clock_offset_seconds if access.mode == "test" else 0
-        arrival = Arrival(access.tenant_id, access.mode, utc_now(), offset, mine)
+        arrival = await _arrival(tx, access, mine)
         try:
             row = await reservations.settle(tx, row, meter, arrival, amount, data)
         except reservations.EndedError as ended:
@@ -203,13 +219,15 @@ async def settle_reservation(
 
 
 @router.post(
-    "/api/v1/reservations/{reservation}/release", responses=problem_responses(NotFound, Conflict)
+    "/api/v1/reservations/{reservation}/release",
+    responses=problem_responses(NotFound, HeldByPlatform, Conflict),
 )
 async def release_reservation(
     request: Request, reservation: IdPath, access: Writer
 ) -> ReservationBody:
     """Nothing was used: all of it is free again. Releasing twice is fine."""
     database: Database = request.app.state.database
+    await _require_own(request, access, reservation)
     async with database.tenant(access.tenant_id, access.mode) as tx:
         row = await _locked(tx, reservation)
         if row["state"] == "released":
@@ -234,6 +252,36 @@ def _exact_data(body: bytes) -> dict[str, Any]:
             code="invalid_json",
         ) from None
     return data
+
+
+async def _arrival(tx: Tx, access: Access, mine: Sequence[Meter]) -> Arrival:
+    marked_since = await reporters.marked_since(tx, access)
+    received_at = utc_now()
+    return Arrival(
+        access.tenant_id,
+        access.mode,
+        received_at,
+        access.tenant.snapshot.clock_offset_seconds if access.mode == "test" else 0,
+        mine,
+        by_platform=received_at >= marked_since,
+    )
+
+
+async def _require_own(request: Request, access: Access, reference: str) -> None:
+    """Only the platform ends what the platform holds; who tries is recorded.
+
+    Raises:
+        HeldByPlatform: the caller is the tenant's.
+    """
+    if access.caller.operator:
+        return
+    database: Database = request.app.state.database
+    async with database.tenant(access.tenant_id, access.mode) as tx:
+        row = await store.find(tx, _id(reference))
+    if row is not None and row["by_platform"]:
+        gate: Gate = request.app.state.gate
+        await gate.tell(request, access, reporters.CORRECTION_REFUSED, OPERATOR)
+        raise HeldByPlatform
 
 
 async def _locked(tx: Tx, reference: str) -> Row:

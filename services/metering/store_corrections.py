@@ -22,6 +22,11 @@ class Standing:
     gained: bytes | None
     voidable: bool = False
 
+    @property
+    def came(self) -> bool:
+        """Whether it is known what the event says: of one that was voided before it came it is not."""
+        return self.payload_hash != b""
+
 
 async def standing_of(tx: Tx, hashes: Sequence[bytes]) -> dict[bytes, Standing]:
     """Where those events of the tenant in scope stand that are known."""

@@ -13,7 +13,7 @@ from uuid import UUID
 from libs.db.pool import Database, Row, Tx
 from libs.db.tenant import Mode
 
-READ_ONLY = ("meter", "directory", "usage_producer")
+READ_ONLY = ("meter", "directory", "usage_producer", "platform_marks")
 """What the consumer reads of others' making; everything else is hidden by a table of the run's own."""
 
 COMPARED: Mapping[str, str] = {

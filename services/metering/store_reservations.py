@@ -42,8 +42,8 @@ async def insert(tx: Tx, values: Mapping[str, Any]) -> Row:
     row = await tx.fetchrow(
         """
         insert into reservation (tenant_id, mode, id, meter_id, customer, subject, user_id, amount,
-            weight, state, created_at, expires_at)
-        values ($1, $2, $3, $4, $5, $6, $7, $8, $8, 'held', $9, $10) returning *
+            weight, state, created_at, expires_at, by_platform)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $8, 'held', $9, $10, $11) returning *
         """,
         tx.tenant_id,
         tx.mode,
@@ -55,6 +55,7 @@ async def insert(tx: Tx, values: Mapping[str, Any]) -> Row:
         values["amount"],
         values["created_at"],
         values["expires_at"],
+        values["by_platform"],
     )
     assert row is not None, "an insert without a conflict clause returns its row"
     return row

@@ -106,17 +106,30 @@ async def has_former_ids(tx: Tx) -> bool:
     return bool(await tx.fetchval("select exists (select from former_ids)"))
 
 
-async def ids_there(tx: Tx, keys: Sequence[EventKey]) -> set[EventKey]:
-    """Those of these ids that are entered."""
+async def marked_since(tx: Tx) -> datetime:
+    """When the platform began to mark what it reports, a few minutes before midnight in UTC."""
+    since: datetime = await tx.fetchval("select since from platform_marks")
+    return since
+
+
+async def ids_there(
+    tx: Tx, keys: Sequence[EventKey], last_day: date | None = None
+) -> set[EventKey]:
+    """Those of these ids that are entered.
+
+    Args:
+        last_day: only those that came in on this day or before.
+    """
     rows = await tx.fetch(
         """
         select uuid_send(e.tenant_id) || e.id_hash from usage_event_id e
         join unnest($2::uuid[], $3::bytea[]) as u(t, h) on e.tenant_id = t and e.id_hash = h
-        where e.mode = $1
+        where e.mode = $1 and ($4::date is null or e.received_day <= $4)
         """,
         tx.mode,
         tenants_in(keys),
         [key[TENANT_BYTES:] for key in keys],
+        last_day,
     )
     return {key for (key,) in rows}
 

@@ -42,6 +42,7 @@ class Event(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         time_text: the time as `format_time` writes it.
+        by_platform: the platform reported it, not the tenant.
     """
 
     id: str
@@ -57,6 +58,7 @@ class Event(msgspec.Struct, frozen=True, gc=False):
     data: dict[str, Any]
     time_text: str
     backfill: UUID | None = None
+    by_platform: bool = False
 
     def received_at(self, broker_time: datetime) -> datetime:
         """When the event came in: the ingest's stamp, or the broker's for direct producers."""
@@ -79,6 +81,7 @@ class _Written(msgspec.Struct, gc=False):
     clockoffset: int = 0
     data: dict[str, Any] = {}
     backfill: str | None = None
+    reportedbytheplatform: bool = False
 
 
 _DECODER = msgspec.json.Decoder(_Written, float_hook=exact_json.read_number)
@@ -111,6 +114,7 @@ def read_event(value: bytes) -> Event:
             written.data,
             written.time if is_as_written(written.time) else format_time(time),
             None if written.backfill is None else _uuid_in(written.backfill),
+            written.reportedbytheplatform,
         )
     except (msgspec.DecodeError, ValueError, RecursionError):
         event = _by_the_contract(text)
@@ -195,4 +199,5 @@ def _by_the_contract(text: str) -> Event:
         event.data,
         format_time(event.time),
         event.backfill,
+        event.reportedbytheplatform,
     )

@@ -123,7 +123,7 @@ def read(record: Record) -> Read:
             problem or "invalid_time", "the event's time is outside what is taken"
         )
     try:
-        id_hash = hash_of_id(*voiding.named_by(event))
+        id_hash = hash_of_id(*voiding.named_by(event), by_platform=voiding.is_of_platform(event))
         # The time that the ingest set, where an event named none, is nothing that it said.
         was_set = time == stamp.business_time and event.receivedat is not None
         told = None if was_set else event.time_text

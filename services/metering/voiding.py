@@ -22,10 +22,13 @@ from services.metering.gained import Part
 from services.metering.measuring import EXACT, Measurement
 from services.metering.store_usage import TENANT_BYTES, EventKey
 from services.metering.store_voids import Kept, Loss, Place
+from services.metering.usage_event import Event
 
 VOIDED = "sluice.usage.voided"
 """The type of a void; no event of a product may have it."""
 SOURCE = "sluice:correction"
+TENANT = "tenant"
+"""What a void of the platform's says in `data.reporter` that names an event of the tenant's own."""
 
 _KEPT: frozenset[gained.How] = frozenset({"kept", "leveled"})
 
@@ -73,6 +76,13 @@ def named_by(event: Named) -> tuple[str, str]:
     if not (_is_name(source) and _is_name(event_id)):
         raise UndecodableError("invalid_void", "the void names no event by `source` and `id`")
     return str(source), str(event_id)
+
+
+def is_of_platform(event: Event) -> bool:
+    """Whether an event, or the one that a void names, is the platform's own."""
+    if not event.by_platform:
+        return False
+    return event.type != VOIDED or event.data.get("reporter") != TENANT
 
 
 def _is_name(value: object) -> bool:

@@ -35,6 +35,9 @@ WAIVERS: Mapping[str, Waiver] = {
     "metering.former_ids": Waiver(
         "since when ids have another hash; no tenant's data", NO_TENANT - {KEYS}
     ),
+    "metering.platform_marks": Waiver(
+        "since when the platform marks what it reports; no tenant's data", NO_TENANT - {KEYS}
+    ),
     "stripe_sync.tenant_secrets": Waiver("sealed secrets of both modes travel together", IDENTITY),
     "stripe_sync.lease": Waiver("who holds a piece of work; no tenant's data", NO_TENANT),
     "stripe_sync.object_owner": Waiver(

@@ -140,17 +140,22 @@ async def test_a_pass_is_no_right_to_what_only_the_ingest_says(
     put(world, world.acme, held, event={"type": VOIDED, "data": named(event)})
     for source in ("sluice:reservation", "sluice:correction"):
         put(world, world.acme, held, event={"source": source, "id": f"{new_id()}/0"})
+    put(world, world.acme, held, event={"reportedbytheplatform": True})
     old = {"time": format_time(utc_now() - timedelta(days=400)), "clockoffset": -(400 * 86_400)}
     put(world, world.acme, held, event=old)
     put(world, world.acme, held, event={"clockoffset": -1})
     put(world, world.acme, live, event=old | {"mode": "live"})
     put(world, world.acme, live, event={"mode": "live", "clockoffset": 1})
     await world.log.settle()
-    assert await letters(database) == [*["reserved"] * 3, *["clock_offset"] * 4]
+    assert await letters(database) == [*["reserved"] * 4, *["clock_offset"] * 4]
     assert await rows_of(database, tables) == before
     put(world, world.acme, held, event={"clockoffset": 3_600})
     await world.log.settle()
     assert await api.value(world.acme) == 2, "a clock that is ahead in test mode is"
+    everywhere = await producer(api)
+    put(world, world.acme, everywhere, event={"reportedbytheplatform": True})
+    await world.log.settle()
+    assert await api.value(world.acme) == 3, "who reports for all tenants is the platform's"
 
 
 async def rows_of(database: TestDatabase, tables: Sequence[str]) -> list[list[str]]:

@@ -15,6 +15,8 @@ from libs.directory.local import Directory
 from libs.ids import new_id
 from libs.testing.databases import TestDatabase
 from metering.reading import MemoryUsageReader
+from metering.test_corrections import correct, named
+from metering.test_reporters import mark_since
 from metering.world import Api, Party, World, checksums
 from services.metering import archiving, jobs, rebuilding
 from services.metering.event_ids import former_hash_of_id
@@ -271,6 +273,25 @@ async def test_ids_that_were_forgotten_and_hashes_of_before_are_no_difference(
     run = await rebuilds.run(world.acme, "topic")
     assert run["state"] == "equal", run
     assert run["compared"]["usage_minute"]["live"] == 2
+
+
+async def test_what_the_platform_reports_is_counted_anew_as_it_was(
+    rebuilds: Rebuilds, api: Api, world: World, database: TestDatabase
+) -> None:
+    await api.meter(world.platform)
+    await mark_since(database, 1)
+    parts = {"tenantid": str(world.acme.id), "data": {"calls": 7}}
+    before, after = world.event(**parts), world.event(**parts)
+    await api.send(world.platform, before)
+    await mark_since(database, 0)
+    await api.send(world.platform, before, after)
+    await api.send(world.acme, after | {"data": {"calls": 1}})
+    await correct(api, world.acme, "void", named(after))
+    assert await api.value(world.acme) == 14
+    await rebuilds.archive()
+    for source in ("archive", "topic"):
+        run = await rebuilds.run(world.acme, source)
+        assert run["state"] == "equal", run
 
 
 async def test_only_the_staff_rebuilds(rebuilds: Rebuilds, world: World) -> None:
