@@ -37,6 +37,7 @@ from services.metering import (
 )
 from services.metering.admission import admission_since
 from services.metering.cloudevents import BODY_BYTES_MAX
+from services.metering.forgotten import Memory
 from services.metering.glances import Glances
 from services.metering.handlers import HANDLERS, READERS, batch_handlers_of, weigh
 from services.metering.producers import ProducerKeys
@@ -65,6 +66,7 @@ def build() -> FastAPI:
         app.state.producer_keys = keys
         app.state.database, app.state.directory = database, directory
         app.state.usage_log, app.state.progress = usage_log, progress
+        app.state.memory = Memory(database, settings.archive)
         app.state.gate = Gate(database, directory, settings.key_pepper_bytes)
         runtime = Runtime(database, settings.kafka, health)
         runtime.add_consumers(

@@ -22,6 +22,7 @@ from libs.web.problems import (
 )
 from services.metering import corrections, exact_json, meters, reporters, store_corrections
 from services.metering.corrections import Correction, Kind, Name
+from services.metering.forgotten import Memory
 from services.metering.ingest import Arrival
 from services.metering.usage_log import LogUnavailableError, UsageLog
 from services.metering.verdicts import Status
@@ -216,7 +217,11 @@ async def _correct(
     correction_id = new_id()
     arrival, actor = await _arrival(database, access), access.caller.actor
     async with database.tenant(access.tenant_id, access.mode) as tx:
-        judged = await corrections.judge(tx, correction_id, wanted, arrival, actor)
+        unknown = await corrections.unknown(tx, wanted, arrival)
+    memory: Memory = request.app.state.memory
+    forgotten = await memory.ask(unknown, access.mode, arrival)
+    async with database.tenant(access.tenant_id, access.mode) as tx:
+        judged = await corrections.judge(tx, correction_id, wanted, arrival, actor, forgotten)
         if judged.accepted:
             await corrections.record(tx, correction_id, kind, judged, reason, actor, arrival)
     if judged.is_of_platform:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from uuid import UUID
 
 from libs.db.pool import Database, Tx
@@ -54,13 +54,18 @@ async def list_places(database: Database, begins: Mapping[int, int], now: dateti
     ]
 
 
-async def is_whole(database: Database) -> bool:
-    """Whether all usage up to where the archive reaches is in it: none came before it, none was lost."""
+async def is_whole(database: Database, *, archived_since: date | None = None) -> bool:
+    """Whether all usage up to where the archive reaches is in it: none came before it, none was lost.
+
+    Args:
+        archived_since: and it reaches up to this day in every partition.
+    """
     async with database.maintenance() as tx:
         return bool(
             await tx.fetchval(
-                "select coalesce(bool_and(lost_records = 0 and coalesce(first_offset, 1) = 0), false) "
-                "from archive_place"
+                "select coalesce(bool_and(lost_records = 0 and coalesce(first_offset, 1) = 0 "
+                "and ($1::date is null or archived_at >= $1)), false) from archive_place",
+                archived_since,
             )
         )
 

@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import AsyncGenerator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -14,6 +15,7 @@ from libs.testing.memory_log import MemoryLog
 from libs.web.auth import Gate
 from metering.world import PEPPER, Api, MemoryUsageLog, World, publish_tenant
 from services.metering.app import build
+from services.metering.forgotten import Memory
 from services.metering.handlers import BATCH_HANDLERS, HANDLERS
 from services.metering.progress import Progress
 
@@ -40,7 +42,7 @@ async def world(metering: Database, log: MemoryLog) -> World:
 
 @pytest.fixture
 async def api(
-    world: World, database: TestDatabase, monkeypatch: pytest.MonkeyPatch
+    world: World, database: TestDatabase, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> AsyncGenerator[Api, None]:
     monkeypatch.setenv("SLUICE_METERING_PORT", "8103")
     monkeypatch.setenv("SLUICE_METERING_POSTGRES", database.dsn("metering"))
@@ -51,6 +53,7 @@ async def api(
     app.state.database, app.state.directory = world.database, directory
     app.state.gate = Gate(world.database, directory, PEPPER)
     app.state.usage_log, app.state.progress = world.usage_log, Progress()
+    app.state.memory = Memory(world.database, tmp_path)
     transport = httpx.ASGITransport(app=app)
     async with httpx.AsyncClient(transport=transport, base_url="http://sluice.test") as client:
         yield Api(client, world)
