@@ -59,6 +59,14 @@ def batch_handlers_of(admission: Admission | None) -> dict[str, BatchHandler]:
 READERS: dict[str, Reader] = {"usage.events": intake.read_ahead}
 
 
+WEIGHT_UNKNOWN = 20
+"""Of an event whose meters have not been asked yet."""
+
+
 def weigh(record: Record) -> int:
-    """How much work a record is: of usage, what its meters say."""
-    return intake.weight_of(record.prepared)
+    """How much there is to write on account of a record: of usage, a row for each meter."""
+    prepared = record.prepared
+    if type(prepared) is not intake.Prepared:
+        return 1
+    reading = prepared.reading
+    return WEIGHT_UNKNOWN if reading is None else len(reading.rows.lines) + len(reading.single)

@@ -42,9 +42,6 @@ log = structlog.get_logger()
 TENANTS_PER_SLICE = 100
 """Row-level security compares every row with each tenant in scope."""
 
-WEIGHT_UNKNOWN = 20
-"""Of an event whose meters have not been asked yet."""
-
 _heard = Heard()
 
 
@@ -85,14 +82,6 @@ def read_ahead(record: Record) -> Prepared | UndecodableError | None:
         return Prepared(found, listening.read(found))
     except Exception:  # noqa: BLE001 - out here it would hold up the whole partition
         return None
-
-
-def weight_of(prepared: object) -> int:
-    """How many rows of aggregates an event adds to, of what `read_ahead` found."""
-    if type(prepared) is not Prepared:
-        return 1
-    reading = prepared.reading
-    return WEIGHT_UNKNOWN if reading is None else len(reading.rows.lines) + len(reading.single)
 
 
 def _read_or_refuse(record: Record) -> Read | UndecodableError:

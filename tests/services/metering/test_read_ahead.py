@@ -22,7 +22,7 @@ from metering.world import Api, Party, World
 from services.metering import gained, intake
 from services.metering.aggregation import Gains, series_of
 from services.metering.ears import plain_ears
-from services.metering.handlers import weigh
+from services.metering.handlers import WEIGHT_UNKNOWN, weigh
 from services.metering.listening import Listening
 from services.metering.measuring import EXACT, Meter, UnmeasurableError, measure_all
 from services.metering.usage_event import Event, is_as_written
@@ -85,7 +85,7 @@ async def test_a_record_weighs_what_its_meters_write(api: Api, world: World) -> 
     for record in (hostile, known, other):
         record.prepare(intake.read_ahead)
     found = [weigh(record) for record in (unknown, hostile, known, other)]
-    assert found == [intake.WEIGHT_UNKNOWN, 1, 3, 0]
+    assert found == [WEIGHT_UNKNOWN, 1, 3, 0]
 
 
 async def test_what_is_read_ahead_is_counted_as_what_is_not(api: Api, world: World) -> None:
