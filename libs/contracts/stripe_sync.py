@@ -381,6 +381,8 @@ class StripeStatement(Fact):
             in the order of the parts.
         balances: in the first part only.
         error: why it could not be listed; there are no parts then.
+        ours_from: what moved before was before the tenant connected the account, and is told by
+            nobody; None: all is told.
     """
 
     statement_id: UUID
@@ -397,3 +399,4 @@ class StripeStatement(Fact):
     balances: tuple[StatementBalance, ...] = ()
     listed_at: AwareDatetime
     error: str | None = None
+    ours_from: AwareDatetime | None = None

@@ -119,6 +119,7 @@ class ConnectionRecord(BaseModel):
 
     Attributes:
         account_id: `acct_…`, once Stripe has told it.
+        account_since: since when the connection has this account, by the way it has now.
         is_active: False while the tenant has switched it off; its keys are kept.
         credential_version: of the raw secret key in `tenants.secrets`; 0 where the platform's key
             is used with `Stripe-Account`.
@@ -135,6 +136,7 @@ class ConnectionRecord(BaseModel):
     status: ConnectionStatus
     is_active: bool = True
     account_id: str | None = None
+    account_since: AwareDatetime | None = None
     charges_enabled: bool = False
     payouts_enabled: bool = False
     requirements_due: tuple[str, ...] = ()

@@ -73,6 +73,9 @@ SUSPENSE = _account(
 CURRENCY_TRADING = _account(
     "equity", "currency_trading", "Exchanged between currencies: each side in its own."
 )
+OPENING_BALANCES = _account(
+    "equity", "opening_balances", "What Stripe held of an account when it was connected."
+)
 REVENUE_FLAT = _account("revenue", "flat", "Fees per period.")
 REVENUE_USAGE = _account("revenue", "usage", "Metered usage.")
 REVENUE_PRORATION = _account("revenue", "proration", "Parts of periods after a change of plan.")
@@ -110,6 +113,7 @@ FIXED: tuple[Account, ...] = (
     TAX_PAYABLE,
     SUSPENSE,
     CURRENCY_TRADING,
+    OPENING_BALANCES,
     REVENUE_FLAT,
     REVENUE_USAGE,
     REVENUE_PRORATION,

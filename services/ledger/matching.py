@@ -86,6 +86,7 @@ class Extent:
         statement_from: from when on Stripe's list is at hand.
         listed_from, listed_to: what was booked then must be in the list.
         due_before: what is newer may still be on its way to the other side.
+        ours_from: what Stripe moved before is nobody's to book: the account was connected then.
     """
 
     account: str
@@ -93,6 +94,7 @@ class Extent:
     listed_from: datetime
     listed_to: datetime
     due_before: datetime
+    ours_from: datetime | None = None
 
 
 class Proposal(BaseModel):
@@ -145,7 +147,8 @@ class Verdict:
 
     Attributes:
         waits: the sides differ, and it is too early to call it a break.
-        unlisted: sums of what is booked and need not be in this list.
+        unlisted: sums of what is booked and need not be in this list, less what is listed and need not
+            be booked.
     """
 
     finding: Finding | None = None
@@ -166,6 +169,8 @@ def judge(movement: Movement, extent: Extent) -> Verdict:
     moves_money = any(each.gross_minor for each in movement.listed)
     if held == expected and (standing or not moves_money):
         return _judge_suspense(movement, expected, standing)
+    if not standing and not held and _was_before(movement, extent.ours_from):
+        return Verdict(unlisted={currency: -minor for currency, minor in expected.items()})
     if max(each.created_at for each in movement.listed) >= extent.due_before:
         return Verdict(waits=True)
     kind, proposal = _difference(movement, extent.account, expected, held, standing)
@@ -183,6 +188,13 @@ def judge(movement: Movement, extent: Extent) -> Verdict:
             proposal=proposal,
         )
     )
+
+
+def _was_before(movement: Movement, ours_from: datetime | None) -> bool:
+    """Whether Stripe moved it before the account was connected."""
+    if ours_from is None:
+        return False
+    return all(each.created_at < ours_from for each in movement.listed)
 
 
 def _judge_unlisted(movement: Movement, extent: Extent, held: Sums) -> Verdict:

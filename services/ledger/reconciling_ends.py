@@ -12,6 +12,7 @@ from services.ledger import (
     matching,
     matching_balances,
     matching_invoices,
+    opening,
     store_breaks,
     store_invoices,
     store_matching,
@@ -36,18 +37,19 @@ async def end(tx: Tx, work: Work) -> bool:
             BREAKS_AT_ONCE,
         )
         first = store_matching.first_moment(row["statement_from"])
-        opening = await store_matching.opening_balances(
+        booked_before = await store_matching.opening_balances(
             tx, run, chart.clearing(run.account).code, first
         )
     found += [matching_invoices.finding(each) for each in paid]
     sides = await store_matching.sums(tx, run)
-    balances = matching_balances.compare(
-        row["stripe_balances"], sides["stripe"], sides["ledger"], opening, row["unlisted"]
+    balances: Sequence[matching_balances.Balance] = matching_balances.compare(
+        row["stripe_balances"], sides["stripe"], sides["ledger"], booked_before, row["unlisted"]
     )
     differing: list[Finding] = []
     resolved = 0
     if row["listed_at"] - row["listed_to"] <= matching_balances.LISTED_AT_ONCE:
         before = await store.last_balances(tx, run.account)
+        balances = await opening.take(tx, work, balances, before)
         differing = matching_balances.findings(run, balances, before, work.now)
         resolved = await _resolve_balances(tx, work, balances)
     await breaks.take_findings(tx, work.finder, [*found, *differing])
@@ -71,6 +73,7 @@ async def _payouts(tx: Tx, work: Work) -> list[Finding]:
         statement_id,
         arrived_before=(work.row["listed_at"] - matching_balances.ARRIVES_WITHIN).date(),
         complete_from=work.row["statement_from"] + matching_balances.LEAVES_WITHIN,
+        ours_from=work.row["ours_from"],
     )
     if not rows:
         return []

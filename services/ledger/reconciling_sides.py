@@ -56,6 +56,7 @@ class Work:
             listed_from=self.row["listed_from"],
             listed_to=self.row["listed_to"],
             due_before=self.row["requested_at"] - self.terms.settles_in,
+            ours_from=self.row["ours_from"],
         )
 
     @property

@@ -251,7 +251,13 @@ async def forget_items(tx: Tx, run: Run, limit: int) -> int:
 
 
 async def payouts_that_differ(
-    tx: Tx, run: Run, statement_id: UUID, *, arrived_before: Any, complete_from: datetime
+    tx: Tx,
+    run: Run,
+    statement_id: UUID,
+    *,
+    arrived_before: Any,
+    complete_from: datetime,
+    ours_from: datetime | None,
 ) -> list[Row]:
     """Payouts whose balance transaction, arrival or contents are not as they should be.
 
@@ -262,6 +268,7 @@ async def payouts_that_differ(
     Args:
         arrived_before: the day by which payouts expected earlier must have arrived.
         complete_from: what left with payouts made since then is in the statement as a whole.
+        ours_from: payouts made before are left out.
     """
     return await tx.fetch(
         """
@@ -280,8 +287,9 @@ async def payouts_that_differ(
             left join statement_line l on l.tenant_id = $1 and l.mode = $2 and l.statement_id = $3
                 and l.stripe_balance_transaction_id = p.stripe_balance_transaction_id
             where p.tenant_id = $1 and p.mode = $2 and p.statement_id = $3) as payout
-        where overdue or listed_minor <> amount_minor or listed_currency <> currency
-            or made_of_minor <> amount_minor
+        where (overdue or listed_minor <> amount_minor or listed_currency <> currency
+                or made_of_minor <> amount_minor)
+            and ($6::timestamptz is null or created_at >= $6)
         order by stripe_payout_id
         """,
         run.tenant_id,
@@ -289,6 +297,7 @@ async def payouts_that_differ(
         statement_id,
         arrived_before,
         complete_from,
+        ours_from,
     )
 
 

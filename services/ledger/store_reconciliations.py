@@ -154,7 +154,8 @@ async def lock(tx: Tx, run_id: UUID) -> Row | None:
     return await tx.fetchrow(
         """
         select r.*, s.state as statement_state, s.error as statement_error, s.parts, s.listed_at,
-            s.listed_from as statement_from, s.requested_at, s.balances as stripe_balances
+            s.listed_from as statement_from, s.requested_at, s.balances as stripe_balances,
+            s.ours_from
         from reconciliation r
         join statement s on s.tenant_id = r.tenant_id and s.mode = r.mode and s.id = r.statement_id
         where r.tenant_id = $1 and r.mode = $2 and r.id = $3 for update of r skip locked
@@ -241,6 +242,32 @@ async def last_balances(tx: Tx, account: str) -> list[Json]:
         account,
     )
     return found or []
+
+
+async def is_opened(tx: Tx, account: str) -> bool:
+    """Whether the opening balance of an account of the tenant in scope was taken."""
+    return bool(
+        await tx.fetchval(
+            "select exists (select from opened_account "
+            "where tenant_id = $1 and mode = $2 and account = $3)",
+            tx.tenant_id,
+            tx.mode,
+            account,
+        )
+    )
+
+
+async def open_account(tx: Tx, account: str, ours_from: datetime, now: datetime) -> None:
+    """Keep that the opening balance of an account of the tenant in scope was taken."""
+    await tx.execute(
+        "insert into opened_account (tenant_id, mode, account, ours_from, opened_at) "
+        "values ($1, $2, $3, $4, $5) on conflict do nothing",
+        tx.tenant_id,
+        tx.mode,
+        account,
+        ours_from,
+        now,
+    )
 
 
 async def find(tx: Tx, run_id: UUID) -> Row | None:

@@ -150,7 +150,7 @@ async def note_listed(tx: Tx, fact: StripeStatement, balances: Sequence[Json]) -
     await tx.execute(
         """
         update statement set parts = $4, line_count = $5, payout_count = $6, digest = $7,
-            listed_at = $8, balances = $9
+            listed_at = $8, balances = $9, ours_from = $10
         where tenant_id = $1 and mode = $2 and id = $3
         """,
         tx.tenant_id,
@@ -162,6 +162,7 @@ async def note_listed(tx: Tx, fact: StripeStatement, balances: Sequence[Json]) -
         fact.digest,
         fact.listed_at,
         list(balances),
+        fact.ours_from,
     )
 
 

@@ -18,7 +18,7 @@ from libs.db.tenant import Mode, Scope
 from libs.messaging.outbox import emit
 from libs.observability.metrics import PAYMENTS_TOTAL
 from libs.observability.tracing import extract, start_span
-from services.stripe_sync import store_marks, store_objects, store_payments
+from services.stripe_sync import beginnings, store_marks, store_objects, store_payments
 from services.stripe_sync.client import Json
 from services.stripe_sync.fetching import Fetched, IncompleteError
 from services.stripe_sync.money import MoneyFact, record_money
@@ -37,6 +37,8 @@ from services.stripe_sync.objects_payments import (
     charge_of,
     charge_within,
     failure_fact,
+    of_an_intent,
+    payment_behind,
     payment_of_charge,
     payment_of_intent,
 )
@@ -115,22 +117,19 @@ class Sighting:
             yield from charge_within(self.kind, raw)
 
 
-def of_an_intent(charge: Json) -> bool:
-    """Whether a charge belongs to a payment intent."""
-    return id_of(charge.get("payment_intent")) is not None
-
-
 @dataclass
 class Mirroring:
     """One transaction's work on the mirror of an account.
 
     Attributes:
+        began_at: by tenant, since when the account is ours; None: it always was.
         late: what could not be done for an object, which keeps its mark.
     """
 
     tx: Tx
     account: str
     mode: Mode
+    began_at: dict[UUID, datetime | None] = field(default_factory=dict)
     before: Mapping[tuple[str, str], Row] = field(default_factory=dict)
     rows: dict[tuple[str, str], ObjectRow] = field(default_factory=dict)
     payments: dict[str, Json] = field(default_factory=dict)
@@ -164,6 +163,8 @@ class Mirroring:
 
     async def _read(self, sightings: Sequence[Sighting]) -> None:
         """Claim the objects for their owners, and read what is known of them so far."""
+        for tenant_id in {sighting.owner.tenant_id for sighting in sightings}:
+            self.began_at[tenant_id] = await beginnings.ours_from(self.tx, tenant_id, self.account)
         parts = [(sighting, *part) for sighting in sightings for part in sighting.parts()]
         await store_objects.claim_all(
             self.tx,
@@ -227,6 +228,8 @@ class Mirroring:
         if before is None and is_intent:
             # The first that names a row of ours takes it.
             before = self.unanswered.pop(named(raw, "payment_id") or NOBODYS, None)
+        charge = charge_of(raw) if is_intent else raw
+        is_ours = not beginnings.paid_before(charge, self.began_at[tenant_id])
         after = settle(
             self.tx,
             self.account,
@@ -236,13 +239,13 @@ class Mirroring:
             origin=sighting.origin if is_intent else NO_ORIGIN,
             effective_at=sighting.now,
             tenant_id=tenant_id,
+            is_ours=is_ours,
         )
         if after is not None:
             self.payments[key] = after
             self.changed[key] = (tenant_id, after)
-        charge = charge_of(raw) if is_intent else raw
         booked = charge.get("balance_transaction") if charge else None
-        if isinstance(booked, dict):
+        if isinstance(booked, dict) and is_ours:
             self.booked.append(Movement(booked | {"source": charge}, sighting.owner, sighting.now))
 
     def _mirror(self, sighting: Sighting, kind: str, object_id: str, raw: Json) -> None:
@@ -323,7 +326,7 @@ class Mirroring:
             raise IncompleteError("its payment is not mirrored yet")
         make = refund_fact if kind == "refund" else dispute_fact
         return make(
-            raw,
+            beginnings.without_moved_before(raw, self.began_at[sighting.owner.tenant_id]),
             account=self.account,
             collected_by=collected_by(self.account),
             customer_id=payment["customer_id"] if payment else sighting.payer_id,
@@ -384,14 +387,6 @@ class Mirroring:
             return payment_behind(raw) if changed else []
         alone = sighting.kind == "charge" and raw["status"] != "failed" and of_an_intent(raw)
         return payment_behind(raw) if alone else []
-
-
-def payment_behind(raw: Json) -> list[tuple[str, str]]:
-    """(type, id) of the payment that a charge, refund or dispute is about."""
-    intent_id, charge_id = id_of(raw.get("payment_intent")), id_of(raw.get("charge"))
-    if intent_id is not None:
-        return [("payment_intent", intent_id)]
-    return [("charge", charge_id)] if charge_id is not None else []
 
 
 def _had_failed(before: Row | None) -> bool:

@@ -40,6 +40,19 @@ def charge_within(kind: str, raw: Json) -> Iterator[tuple[str, str, dict[str, An
         yield "charge", charge["id"], charge
 
 
+def of_an_intent(charge: Json) -> bool:
+    """Whether a charge belongs to a payment intent."""
+    return id_of(charge.get("payment_intent")) is not None
+
+
+def payment_behind(raw: Json) -> list[tuple[str, str]]:
+    """(type, id) of the payment that a charge, refund or dispute is about."""
+    intent_id, charge_id = id_of(raw.get("payment_intent")), id_of(raw.get("charge"))
+    if intent_id is not None:
+        return [("payment_intent", intent_id)]
+    return [("charge", charge_id)] if charge_id is not None else []
+
+
 def is_ours(intent: Json) -> bool:
     """Whether the intent names a payment that we began: then it pays no invoice of Stripe's."""
     return named(intent, "payment_id") is not None

@@ -10,10 +10,10 @@ from libs.db.pool import Tx
 from libs.ids import new_id
 from libs.messaging.outbox import emit
 from libs.observability.metrics import PAYMENTS_TOTAL
-from services.stripe_sync import objects_payments, store_marks, store_payments
+from services.stripe_sync import beginnings, objects_payments, store_marks, store_payments
 from services.stripe_sync.client import Json
 from services.stripe_sync.objects import named
-from services.stripe_sync.objects_payments import WAITS_FOR_PAYER, payment_of_intent
+from services.stripe_sync.objects_payments import WAITS_FOR_PAYER, charge_of, payment_of_intent
 from services.stripe_sync.store_objects import Owner
 
 
@@ -62,6 +62,7 @@ async def record_intent(
     before = await store_payments.read_payment(
         tx, account, intent["id"], named(intent, "payment_id")
     )
+    began_at = await beginnings.ours_from(tx, tx.tenant_id, account)
     after = settle(
         tx,
         account,
@@ -71,6 +72,7 @@ async def record_intent(
         origin=Origin(invoice_id),
         effective_at=effective_at,
         tenant_id=tx.tenant_id,
+        is_ours=not beginnings.paid_before(charge_of(intent), began_at),
     )
     if after is not None:
         await store_payments.write_payment(tx, after)
@@ -90,6 +92,7 @@ def settle(
     origin: Origin | None,
     effective_at: datetime,
     tenant_id: UUID,
+    is_ours: bool,
 ) -> Json | None:
     """The row of a payment as it is to stand, with what is to be said of it; None: as it was.
 
@@ -101,6 +104,7 @@ def settle(
         payer_id: the customer who pays, where no row of ours says so.
         origin: what it was made for; None while nobody has looked.
         tenant_id: whose payment it is, among those in scope.
+        is_ours: False for one of before the account was connected: nothing is said of it.
     """
     after = _merged(account, said, before, payer_id, origin)
     if after == before:
@@ -108,7 +112,7 @@ def settle(
     paid_before = before is not None and before["paid_at"] is not None
     if paid_before and after["paid_at"] is None:
         return None
-    if after["paid_at"] is not None and not paid_before:
+    if after["paid_at"] is not None and not paid_before and is_ours:
         outcome = PAYMENTS_TOTAL.labels(outcome="succeeded", mode=tx.mode)
         tx.after_commit.append(outcome.inc)
         fact = _succeeded(after)

@@ -37,9 +37,9 @@ from services.stripe_sync.identities import Identity
 from services.stripe_sync.lease import Lease, LeaseLostError, hold, leased
 from services.stripe_sync.listing import Stretch
 from services.stripe_sync.marks import BALANCE
-from services.stripe_sync.mirroring import Mirroring, Sighting, of_an_intent, payment_behind
+from services.stripe_sync.mirroring import Mirroring, Sighting
 from services.stripe_sync.objects import customer_of, id_of
-from services.stripe_sync.objects_payments import charge_of, is_ours
+from services.stripe_sync.objects_payments import charge_of, is_ours, of_an_intent, payment_behind
 from services.stripe_sync.owners import Foundling, UnknownOwnerError, resolve_all
 from services.stripe_sync.payments import NO_ORIGIN, Origin
 from services.stripe_sync.store_marks import Dirty

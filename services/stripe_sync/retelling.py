@@ -1,6 +1,7 @@
 """Telling money facts again that the ledger misses, in the words in which they were told.
 
 Whoever took them the first time passes over them. What was never recorded is looked for at Stripe.
+What was before the account was connected stays untold.
 """
 
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from libs.contracts.stripe_sync import (
 from libs.db.pool import Row, Tx
 from libs.db.tenant import Scope
 from libs.messaging.outbox import emit
-from services.stripe_sync import store_marks, store_objects, store_retelling
+from services.stripe_sync import beginnings, store_marks, store_objects, store_retelling
 from services.stripe_sync.marks import BALANCE
 from services.stripe_sync.payments import collected_by
 from services.stripe_sync.store_transactions import TRANSACTION_COLUMNS
@@ -35,10 +36,11 @@ async def take_request(tx: Tx, event: Envelope[TellTransactionsAgain]) -> None:
     ids = [*wanted.transactions, *wanted.charges, *wanted.invoices]
     owners = await _owners(tx, wanted.account, ids)
     own = tx.scope
+    began_at = await beginnings.ours_from(tx, tx.tenant_id, wanted.account)
     await tx.enter(Scope(tuple(sorted({tx.tenant_id, *owners})), tx.mode))
     transactions = await store_retelling.find_transactions(tx, wanted.account, wanted.transactions)
     payments = await store_retelling.find_payments(
-        tx, wanted.account, wanted.charges, wanted.invoices
+        tx, wanted.account, wanted.charges, wanted.invoices, began_at
     )
     for row in transactions:
         _tell(tx, row, _transaction(row, wanted.account), row["created_at"])

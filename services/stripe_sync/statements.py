@@ -25,7 +25,7 @@ from libs.contracts.stripe_sync import (
 from libs.db.pool import Cause, Database, Row, Tx
 from libs.messaging.outbox import emit
 from libs.money import from_stripe
-from services.stripe_sync import store_statements
+from services.stripe_sync import beginnings, store_statements
 from services.stripe_sync.client import (
     Json,
     StripeApi,
@@ -115,8 +115,12 @@ async def _left_with(api: StripeApi, payouts: Sequence[Json]) -> dict[str, str]:
     return found
 
 
-def parts_of(row: Row, listed: Listed) -> list[StripeStatement]:
-    """The statement in parts of bounded size; at least one."""
+def parts_of(row: Row, listed: Listed, began_at: datetime | None) -> list[StripeStatement]:
+    """The statement in parts of bounded size; at least one.
+
+    Args:
+        began_at: since when the account is ours.
+    """
     entries: list[StatementLine | StatementPayout] = [*listed.lines, *listed.payouts]
     chunks = [
         entries[start : start + ENTRIES_PER_PART]
@@ -138,6 +142,7 @@ def parts_of(row: Row, listed: Listed) -> list[StripeStatement]:
             payouts=tuple(each for each in chunk if isinstance(each, StatementPayout)),
             balances=listed.balances if number == 1 else (),
             listed_at=listed.listed_at,
+            ours_from=began_at,
         )
         for number, chunk in enumerate(chunks, 1)
     ]
@@ -181,7 +186,7 @@ class StatementWorker:
                 log.error("statement_odd", error=f"{type(error).__name__}: {error}")  # noqa: TRY400
                 await self._later(row, "unreadable_object")
             else:
-                await self._send(row, parts_of(row, listed))
+                await self._send(row, listed)
 
     async def _list(self, row: Row) -> Listed:
         identity = await self._identities.of(row["account"], row["mode"])
@@ -189,10 +194,11 @@ class StatementWorker:
             raise StripeCallError("not_connected", "the tenant has not connected this account")
         return await list_statement(identity.api, row["listed_from"], row["listed_to"])
 
-    async def _send(self, row: Row, parts: Sequence[StripeStatement]) -> None:
+    async def _send(self, row: Row, listed: Listed) -> None:
         async with self._transaction(row) as tx:
+            began_at = await beginnings.ours_from(tx, row["tenant_id"], row["account"])
             if await store_statements.end(tx, row["statement_id"], "done", None):
-                for part in parts:
+                for part in parts_of(row, listed, began_at):
                     emit(tx, part, effective_at=row["effective_at"])
 
     async def _later(self, row: Row, error: str) -> None:

@@ -1,6 +1,7 @@
 """SQL of money facts that are told again."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from uuid import UUID
 
 from libs.db.pool import Row, Tx
@@ -40,15 +41,24 @@ async def find_transactions(tx: Tx, account: str, ids: Sequence[str]) -> list[Ro
 
 
 async def find_payments(
-    tx: Tx, account: str, charges: Sequence[str], invoices: Sequence[str]
+    tx: Tx,
+    account: str,
+    charges: Sequence[str],
+    invoices: Sequence[str],
+    began_at: datetime | None,
 ) -> list[Row]:
-    """Those payments of the tenants in scope that were made by these charges, or of these invoices."""
+    """Those payments of the tenants in scope that were made by these charges, or of these invoices.
+
+    Args:
+        began_at: what was paid before and never told is left out.
+    """
     return await tx.fetch(
         f"""
         select tenant_id, {_PAYMENT} from payment
         where tenant_id = any($1::uuid[]) and mode = $2 and account = $3
             and (stripe_charge_id = any($4::text[]) or stripe_invoice_id = any($5::text[]))
             and stripe_charge_id is not null and paid_at is not null
+            and (told is not null or $6::timestamptz is null or paid_at >= $6)
         order by paid_at, stripe_charge_id
         """,  # noqa: S608 - constants only
         list(tx.scope.tenants),
@@ -56,4 +66,5 @@ async def find_payments(
         account,
         list(charges),
         list(invoices),
+        began_at,
     )

@@ -20,7 +20,7 @@ from libs.db.tenant import Scope
 from libs.directory.local import Directory, Tenant, business_now
 from libs.messaging.outbox import emit
 from libs.observability.metrics import STRIPE_OBJECTS_UNREADABLE_TOTAL
-from services.stripe_sync import store_marks, store_objects, store_transactions
+from services.stripe_sync import beginnings, store_marks, store_objects, store_transactions
 from services.stripe_sync.client import PAGE_SIZE, Json, StripeRefusedError
 from services.stripe_sync.identities import Identity
 from services.stripe_sync.marks import BALANCE, made_at
@@ -146,8 +146,9 @@ async def list_transactions(database: Database, directory: Directory, identity: 
 async def _begin(database: Database, identity: Identity) -> Listing:
     """The listing that is under way, or a new one from the cursor to now."""
     now = utc_now()
-    first = now - FIRST_LOOK_BACK + OVERLAP if identity.is_platform else now
-    async with database.transaction() as tx:
+    async with database.tenant(identity.tenant_id, identity.mode) as tx:
+        began_at = await beginnings.ours_from(tx, identity.tenant_id, identity.account)
+        first = began_at or now - FIRST_LOOK_BACK + OVERLAP
         return await store_transactions.read_listing(
             tx, identity.account, identity.mode, first=first, now=now
         )
@@ -191,7 +192,9 @@ async def record_listed(
     Returns:
         How many were recorded, and those that wait for their owner to be known.
     """
-    async with database.transaction() as tx:
+    async with database.tenant(identity.tenant_id, identity.mode) as tx:
+        began_at = await beginnings.ours_from(tx, identity.tenant_id, identity.account)
+        listed = [raw for raw in listed if not beginnings.moved_before(raw, began_at)]
         ids = [raw["id"] for raw in listed]
         known = await store_objects.find_owners(tx, identity.account, identity.mode, ids)
     missing = [raw for raw in listed if raw["id"] not in known]

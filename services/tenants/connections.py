@@ -25,6 +25,7 @@ def _record(row: Row) -> ConnectionRecord:
         status=row["status"],
         is_active=row["is_active"],
         account_id=row["account_id"],
+        account_since=row["account_since"],
         charges_enabled=row["charges_enabled"],
         payouts_enabled=row["payouts_enabled"],
         requirements_due=tuple(row["requirements_due"]),

@@ -39,6 +39,7 @@ class StripeSide:
         payer: under whom its money is told; on the platform's account not its owner.
         lost: facts that Stripe moved and nobody told, by their transaction or charge.
         unlisted_minor: what Stripe holds and never lists.
+        ours_from: since when the account is connected.
     """
 
     account: str
@@ -50,6 +51,7 @@ class StripeSide:
     payouts: list[StatementPayout] = field(default_factory=list)
     lost: dict[str, Envelope[Any]] = field(default_factory=dict)
     unlisted_minor: int = 0
+    ours_from: datetime | None = None
     counted: int = 0
 
     @property
@@ -177,6 +179,7 @@ class StripeSide:
         said_minor: int | None = None,
         made_of: Sequence[str] = (),
         arrival_on: date | None = None,
+        told: bool = True,
     ) -> str:
         """A payout; its id.
 
@@ -185,7 +188,7 @@ class StripeSide:
             made_of: charges that left with it.
         """
         payout = f"po_{self.number()}"
-        transaction = self.move("payout", -amount_minor, source_id=payout)
+        transaction = self.move("payout", -amount_minor, source_id=payout, told=told)
         self.payouts.append(
             StatementPayout(
                 stripe_payout_id=payout,
@@ -248,6 +251,7 @@ class StripeSide:
                 payouts=tuple(each for each in chunk if isinstance(each, StatementPayout)),
                 balances=balances if part == 1 else (),
                 listed_at=utc_now(),
+                ours_from=self.ours_from,
             )
             for part, chunk in enumerate(chunks, 1)
         ]
