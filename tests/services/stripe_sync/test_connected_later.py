@@ -3,6 +3,7 @@
 import asyncio
 from contextlib import AsyncExitStack
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from libs.clock import utc_now
@@ -16,12 +17,14 @@ from services.ledger.handlers import HANDLERS as LEDGER_HANDLERS
 from services.stripe_sync import resync, store_marks
 from services.stripe_sync.client import Json
 from services.stripe_sync.marks import BALANCE
-from tests.services.stripe_sync.accounts import Own
+from tests.services.stripe_sync.accounts import Own, own_account
 from tests.services.stripe_sync.conftest import World
 from tests.services.stripe_sync.desk import Desk
+from tests.services.stripe_sync.healers import enrol
 from tests.services.stripe_sync.test_month import compare
 
 BEFORE = 3
+MIGRATION = Path("services/stripe_sync/migrations/0033_begin_accounts.sql").read_text()
 
 
 class Elsewhere:
@@ -145,3 +148,19 @@ async def test_what_moved_while_nobody_looked_after_the_connection_is_ours(world
     assert cursor["listed_to"] > since
     (began,) = await world.rows("account_beginning")
     assert began["ours_from"] == since.replace(microsecond=0)
+
+
+async def test_an_account_of_an_older_version_began_when_it_was_first_listed(world: World) -> None:
+    own = await own_account(world, "acme")
+    await world.watch.run_once()
+    await enrol(world)
+    walks = [row for row in await world.rows("walk") if row["account"] == own.account]
+    enrolled_at = min(row["enrolled_at"] for row in walks)
+    between = slice(MIGRATION.index("alter table seen"), MIGRATION.index("select isolate"))
+    async with world.test_database.admin() as admin:
+        await admin.execute("set search_path = stripe_sync")
+        await admin.execute("delete from account_beginning")
+        await admin.execute(MIGRATION[between])
+    (began,) = await world.rows("account_beginning")
+    assert (began["tenant_id"], began["account"]) == (own.tenant.id, own.account)
+    assert began["ours_from"] == (enrolled_at - timedelta(minutes=15)).replace(microsecond=0)

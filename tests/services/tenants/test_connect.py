@@ -70,6 +70,7 @@ async def test_a_standard_account_is_connected_by_oauth(stripe_world: StripeWorl
     assert await status_of(stripe_world, tenant, key) == expected
     (told,) = stripe_world.world.snapshot(tenant).connections
     assert (told.account_id, told.credential_version, told.charges_enabled) == (account.id, 0, True)
+    assert told.account_since is not None
     # Tokens are dropped: there is no secret to tell.
     assert await stripe_world.rows(tenant) == []
 
