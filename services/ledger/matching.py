@@ -97,6 +97,15 @@ class Extent:
     ours_from: datetime | None = None
 
 
+class Home(BaseModel):
+    """Whose entry it is, and of which book."""
+
+    model_config = ConfigDict(frozen=True)
+
+    tenant_id: UUID
+    book: Book
+
+
 class Proposal(BaseModel):
     """How a break can be repaired.
 
@@ -106,7 +115,8 @@ class Proposal(BaseModel):
             takes entries back; `adjust` books a difference against suspense; `clear_suspense` moves
             what is in suspense to an account that whoever accepts it names; `acknowledge` books
             nothing, for nothing is wrong in the books.
-        tenant_id, book: whose entries are reversed, or where `postings` are booked.
+        homes: of each of `entries`; on the platform's account they may be of several tenants.
+        tenant_id, book: where all `entries` are, or `postings` are booked; None: in several books.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -116,6 +126,7 @@ class Proposal(BaseModel):
     charges: tuple[str, ...] = ()
     invoices: tuple[str, ...] = ()
     entries: tuple[UUID, ...] = ()
+    homes: tuple[Home, ...] = ()
     tenant_id: UUID | None = None
     book: Book | None = None
     postings: tuple[PostedLine, ...] = ()
@@ -314,11 +325,15 @@ def _standing(booked: Iterable[Booked]) -> list[Booked]:
 
 
 def _reversal_of(entries: list[Booked]) -> Proposal:
+    homes = {each.entry_id: Home(tenant_id=each.tenant_id, book=each.book) for each in entries}
+    first, *others = homes.values()
+    is_one = all(each == first for each in others)
     return Proposal(
         action="reverse",
-        entries=_entry_ids(entries),
-        tenant_id=entries[0].tenant_id,
-        book=entries[0].book,
+        entries=tuple(homes),
+        homes=tuple(homes.values()),
+        tenant_id=first.tenant_id if is_one else None,
+        book=first.book if is_one else None,
     )
 
 

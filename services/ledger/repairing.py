@@ -1,5 +1,6 @@
 """What people decide about a break: repair it as proposed, let it be, or give it to somebody."""
 
+from collections import defaultdict
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -15,7 +16,7 @@ from libs.messaging.outbox import emit
 from services.ledger import breaks, chart, commands, reversal, store, store_breaks, store_reversals
 from services.ledger.commands import Command
 from services.ledger.entries import Line, entry
-from services.ledger.matching import REPAIR_KEY, Proposal
+from services.ledger.matching import REPAIR_KEY, Home, Proposal
 from services.ledger.reversal import OTHER_SIDE
 from services.ledger.store_breaks import Change
 
@@ -50,6 +51,8 @@ async def accept(tx: Tx, break_id: UUID, *, account: str | None, actor: str, now
     Raises:
         NoSuchBreakError, SettledError, NothingProposedError, AccountNeededError: see there.
         AlreadyReversedError: an entry to take back was taken back meanwhile.
+        NoSuchEntryError: the proposal names an entry that its books do not have.
+        OverrunError: an account would pass one of its bounds, or lose what is held of it.
     """
     found = await _locked(tx, break_id)
     if found["state"] == "accepted":
@@ -157,11 +160,12 @@ async def _carry_out(
             breaks.tell_again(tx, found["account"], [proposal], now)
         case "reverse":
             reason = f"{found['kind']} {found['reference']}"
-            async with _in_scope_of(tx, proposal):
-                for each in proposal.entries:
-                    await reversal.reverse(
-                        tx, each, reason=reason, actor=actor, effective_at=now, now=now
-                    )
+            for home, entries in _by_home(proposal):
+                async with _in_scope_of(tx, home):
+                    for each in entries:
+                        await reversal.reverse(
+                            tx, each, reason=reason, actor=actor, effective_at=now, now=now
+                        )
         case "adjust":
             await _book(tx, found, proposal, _lines(proposal.postings), actor, now)
         case "clear_suspense":
@@ -192,7 +196,7 @@ async def _book(
     )
     repair = entry(proposal.book, key, commands.POST_RULE, lines)
     assert repair is not None, "a break has a difference"
-    async with _in_scope_of(tx, proposal):
+    async with _in_scope_of(tx, _home(proposal)):
         await store_reversals.lock_book(tx, repair.book)
         clearing = chart.clearing(found["account"])
         await store.open_accounts(tx, [(tx.tenant_id, repair.book, clearing)])
@@ -213,13 +217,26 @@ async def _book(
         raise verdict
 
 
-@asynccontextmanager
-async def _in_scope_of(tx: Tx, proposal: Proposal) -> AsyncGenerator[None, None]:
-    """The tenant and book of the entries: what moves on the platform's account is in all books."""
+def _by_home(proposal: Proposal) -> list[tuple[Home, list[UUID]]]:
+    """The entries of a proposal by their book, in the order in which books are locked."""
+    by_home: dict[Home, list[UUID]] = defaultdict(list)
+    homes = proposal.homes or (_home(proposal),) * len(proposal.entries)
+    for home, each in zip(homes, proposal.entries, strict=True):
+        by_home[home].append(each)
+    return sorted(by_home.items(), key=lambda item: (item[0].tenant_id, item[0].book))
+
+
+def _home(proposal: Proposal) -> Home:
     assert proposal.tenant_id is not None, "a proposal to book says whose book"
     assert proposal.book is not None, "and which"
+    return Home(tenant_id=proposal.tenant_id, book=proposal.book)
+
+
+@asynccontextmanager
+async def _in_scope_of(tx: Tx, home: Home) -> AsyncGenerator[None, None]:
+    """The tenant and book of the entries: what moves on the platform's account is in all books."""
     before = tx.scope
-    await tx.enter(Scope((proposal.tenant_id,), tx.mode, (proposal.book,)))
+    await tx.enter(Scope((home.tenant_id,), tx.mode, (home.book,)))
     yield
     await tx.enter(before)
 

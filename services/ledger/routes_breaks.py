@@ -21,6 +21,7 @@ from libs.web.idempotency import answer_once
 from libs.web.pagination import Page, PageRequest, page_request
 from libs.web.problems import Conflict, Forbidden, InvalidFields, NotFound, problem_responses
 from services.ledger import breaks, repairing, store_breaks
+from services.ledger.bounds import OverrunError
 from services.ledger.matching import Action
 from services.ledger.repairing import (
     AccountNeededError,
@@ -28,7 +29,8 @@ from services.ledger.repairing import (
     NothingProposedError,
     SettledError,
 )
-from services.ledger.reversal import AlreadyReversedError
+from services.ledger.reversal import AlreadyReversedError, NoSuchEntryError
+from services.ledger.routes import AccountWouldOverrun
 from services.ledger.routes_reconciliations import AccountQuery, Seeing, Sight
 from services.ledger.store_breaks import Wanted
 
@@ -56,7 +58,9 @@ class ProposalBody(BaseModel):
     charges: list[str] = Field(description="Payments to be told again, by their charge.")
     invoices: list[str] = Field(description="Invoices whose payments are to be told again.")
     entries: list[str] = Field(description="Entries to be taken back.")
-    tenant_id: UUID | None = Field(description="In whose books something is booked.")
+    tenant_id: UUID | None = Field(
+        description="In whose books something is booked; null with entries of several books."
+    )
     book: Book | None
     postings: list[PostedLine] = Field(description="What would be booked.")
 
@@ -204,7 +208,7 @@ async def get_break(
 @router.post(
     "/api/v1/ledger/breaks/{break}/accept",
     response_model=BreakDetail,
-    responses=problem_responses(NotFound, Conflict),
+    responses=problem_responses(NotFound, Conflict, AccountWouldOverrun),
 )
 async def accept_break(
     request: Request, break_: Annotated[str, Path(alias="break")], body: Acceptance, access: Staff
@@ -281,6 +285,14 @@ async def _decide(
                 "An entry was reversed meanwhile. The next reconciliation looks at the break again.",
                 code="entry_reversed",
             ) from None
+        except NoSuchEntryError:
+            raise Conflict(
+                "The proposal names an entry that its book does not have. The next reconciliation "
+                "makes it anew.",
+                code="proposal_outdated",
+            ) from None
+        except OverrunError as overrun:
+            raise AccountWouldOverrun.told(overrun) from None
         except AccountNeededError as error:
             raise InvalidFields(str(error)) from None
         return await _detail(tx, found)
