@@ -26,6 +26,7 @@ from libs.observability.metrics import (
 from services.ledger import breaks, reconciling_ends, reconciling_sides, statements, store_breaks
 from services.ledger import store_reconciliations as store
 from services.ledger.reconciling_sides import Terms, Work
+from services.ledger.statements import ANSWERED_WITHIN
 from services.ledger.store_matching import Run
 
 log = structlog.get_logger()
@@ -33,8 +34,6 @@ log = structlog.get_logger()
 LEAD = timedelta(days=10)
 """A statement begins so much earlier: what is booked late was made before the time compared."""
 REACH_MAX = timedelta(days=366)
-ANSWERED_WITHIN = timedelta(hours=3)
-"""stripe_sync gives a statement up after about an hour."""
 DONE_WITHIN = timedelta(days=1)
 ENROLLED_AT_ONCE = 1_000
 RUNS_AT_ONCE = 20
@@ -148,7 +147,7 @@ async def advance_all(database: Database, terms: Terms) -> None:
 
 
 async def drop_compared(database: Database) -> None:
-    """Drop lines of statements that were compared some days ago; some at a time."""
+    """Drop lines of statements that were asked for some days ago; some at a time."""
     now = utc_now()
     async with database.maintenance() as tx:
         statement = await store.statement_to_drop(tx, now - LINES_KEPT_FOR)

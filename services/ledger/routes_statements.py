@@ -15,9 +15,16 @@ from libs.db.pool import Row, Tx
 from libs.ids import InvalidIdError, parse_public_id, public_id
 from libs.web.auth import Access, Requires
 from libs.web.idempotency import answer_once
-from libs.web.problems import Forbidden, InvalidFields, NotFound, problem_responses
+from libs.web.problems import (
+    Forbidden,
+    InvalidFields,
+    NotFound,
+    RateLimited,
+    problem_responses,
+)
 from libs.web.times import UtcTime
 from services.ledger import statements, store_statements
+from services.ledger.statements import TooManyError
 
 router = APIRouter(tags=["ledger"], responses=problem_responses(Forbidden))
 
@@ -80,7 +87,7 @@ class StatementBody(BaseModel):
     requested_at: datetime
     listed_at: datetime | None
     dropped_at: datetime | None = Field(
-        description="When its lines were dropped, a week after they were compared; no totals since."
+        description="When its lines were dropped, a week after it was asked for; no totals since."
     )
     parts: int | None
     line_count: int | None
@@ -94,26 +101,37 @@ class StatementBody(BaseModel):
     "/api/v1/ledger/statements",
     status_code=202,
     response_model=StatementBody,
-    responses=problem_responses(NotFound),
+    responses=problem_responses(NotFound, RateLimited),
 )
 async def request_statement(
     request: Request,
     body: StatementRequest,
     access: Annotated[Access, Depends(Requires("billing:manage"))],
 ) -> JSONResponse:
-    """Have an account's balance transactions and payouts of a time listed afresh from Stripe."""
+    """Have an account's balance transactions and payouts of a time listed afresh from Stripe.
+
+    One of the same account and time that is not listed yet is joined.
+    """
     now = utc_now()
     check_own(access, body.account, body.listed_to, now)
 
     async def work(tx: Tx) -> StatementBody:
-        statement_id = await statements.request(
-            tx,
-            body.account,
-            body.listed_from,
-            body.listed_to,
-            requested_by=access.caller.actor,
-            now=now,
-        )
+        try:
+            statement_id = await statements.ask(
+                tx,
+                body.account,
+                body.listed_from,
+                body.listed_to,
+                requested_by=access.caller.actor,
+                now=now,
+            )
+        except TooManyError as error:
+            raise RateLimited(
+                f"{statements.ASKED_MAX} statements an hour are listed for a tenant. Wait as long "
+                "as `Retry-After` says, then ask again; one that is under way is joined.",
+                code="too_many_statements",
+                retry_after_seconds=int(error.wait.total_seconds()) + 1,
+            ) from None
         return await _found(tx, statement_id)
 
     return await answer_once(request, access, request.app.state.database, body, work, status=202)

@@ -1,7 +1,7 @@
 """Statements of Stripe accounts: asked for, kept part by part, and proved whole by their digest."""
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 import structlog
@@ -12,9 +12,50 @@ from libs.contracts.stripe_sync import StatementDigest, StripeStatement
 from libs.db.pool import Row, Tx
 from libs.ids import new_id
 from libs.messaging.outbox import emit
-from services.ledger import store_statements
+from services.ledger import breaks, store_statements
 
 log = structlog.get_logger()
+
+ANSWERED_WITHIN = timedelta(hours=3)
+"""stripe_sync gives a statement up long before."""
+ASKED_MAX, ASKED_WITHIN = 10, timedelta(hours=1)
+"""Statements that callers of one tenant may ask for, in one mode."""
+
+
+class TooManyError(Exception):
+    """The tenant has asked for as many statements as it may; it may again after `wait`."""
+
+    def __init__(self, wait: timedelta) -> None:
+        self.wait = wait
+        super().__init__(f"again in {wait}")
+
+
+async def ask(
+    tx: Tx,
+    account: str,
+    listed_from: datetime,
+    listed_to: datetime,
+    *,
+    requested_by: str,
+    now: datetime,
+) -> UUID:
+    """Ask for a statement as a caller: the one of the same span that is under way is joined.
+
+    Raises:
+        TooManyError: each is a list of Stripe's, and up to 100,000 lines that are kept for a week.
+    """
+    await store_statements.lock_asking(tx)
+    under_way = await store_statements.under_way(
+        tx, account, listed_from, listed_to, since=now - ANSWERED_WITHIN
+    )
+    if under_way is not None:
+        return under_way
+    asked_at = await store_statements.asked_since(
+        tx, now - ASKED_WITHIN, but_by=breaks.ITSELF, limit=ASKED_MAX
+    )
+    if len(asked_at) == ASKED_MAX:
+        raise TooManyError(asked_at[-1] + ASKED_WITHIN - now)
+    return await request(tx, account, listed_from, listed_to, requested_by=requested_by, now=now)
 
 
 async def request(

@@ -304,13 +304,13 @@ async def list_runs(
 
 
 async def statement_to_drop(tx: Tx, requested_before: datetime) -> Row | None:
-    """(tenant, mode, id) of the oldest statement with lines that a run has done with; as maintenance."""
+    """(tenant, mode, id) of the oldest statement with lines that no run needs; as maintenance."""
     return await tx.fetchrow(
         """
         select s.tenant_id, s.mode, s.id from statement s
-        where s.dropped_at is null and s.requested_at < $1 and exists (
+        where s.dropped_at is null and s.requested_at < $1 and not exists (
             select from reconciliation r where r.tenant_id = s.tenant_id and r.mode = s.mode
-                and r.statement_id = s.id and r.state in ('completed', 'failed'))
+                and r.statement_id = s.id and r.state not in ('completed', 'failed'))
         order by s.requested_at limit 1
         """,
         requested_before,
@@ -318,8 +318,16 @@ async def statement_to_drop(tx: Tx, requested_before: datetime) -> Row | None:
 
 
 async def drop_lines(tx: Tx, statement: Row, now: datetime, limit: int) -> None:
-    """Drop some lines of a statement, with the last ones all that is left of it; as maintenance."""
+    """Drop some lines of a statement, with the last ones all that is left of it; as maintenance.
+
+    One that was never answered as a whole has failed by now: no part of it is taken any more.
+    """
     key = statement["tenant_id"], statement["mode"], statement["id"]
+    await tx.execute(
+        "update statement set state = 'failed', error = 'not_answered' "
+        "where tenant_id = $1 and mode = $2 and id = $3 and state = 'requested'",
+        *key,
+    )
     dropped = await tx.execute(
         """
         delete from statement_line where ctid = any(array(

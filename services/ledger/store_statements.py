@@ -7,6 +7,7 @@ from uuid import UUID
 
 from libs.contracts.stripe_sync import StatementLine, StatementPayout, StripeStatement
 from libs.db.pool import Row, Tx
+from services.ledger.store_matching import first_id
 
 Json = dict[str, Any]
 
@@ -40,6 +41,57 @@ async def insert(
         requested_by,
         requested_at,
     )
+
+
+async def lock_asking(tx: Tx) -> None:
+    """Be the only one to ask for a statement of the tenant in scope."""
+    await tx.execute(
+        "select pg_advisory_xact_lock(hashtextextended("
+        "concat_ws('/', 'statement', $1::uuid, $2::text), 0))",
+        tx.tenant_id,
+        tx.mode,
+    )
+
+
+async def under_way(
+    tx: Tx, account: str, listed_from: datetime, listed_to: datetime, *, since: datetime
+) -> UUID | None:
+    """The newest statement of exactly this that was asked for since and is not answered yet."""
+    statement_id: UUID | None = await tx.fetchval(
+        """
+        select id from statement
+        where tenant_id = $1 and mode = $2 and account = $3 and listed_from = $4
+            and listed_to = $5 and state = 'requested' and requested_at > $6 and id >= $7
+        order by id desc limit 1
+        """,
+        tx.tenant_id,
+        tx.mode,
+        account,
+        listed_from,
+        listed_to,
+        since,
+        first_id(since),
+    )
+    return statement_id
+
+
+async def asked_since(tx: Tx, since: datetime, *, but_by: str, limit: int) -> list[datetime]:
+    """When statements of the tenant in scope were asked for by others than one, the newest first."""
+    rows = await tx.fetch(
+        """
+        select requested_at from statement
+        where tenant_id = $1 and mode = $2 and id >= $3 and requested_at > $4
+            and requested_by <> $5
+        order by requested_at desc limit $6
+        """,
+        tx.tenant_id,
+        tx.mode,
+        first_id(since),
+        since,
+        but_by,
+        limit,
+    )
+    return [row["requested_at"] for row in rows]
 
 
 async def lock(tx: Tx, statement_id: UUID) -> str | None:

@@ -7,6 +7,8 @@ import pytest
 from ledger.facts import START, book
 from ledger.stripe_side import TERMS, own_account
 from libs.clock import utc_now
+from libs.contracts.envelope import wrap
+from libs.contracts.ledger import StatementRequested
 from libs.db.pool import Database
 from libs.ids import new_id
 from libs.testing.memory_log import MemoryLog
@@ -14,6 +16,7 @@ from services.ledger import (
     chart,
     reconciling,
     reconciling_sides,
+    statements,
     store_matching,
     store_reconciliations,
 )
@@ -87,6 +90,49 @@ async def test_lines_that_were_compared_are_dropped_after_a_week(
             seen.append(tuple(await tx.fetchrow(counts) or ()))
     assert seen == [(5, 1, 1, 5), (2, 1, 1, 5), (0, 0, 0, 5), (0, 0, 0, 5)]
     assert (await side.reconcile(ledger))["breaks_found"] == 0
+
+
+async def test_statements_that_nobody_compares_are_dropped_as_well(
+    ledger: Database, log: MemoryLog
+) -> None:
+    # Given statements that no run needs: one listed, one half listed, one failed
+    side = own_account(log)
+    for _ in range(8):
+        side.pay(1_000, 30)
+    await log.settle()
+    now = utc_now()
+    wanted = []
+    async with ledger.tenant(side.owner, "test") as tx:
+        for _ in range(3):
+            since = now - timedelta(days=30)
+            wanted.append(
+                await statements.request(tx, "acct_acme", since, now, requested_by="x", now=now)
+            )
+    await log.settle()
+    listed, half, failed = log.events(StatementRequested)
+    told = [*side.statement(listed), side.statement(half)[0]]
+    told.append(side.statement(failed)[0].model_copy(update={"error": "list_too_long"}))
+    for part in told:
+        log.publish(
+            wrap(part, tenant_id=side.owner, mode="test", source="stripe_sync", effective_at=now)
+        )
+    await log.settle()
+    # When a week has passed
+    async with ledger.tenant(side.owner, "test") as tx:
+        assert await tx.fetchval("select count(*) from statement_line") == 15
+        await tx.execute("update statement set requested_at = now() - interval '8 days'")
+    for _ in wanted:
+        await reconciling.drop_compared(ledger)
+    # Then their lines are gone, and what was never answered has failed
+    async with ledger.tenant(side.owner, "test") as tx:
+        assert await tx.fetchval("select count(*) from statement_line") == 0
+        assert await tx.fetchval("select count(*) from statement_part") == 0
+        rows = await tx.fetch("select state, error from statement where dropped_at is not null")
+    assert {tuple(row) for row in rows} == {
+        ("complete", None),
+        ("failed", "not_answered"),
+        ("failed", "list_too_long"),
+    }
 
 
 async def test_what_stood_on_the_account_before_is_the_sum_of_its_postings(

@@ -20,8 +20,10 @@ from libs.contracts.stripe_sync import (
     statement_digest,
 )
 from libs.contracts.tenants import PLATFORM_TENANT_ID, ConnectionRecord, TenantSnapshot
+from libs.db.pool import Database
 from libs.ids import new_id, public_id
 from libs.testing.memory_log import MemoryLog
+from services.ledger import statements
 
 PAST = {"from": "2026-01-01T00:00:00Z", "to": "2026-02-01T00:00:00Z"}
 FROM, TO = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 2, 1, tzinfo=UTC)
@@ -152,6 +154,39 @@ async def test_a_request_is_told_once_and_shown(api: Api, log: MemoryLog) -> Non
     (told,) = log.events(StatementRequested)
     assert told.tenant_id == PLATFORM_TENANT_ID
     assert (told.data.account, told.data.listed_from, told.data.listed_to) == ("platform", FROM, TO)
+
+
+async def test_what_is_under_way_is_joined_and_a_tenant_has_ten_an_hour(
+    api: Api, log: MemoryLog, ledger: Database
+) -> None:
+    # Given a statement that is not listed yet
+    body = {"account": "platform", **PAST}
+    first = await ask(api, api.operator, body)
+    # When the same is asked for, Then it is joined, and counts for nothing
+    for _ in range(statements.ASKED_MAX):
+        assert (await ask(api, api.operator, body)).json()["id"] == first.json()["id"]
+    # When others are asked for, Then there are ten, and the next one waits
+    answers = [
+        await ask(api, api.operator, body | {"from": f"2026-01-{day:02}T00:00:00Z"})
+        for day in range(2, 2 + statements.ASKED_MAX)
+    ]
+    assert [each.status_code for each in answers] == [202] * 9 + [429]
+    refused = answers[-1]
+    assert refused.json()["code"] == "too_many_statements"
+    assert 0 < int(refused.headers["Retry-After"]) <= 3_600
+    await log.settle()
+    assert len(log.events(StatementRequested)) == 10
+    # When it is answered, Then it is listed afresh once the oldest is an hour old
+    await deliver(log, parts(UUID(first.json()["id"].removeprefix("stm_"))))
+    assert (await ask(api, api.operator, body)).status_code == 429
+    async with ledger.tenant(PLATFORM_TENANT_ID, "test") as tx:
+        await tx.execute(
+            "update statement set requested_at = requested_at - interval '1 hour' "
+            "where state = 'complete'"
+        )
+    again = await ask(api, api.operator, body)
+    assert (again.status_code, again.json()["state"]) == (202, "requested")
+    assert again.json()["id"] != first.json()["id"]
 
 
 async def test_whose_account(api: Api, log: MemoryLog) -> None:
