@@ -121,10 +121,14 @@ async def of_kind_in_run(tx: Tx, account: str, run_id: UUID, kind: str) -> list[
 
 
 async def oldest_unsettled(tx: Tx, account: str) -> datetime | None:
-    """When the movement of an account's oldest break happened that is not resolved."""
+    """When the movement of an account's oldest break happened that a run may still see repaired.
+
+    What is ignored, or is acknowledged to be as it is, may stay for ever.
+    """
     at: datetime | None = await tx.fetchval(
         "select min(occurred_at) from reconciliation_break where tenant_id = $1 and mode = $2 "
-        "and account = $3 and state <> 'resolved' and kind <> 'balance'",
+        "and account = $3 and state not in ('resolved', 'ignored') and kind <> 'balance' "
+        "and not (state = 'accepted' and coalesce(proposal ->> 'action', '') = 'acknowledge')",
         tx.tenant_id,
         tx.mode,
         account,

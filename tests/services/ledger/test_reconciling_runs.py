@@ -16,7 +16,9 @@ from services.ledger import (
     chart,
     reconciling,
     reconciling_sides,
+    repairing,
     statements,
+    store_breaks,
     store_matching,
     store_reconciliations,
 )
@@ -133,6 +135,28 @@ async def test_statements_that_nobody_compares_are_dropped_as_well(
         ("failed", "not_answered"),
         ("failed", "list_too_long"),
     }
+
+
+@pytest.mark.parametrize("decision", ["accept", "ignore"])
+async def test_what_is_let_be_does_not_stretch_later_runs(
+    ledger: Database, log: MemoryLog, decision: str
+) -> None:
+    # Given a payout that differs at Stripe itself, so that no repair makes it agree
+    side = own_account(log)
+    side.pay(5_000)
+    side.pay_out(220, said_minor=230)
+    await side.reconcile(ledger)
+    (found,) = await side.breaks(ledger)
+    assert found["proposal"]["action"] == "acknowledge"
+    async with ledger.tenant(side.owner, side.mode) as tx:
+        assert await store_breaks.oldest_unsettled(tx, side.account) == found["occurred_at"]
+        # When it is acknowledged, or ignored
+        if decision == "accept":
+            await repairing.accept(tx, found["id"], account=None, actor="usr_x", now=utc_now())
+        else:
+            await repairing.ignore(tx, found["id"], reason="known", actor="usr_x", now=utc_now())
+        # Then a run long after begins where any would
+        assert await store_breaks.oldest_unsettled(tx, side.account) is None
 
 
 async def test_what_stood_on_the_account_before_is_the_sum_of_its_postings(
