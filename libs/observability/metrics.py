@@ -200,7 +200,7 @@ PAYOUTS_FAILED_TOTAL = Counter(
 )
 LEDGER_REBUILD_DIFFERENCES = Gauge(
     "sluice_ledger_rebuild_differences",
-    "Rows in which the last rebuild of a tenant's books and the live ones differ, and faults of either.",
+    "Rows in which the last rebuilds of all books and the live ones differ, and faults of either.",
 )
 LEDGER_SUSPENSE_ENTRIES_TOTAL = Counter(
     "sluice_ledger_suspense_entries_total",

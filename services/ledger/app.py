@@ -104,6 +104,7 @@ def build() -> FastAPI:
             ),
             every_seconds=1,
         )
+        runtime.add_job("measure_rebuilds", partial(rebuilding.measure, database), every_seconds=30)
         async with runtime.running():
             yield
 

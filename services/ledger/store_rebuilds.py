@@ -127,6 +127,23 @@ async def end(
         )
 
 
+async def count_differences(tx: Tx) -> int:
+    """In how many places the last run that compared, of each tenant and mode, differs; as maintenance."""
+    count: int = await tx.fetchval(
+        """
+        select coalesce(sum(jsonb_array_length(r.found -> 'faults') + (
+            select sum((c.value ->> 'only_live')::bigint + (c.value ->> 'only_rebuilt')::bigint)
+            from jsonb_each(r.found -> 'compared') c)), 0)::bigint
+        from ledger_rebuild r
+        where r.state = 'different' and not exists (
+            select from ledger_rebuild later
+            where later.tenant_id = r.tenant_id and later.mode = r.mode and later.id > r.id
+                and later.state in ('equal', 'different'))
+        """
+    )
+    return count
+
+
 async def live_fences(tx: Tx, topics: Sequence[str], partition: int) -> dict[str, int]:
     """How far these topics are booked in what this transaction sees; 0 where nothing is."""
     rows = await tx.fetch(

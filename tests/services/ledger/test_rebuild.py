@@ -242,6 +242,44 @@ async def test_differences_are_found_and_told(
     assert rebuilding.LEDGER_REBUILD_DIFFERENCES._value.get() == 5 + len(found["faults"])
 
 
+async def test_a_difference_is_shown_until_the_same_books_are_equal(
+    rebuilds: Rebuilds, api: Api, log: MemoryLog, database: TestDatabase
+) -> None:
+    """Given acme's test books differ: no rebuild of others, no failure, no restart hides it."""
+    await move_money(api, log)
+    shown = rebuilding.LEDGER_REBUILD_DIFFERENCES
+
+    async def add_to_fees(minor: int) -> None:
+        async with database.admin() as admin, admin.transaction():
+            await admin.execute("set local session_replication_role = replica")
+            await admin.execute(
+                "update ledger.account_balance set debit_minor = debit_minor + $2 "
+                "where account = 'expense:stripe_fees' and tenant_id = $1",
+                api.acme_tenant.id,
+                minor,
+            )
+
+    await add_to_fees(1)
+    assert (await rebuilds.run())["state"] == "different"
+    differences = shown._value.get()
+    assert differences > 0
+    # When the books of the other mode are equal.
+    assert (await rebuilds.run(mode="live"))["state"] == "equal"
+    assert shown._value.get() == differences
+    # When a run cannot compare.
+    rebuilds.reader.begins["billing.events"] = 1
+    assert (await rebuilds.run())["state"] == "failed"
+    rebuilds.reader.begins.clear()
+    # When the process begins anew.
+    shown.set(0)
+    await rebuilding.measure(rebuilds.ledger)
+    assert shown._value.get() == differences
+    # Then only the same books, put right, end it.
+    await add_to_fees(-1)
+    assert (await rebuilds.run())["state"] == "equal"
+    assert shown._value.get() == 0
+
+
 async def test_what_another_version_of_a_rule_made_is_no_difference(
     rebuilds: Rebuilds, api: Api, log: MemoryLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
