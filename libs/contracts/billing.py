@@ -267,7 +267,11 @@ class InvoiceRecovered(Fact):
 
 
 class InvoicePaid(Fact):
-    """Everything due on an invoice has been paid."""
+    """Everything due on an invoice has been paid.
+
+    Attributes:
+        billed_by: in whose name it was made out; None: it was not told yet then.
+    """
 
     invoice_id: UUID
     number: str
@@ -275,6 +279,7 @@ class InvoicePaid(Fact):
     currency: str
     paid_minor: int
     stripe_invoice_id: str | None = None
+    billed_by: BilledBy | None = None
 
 
 class CreditGranted(Fact):

@@ -230,6 +230,11 @@ LEDGER_RECONCILIATION_AGE_SECONDS = Gauge(
     "sluice_ledger_reconciliation_age_seconds",
     "How long ago the account was compared with the books that was not for the longest.",
 )
+LEDGER_UNCLEARED_OLDEST_AGE_SECONDS = Gauge(
+    "sluice_ledger_uncleared_oldest_age_seconds",
+    "How long the oldest money has stood on the clearing accounts and in suspense, as last compared.",
+    ["account"],
+)
 JOB_RUNS_TOTAL = Counter(
     "sluice_job_runs_total", "Runs of timed jobs by outcome.", ["job", "outcome"]
 )

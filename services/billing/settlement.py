@@ -79,6 +79,8 @@ async def settle(tx: Tx, before: Row, fact: StripeInvoiceChanged, at: datetime) 
         # Also of one that nobody was told of: it may have used credit as a draft.
         await credit.give_back(tx, invoice["id"])
     if fact.status == "paid" and invoice["paid_at"] is None:
+        customer = await store_customers.find_customer(tx, invoice["customer_id"])
+        assert customer is not None, "an invoice refers to its customer"
         paid = InvoicePaid(
             invoice_id=invoice["id"],
             number=fact.number or fact.stripe_invoice_id,
@@ -86,6 +88,7 @@ async def settle(tx: Tx, before: Row, fact: StripeInvoiceChanged, at: datetime) 
             currency=invoice["currency"],
             paid_minor=fact.amount_paid_minor,
             stripe_invoice_id=invoice["stripe_invoice_id"],
+            billed_by=customer["billed_by"],
         )
         emit(tx, paid, effective_at=at)
 

@@ -142,6 +142,8 @@ class StripeBalance(Answer):
     stripe_minor: int
     ledger_minor: int
     unexplained_minor: int = 0
+    held_since: datetime | None = None
+    suspense_since: datetime | None = None
 
 
 class Reconciliation(Answer):

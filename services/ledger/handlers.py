@@ -37,6 +37,7 @@ async def on_money(deliveries: Sequence[Delivery], tx: Tx) -> None:
     booked = await money.book_facts(tx, deliveries)
     await recognition.follow(tx, deliveries)
     await matching_invoices.follow_payments(tx, deliveries, booked)
+    await matching_invoices.follow_final(tx, deliveries)
 
 
 async def on_invoice_paid(deliveries: Sequence[Delivery], tx: Tx) -> None:

@@ -33,9 +33,14 @@ class Balance:
     ledger_minor: int
     unexplained_minor: int
 
-    def as_json(self, held_since: datetime | None) -> dict[str, Any]:
-        """For the run's row; since when Stripe has held the oldest of it."""
-        return asdict(self) | {"held_since": format_time(held_since) if held_since else None}
+    def as_json(
+        self, held_since: datetime | None, suspense_since: datetime | None
+    ) -> dict[str, Any]:
+        """For the run's row; since when the oldest of it, and of what is in suspense, has stood there."""
+        return asdict(self) | {
+            "held_since": format_time(held_since) if held_since else None,
+            "suspense_since": format_time(suspense_since) if suspense_since else None,
+        }
 
 
 def compare(

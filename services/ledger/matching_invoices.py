@@ -1,8 +1,9 @@
 """The third side of a reconciliation: what billing says is paid, and the payments that are booked."""
 
 from collections.abc import Sequence
+from uuid import UUID
 
-from libs.contracts.billing import InvoicePaid
+from libs.contracts.billing import InvoiceCredited, InvoiceFinalized, InvoicePaid
 from libs.contracts.stripe_sync import OutsidePaymentRecorded, PaymentSucceeded
 from libs.db.pool import Row, Tx
 from libs.ids import public_id
@@ -11,7 +12,7 @@ from services.ledger import store_invoices
 from services.ledger.matching import Finding, Proposal
 from services.ledger.money import drafted
 from services.ledger.store import Booking
-from services.ledger.store_invoices import InvoicePayment, PaidInvoice
+from services.ledger.store_invoices import FinalInvoice, InvoicePayment, PaidInvoice
 
 PAYMENTS = (PaymentSucceeded, OutsidePaymentRecorded)
 """Facts that say which invoice they pay."""
@@ -50,6 +51,39 @@ async def follow_payments(
         await store_invoices.add_payments(tx, again, booked_now=False)
 
 
+async def follow_final(tx: Tx, deliveries: Sequence[Delivery]) -> None:
+    """Keep what is due on final invoices."""
+    latest: dict[tuple[UUID, UUID], FinalInvoice] = {}
+    for delivery in deliveries:
+        told = _due(delivery)
+        if told is None:
+            continue
+        key = told.tenant_id, told.invoice_id
+        if key not in latest or latest[key].sequence < told.sequence:
+            latest[key] = told
+    if latest:
+        await store_invoices.add_final(tx, list(latest.values()))
+
+
+def _due(delivery: Delivery) -> FinalInvoice | None:
+    fact = delivery.event.data
+    if isinstance(fact, InvoiceFinalized):
+        final, credited_minor, sequence = fact, 0, 0
+    elif isinstance(fact, InvoiceCredited):
+        final, credited_minor, sequence = fact.final, fact.credited_minor, fact.sequence
+    else:
+        return None
+    if final.stripe_invoice_id is None:
+        return None
+    return FinalInvoice(
+        tenant_id=delivery.event.tenant_id,
+        invoice_id=final.invoice_id,
+        stripe_invoice_id=final.stripe_invoice_id,
+        due_minor=final.total_minor - credited_minor,
+        sequence=sequence,
+    )
+
+
 async def follow_invoices(tx: Tx, deliveries: Sequence[Delivery]) -> None:
     """Keep what billing says is paid."""
     invoices = []
@@ -63,6 +97,7 @@ async def follow_invoices(tx: Tx, deliveries: Sequence[Delivery]) -> None:
                 currency=fact.currency,
                 paid_minor=fact.paid_minor,
                 told_at=delivery.event.occurred_at,
+                book=fact.billed_by,
             )
         )
     await store_invoices.add_paid(tx, invoices)
@@ -71,10 +106,21 @@ async def follow_invoices(tx: Tx, deliveries: Sequence[Delivery]) -> None:
 def finding(paid: Row) -> Finding:
     """What is wrong with an invoice that is paid otherwise than it is booked.
 
-    Where nothing is booked, its payments are told again. Paid twice, or in part, it is for people.
+    Where nothing is booked, its payments are told again. Paid twice, or in part, it is for people; and
+    so is one whose payments are booked and it is not: nobody but billing can tell of it again.
     """
     said, booked = paid["paid_minor"], paid["booked_minor"]
     stripe_invoice = paid["stripe_invoice_id"]
+    if said == booked:
+        return Finding(
+            kind="missing_in_ledger",
+            reference=public_id("invoice", paid["invoice_id"]),
+            currency=paid["currency"],
+            stripe_minor=said,
+            ledger_minor=0,
+            occurred_at=paid["told_at"],
+            entries=tuple(paid["entries"]),
+        )
     proposal = Proposal(action="acknowledge")
     if booked == 0 and stripe_invoice is not None:
         proposal = Proposal(action="tell_again", invoices=(stripe_invoice,))
@@ -91,4 +137,18 @@ def finding(paid: Row) -> Finding:
         occurred_at=paid["told_at"],
         entries=tuple(paid["entries"]),
         proposal=proposal,
+    )
+
+
+def not_called_paid(invoice: Row) -> Finding:
+    """What is wrong with an invoice whose payments are booked and that billing does not call paid."""
+    return Finding(
+        kind="amount",
+        reference=invoice["stripe_invoice_id"],
+        currency=invoice["currency"],
+        stripe_minor=0,
+        ledger_minor=invoice["booked_minor"],
+        occurred_at=invoice["paid_at"],
+        entries=tuple(invoice["entries"]),
+        proposal=Proposal(action="acknowledge"),
     )

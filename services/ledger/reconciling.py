@@ -22,8 +22,17 @@ from libs.observability.metrics import (
     LEDGER_BREAK_OLDEST_AGE_SECONDS,
     LEDGER_OPEN_BREAKS,
     LEDGER_RECONCILIATION_AGE_SECONDS,
+    LEDGER_UNCLEARED_OLDEST_AGE_SECONDS,
 )
-from services.ledger import breaks, reconciling_ends, reconciling_sides, statements, store_breaks
+from services.ledger import (
+    breaks,
+    chart,
+    reconciling_ends,
+    reconciling_sides,
+    statements,
+    store_ages,
+    store_breaks,
+)
 from services.ledger import store_reconciliations as store
 from services.ledger.reconciling_sides import Terms, Work
 from services.ledger.statements import ANSWERED_WITHIN
@@ -156,17 +165,24 @@ async def drop_compared(database: Database) -> None:
 
 
 async def measure(database: Database) -> None:
-    """Show how many breaks are open and how old, and how long ago accounts were compared."""
+    """Show how many breaks are open, how old they and what is not cleared are, and when was compared."""
     now = utc_now()
     async with database.maintenance() as tx:
         counted = {row["kind"]: row for row in await store_breaks.count_open(tx)}
         waited = await store.oldest_turn(tx, now)
+        standing = {
+            row["is_suspense"]: row["since"]
+            for row in await store_ages.oldest(tx, chart.SUSPENSE.code)
+        }
     for kind in get_args(BreakKind):
         found = counted[kind]["breaks"] if kind in counted else 0
         LEDGER_OPEN_BREAKS.labels(kind=kind).set(found)
     oldest = min((row["oldest_at"] for row in counted.values()), default=now)
     LEDGER_BREAK_OLDEST_AGE_SECONDS.set((now - oldest).total_seconds())
     LEDGER_RECONCILIATION_AGE_SECONDS.set(waited.total_seconds())
+    for is_suspense, account in ((False, "stripe_clearing"), (True, "suspense")):
+        age = now - standing.get(is_suspense, now)
+        LEDGER_UNCLEARED_OLDEST_AGE_SECONDS.labels(account=account).set(age.total_seconds())
 
 
 async def _await_statement(tx: Tx, work: Work) -> bool:

@@ -1,6 +1,7 @@
 """How a reconciliation ends: payouts, invoices, balances, and breaks that are no more."""
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from libs.contracts.ledger import ReconciliationCompleted
@@ -13,6 +14,7 @@ from services.ledger import (
     matching_balances,
     matching_invoices,
     opening,
+    store_ages,
     store_breaks,
     store_invoices,
     store_matching,
@@ -22,6 +24,10 @@ from services.ledger.matching import Finding
 from services.ledger.reconciling_sides import Work, drop_items, seeing_all
 
 BREAKS_AT_ONCE = 1_000
+AGE_STEPS_AT_ONCE = 50
+
+Ages = Mapping[str, datetime]
+"""By currency, since when."""
 
 
 async def end(tx: Tx, work: Work) -> bool:
@@ -29,18 +35,11 @@ async def end(tx: Tx, work: Work) -> bool:
     run, row = work.run, work.row
     found = await _payouts(tx, work)
     async with seeing_all(tx):
-        paid = await store_invoices.paid_otherwise(
-            tx,
-            run,
-            row["listed_from"],
-            min(work.extent.due_before, row["listed_to"]),
-            BREAKS_AT_ONCE,
-        )
+        found += await _invoices(tx, work)
         first = store_matching.first_moment(row["statement_from"])
         booked_before = await store_matching.opening_balances(
             tx, run, chart.clearing(run.account).code, first
         )
-    found += [matching_invoices.finding(each) for each in paid]
     sides = await store_matching.sums(tx, run)
     balances: Sequence[matching_balances.Balance] = matching_balances.compare(
         row["stripe_balances"], sides["stripe"], sides["ledger"], booked_before, row["unlisted"]
@@ -55,13 +54,13 @@ async def end(tx: Tx, work: Work) -> bool:
     await breaks.take_findings(tx, work.finder, [*found, *differing])
     resolved += await _resolve_others(tx, work)
     await store.count(tx, run.id, found=len(found) + len(differing), resolved=resolved)
-    since = await store_matching.held_since(
-        tx, run, [(each.currency, each.stripe_minor) for each in balances]
-    )
+    held, suspended, all_known = await _ages(tx, work)
     said = {finding.currency for finding in differing}
     unsaid = any(each.unexplained_minor and each.currency not in said for each in balances)
-    shown = [each.as_json(since.get(each.currency)) for each in balances]
-    await _complete(tx, work, shown, look_again=unsaid)
+    shown = [
+        each.as_json(held.get(each.currency), suspended.get(each.currency)) for each in balances
+    ]
+    await _complete(tx, work, shown, look_again=unsaid or not all_known)
     return False
 
 
@@ -79,6 +78,40 @@ async def _payouts(tx: Tx, work: Work) -> list[Finding]:
         return []
     gone = await store_breaks.of_kind_in_run(tx, work.run.account, work.run.id, "missing_at_stripe")
     return matching_balances.payout_findings(rows, gone)
+
+
+async def _invoices(tx: Tx, work: Work) -> list[Finding]:
+    """What billing says is paid and the books do not, and the other way round; as maintenance."""
+    due_from, due_before = (
+        work.row["listed_from"],
+        min(work.extent.due_before, work.row["listed_to"]),
+    )
+    paid = await store_invoices.paid_otherwise(tx, work.run, due_from, due_before, BREAKS_AT_ONCE)
+    unpaid = await store_invoices.paid_and_not_called_so(
+        tx, work.run, due_from, due_before, BREAKS_AT_ONCE
+    )
+    return [
+        *(matching_invoices.finding(each) for each in paid),
+        *(matching_invoices.not_called_paid(each) for each in unpaid),
+    ]
+
+
+async def _ages(tx: Tx, work: Work) -> tuple[Ages, Ages, bool]:
+    """Since when money has stood on the clearing accounts and in suspense, and whether all is known.
+
+    What a long history is, a run after another reads on.
+    """
+    clearing, suspense = chart.clearing(work.run.account).code, chart.SUSPENSE.code
+    async with seeing_all(tx):
+        for _ in range(AGE_STEPS_AT_ONCE):
+            followed = await store_ages.follow(tx, work.run, (clearing, suspense))
+            if followed == 0:
+                break
+        return (
+            await store_ages.ages(tx, work.run, clearing),
+            await store_ages.ages(tx, work.run, suspense),
+            followed == 0,
+        )
 
 
 async def _resolve_balances(

@@ -80,7 +80,12 @@ class ReconciledBalance(BaseModel):
         description="What no movement explains: a break when the next run finds the same."
     )
     held_since: datetime | None = Field(
-        description="When the oldest of the money came in that Stripe still holds."
+        description="When the oldest of the money came in that stands on the clearing accounts, first "
+        "in, first out."
+    )
+    suspense_since: datetime | None = Field(
+        default=None,
+        description="When the oldest of the money came that stands in suspense in these books.",
     )
 
 

@@ -318,33 +318,6 @@ async def sums(tx: Tx, run: Run) -> dict[str, dict[str, int]]:
     return found
 
 
-async def held_since(tx: Tx, run: Run, held: Sequence[tuple[str, int]]) -> dict[str, datetime]:
-    """When the oldest of the money came that an account still holds, first in, first out.
-
-    Args:
-        held: (currency, minor units) that Stripe holds.
-    """
-    rows = await tx.fetch(
-        """
-        select currency, min(moved_at) as since from (
-            select i.currency, i.moved_at, h.minor,
-                sum(i.moved_minor) over (partition by i.currency order by i.moved_at desc, i.item)
-                    - i.moved_minor as newer_minor
-            from reconciliation_item i
-            join unnest($4::text[], $5::bigint[]) as h(currency, minor) using (currency)
-            where i.tenant_id = $1 and i.mode = $2 and i.reconciliation_id = $3
-                and i.side = 'stripe' and i.moved_minor > 0) as came
-        where newer_minor < minor group by currency
-        """,
-        run.tenant_id,
-        run.mode,
-        run.id,
-        [currency for currency, _ in held],
-        [minor for _, minor in held],
-    )
-    return {row["currency"]: row["since"] for row in rows}
-
-
 async def opening_balances(tx: Tx, run: Run, clearing: str, before: datetime) -> dict[str, int]:
     """What was booked before a time on the account's clearing accounts, by currency.
 

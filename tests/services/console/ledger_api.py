@@ -152,7 +152,14 @@ RECONCILIATION = {
     "breaks_found": 1,
     "breaks_resolved": 2,
     "balances": [
-        {"currency": "EUR", "stripe_minor": 10_000, "ledger_minor": 100, "unexplained_minor": 0}
+        {
+            "currency": "EUR",
+            "stripe_minor": 10_000,
+            "ledger_minor": 100,
+            "unexplained_minor": 0,
+            "held_since": "2026-02-03T04:05:06Z",
+            "suspense_since": None,
+        }
     ],
 }
 

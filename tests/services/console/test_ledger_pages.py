@@ -134,6 +134,8 @@ async def test_breaks_are_listed_with_their_age_and_taken_away(
     text = await text_of(operator, f"{RECONCILIATION}/runs/{RUN}?tenant=acme")
     assert "its turn had come" in text
     assert "100.00 EUR" in text
+    assert "Oldest since" in text
+    assert "2026-02-03" in text
     api.ledger.empty = True
     assert "Nothing was compared yet." in await text_of(operator, RECONCILIATION)
 

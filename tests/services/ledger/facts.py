@@ -96,6 +96,7 @@ class Tenant:
             currency=final.currency,
             paid_minor=paid_minor,
             stripe_invoice_id=final.stripe_invoice_id,
+            billed_by=final.billed_by,
         )
         return self.event(fact)
 

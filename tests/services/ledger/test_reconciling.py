@@ -7,6 +7,7 @@ from typing import Any
 from ledger.facts import Tenant, assert_sound
 from ledger.stripe_side import TERMS, StripeSide, own_account, platforms_account, settling
 from libs.clock import utc_now
+from libs.contracts.billing import InvoiceCredited
 from libs.contracts.ledger import (
     BreakFound,
     BreakResolved,
@@ -16,7 +17,7 @@ from libs.contracts.ledger import (
 )
 from libs.contracts.stripe_sync import StatementPayout
 from libs.db.pool import Database
-from libs.ids import new_id
+from libs.ids import new_id, public_id
 from libs.testing.databases import TestDatabase
 from libs.testing.memory_log import MemoryLog
 from services.ledger import reconciling, repairing, store_reconciliations
@@ -143,7 +144,7 @@ async def test_the_platforms_account_is_compared_with_all_tenants_books(
     side.payer = globex
     side.pay(2_000, 50)
     side.move("refund", -500)
-    log.publish(globex.payment(1_000, stripe_charge_id=twice))
+    log.publish(globex.payment(1_000, stripe_charge_id=twice, stripe_invoice_id=None))
     # and one that Stripe never saw,
     unseen = side.pay(77, 0, listed=False)
     await side.reconcile(ledger)
@@ -296,3 +297,72 @@ async def test_what_is_paid_of_invoices_is_compared_with_what_is_booked(
     assert await side.found(ledger, "resolved") == {"in_unpaid": "missing_in_ledger"}
     await log.replay(clear_inboxes=True)
     assert (await side.reconcile(ledger))["breaks_found"] == 2
+
+
+async def test_what_is_booked_of_invoices_is_compared_with_what_billing_says(
+    ledger: Database, log: MemoryLog
+) -> None:
+    """Given one side lacks the invoice, its end or its payments, each is a break; a part is none."""
+    side = platforms_account(log)
+    acme = side.payer
+    told = {
+        name: acme.invoice({"flat": 3_000}, stripe_invoice_id=name)
+        for name in ("in_untold", "in_lost", "in_unsaid", "in_credited", "in_part")
+    }
+    # Billing calls them paid, and that they are owed never came here.
+    log.publish(acme.paid(told["in_untold"], 3_000))
+    side.pay(3_000, 0, invoice="in_untold")
+    log.publish(acme.paid(told["in_lost"], 3_000))
+    # All that is due is paid, and billing never calls them paid.
+    log.publish(told["in_unsaid"])
+    side.pay(3_000, 0, invoice="in_unsaid")
+    log.publish(told["in_credited"])
+    taken_back = InvoiceCredited(
+        final=told["in_credited"].data, sequence=1, credited_before_minor=0, credited_minor=1_000
+    )
+    log.publish(acme.event(taken_back))
+    side.pay(2_000, 0, invoice="in_credited")
+    # A payment of an invoice that nobody knows.
+    side.pay(777, 0, invoice="in_nobody")
+    # Nothing is wrong where a part is paid.
+    log.publish(told["in_part"])
+    side.pay(2_999, 0, invoice="in_part")
+
+    row = await side.reconcile(ledger, settling(60))
+    assert (row["breaks_found"], await side.found(ledger)) == (0, {}), "too new to say"
+    await side.reconcile(ledger)
+    untold = public_id("invoice", told["in_untold"].data.invoice_id)
+    assert await side.found(ledger) == {
+        untold: "missing_in_ledger",
+        "in_lost": "missing_in_ledger",
+        "in_unsaid": "amount",
+        "in_credited": "amount",
+        "in_nobody": "amount",
+    }
+    assert await side.found(ledger, "open") == {untold: "missing_in_ledger"}
+
+    # When the missing word comes, each is no break any more.
+    log.publish(told["in_untold"])
+    log.publish(told["in_lost"])
+    side.pay(3_000, 0, invoice="in_lost")
+    log.publish(acme.paid(told["in_unsaid"], 3_000))
+    log.publish(acme.paid(told["in_credited"], 2_000))
+    nobodys = acme.invoice({"flat": 777}, stripe_invoice_id="in_nobody")
+    log.publish(nobodys)
+    log.publish(acme.paid(nobodys, 777))
+    await side.reconcile(ledger)
+    assert await side.found(ledger, "open", "proposed") == {}
+
+
+async def test_an_invoice_belongs_in_the_book_that_billing_names(
+    ledger: Database, log: MemoryLog
+) -> None:
+    """Given a tenant's own invoice that is not booked: the platform's account has nothing to do with it."""
+    side = platforms_account(log)
+    own = StripeSide("acct_acme", side.payer.id, side.payer, log)
+    invoice = side.payer.invoice({"flat": 50}, stripe_invoice_id="in_own", billed_by="tenant")
+    log.publish(side.payer.paid(invoice, 50))
+    await side.reconcile(ledger)
+    assert await side.found(ledger) == {}
+    await own.reconcile(ledger)
+    assert await own.found(ledger) == {"in_own": "missing_in_ledger"}

@@ -14,10 +14,14 @@ from uuid import UUID
 import pytest
 
 from libs.clock import utc_now
+from libs.contracts.billing import InvoiceFinalized, InvoiceLine, InvoicePaid
+from libs.contracts.envelope import Envelope, wrap
 from libs.contracts.stripe_payouts import PayoutAllocated
+from libs.contracts.stripe_sync import PaymentSucceeded
 from libs.contracts.tenants import PLATFORM_TENANT_ID
 from libs.db.pool import Database
 from libs.directory.local import Directory
+from libs.ids import new_id
 from services.ledger import reconciling, store_breaks, store_reconciliations
 from services.ledger.handlers import HANDLERS as LEDGER_HANDLERS
 from services.ledger.reconciling_sides import Terms
@@ -90,6 +94,48 @@ async def compare(
         return run, await store_breaks.list_breaks(tx, "test", owner, wanted, None, 100)
 
 
+def tell_invoice(world: World, payment: Envelope[Any]) -> None:
+    """What billing tells of the invoice that a payment pays."""
+    fact: PaymentSucceeded = payment.data
+    final = InvoiceFinalized(
+        invoice_id=new_id(),
+        number="1",
+        customer_id=fact.customer_id,
+        subscription_id=None,
+        billed_by="platform",
+        currency=fact.currency,
+        subtotal_minor=fact.amount_minor,
+        credits_applied_minor=0,
+        tax_minor=0,
+        total_minor=fact.amount_minor,
+        lines=(
+            InvoiceLine(
+                line_id=new_id(), kind="flat", description="Fee", amount_minor=fact.amount_minor
+            ),
+        ),
+        stripe_invoice_id=fact.stripe_invoice_id,
+    )
+    paid = InvoicePaid(
+        invoice_id=final.invoice_id,
+        number=final.number,
+        customer_id=final.customer_id,
+        currency=final.currency,
+        paid_minor=final.total_minor,
+        stripe_invoice_id=final.stripe_invoice_id,
+        billed_by=final.billed_by,
+    )
+    for told in (final, paid):
+        world.log.publish(
+            wrap(
+                told,
+                tenant_id=payment.tenant_id,
+                mode="test",
+                source="billing",
+                effective_at=utc_now(),
+            )
+        )
+
+
 async def test_a_month_of_activity_agrees_to_the_cent(desk: Desk, world: World) -> None:
     chance = random.Random(7)
     for _ in range(ROUNDS):
@@ -130,10 +176,14 @@ async def test_what_the_ledger_never_read_is_told_again_and_booked(world: World)
             ("missing_in_ledger", "accepted")
         }
         assert len(breaks) == 2
-        # and each is booked in its own tenant's book.
+        # and each is booked in its own tenant's book, beside the invoice that it pays.
+        for payment in world.log.events(PaymentSucceeded):
+            tell_invoice(world, payment)
         run, breaks = await compare(world, ledger, "platform", PLATFORM_TENANT_ID)
         assert (run["matched_count"], run["breaks_resolved"], breaks) == (2, 2, [])
         for slug in ("acme", "globex"):
             tenant = world.tenants[slug]
             async with ledger.tenant(tenant.id, "test", books=("platform",)) as tx:
-                assert await tx.fetchval("select count(*) from journal_entry") == 2
+                keys = await tx.fetch("select source_key from journal_entry")
+                invoices = [row for row in keys if row["source_key"].startswith("invoice:")]
+                assert (len(keys), len(invoices)) == (3, 1)
