@@ -113,7 +113,7 @@ KEY_ROTATION_OLDEST_AGE_SECONDS = Gauge(
 
 WEBHOOKS_RECEIVED_TOTAL = Counter(
     "sluice_webhooks_received_total",
-    "Webhook requests by outcome: stored, duplicate, quarantined, refused, unavailable.",
+    "Webhook requests by outcome: stored, duplicate, quarantined, limited, refused, unavailable.",
     ["outcome"],
 )
 WEBHOOKS_QUARANTINED = Gauge(

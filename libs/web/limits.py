@@ -176,23 +176,27 @@ class RateLimiter:
         self._burst = float(burst)
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
-    def wait_seconds(self, key: str, now: float | None = None) -> float:
-        """Take one token: 0 where there was one, else the time until there is."""
+    def wait_seconds(self, key: str, now: float | None = None, *, cost: int = 1) -> float:
+        """Take as many tokens as it costs: 0 where there were so many, else the time until there are.
+
+        What costs more than the bucket holds takes a full one.
+        """
+        wanted = min(float(cost), self._burst)
         moment = time.monotonic() if now is None else now
         tokens, since = self._buckets.pop(key, (self._burst, moment))
         tokens = min(self._burst, tokens + max(0.0, moment - since) * self._per_second)
-        granted = tokens >= 1.0
-        self._buckets[key] = (tokens - 1.0 if granted else tokens, moment)
+        granted = tokens >= wanted
+        self._buckets[key] = (tokens - wanted if granted else tokens, moment)
         if len(self._buckets) > RATE_KEYS_MAX:
             self._buckets.popitem(last=False)
-        return 0.0 if granted else (1.0 - tokens) / self._per_second
+        return 0.0 if granted else (wanted - tokens) / self._per_second
 
-    def check(self, key: str) -> None:
-        """Take one token.
+    def check(self, key: str, *, cost: int = 1) -> None:
+        """Take as many tokens as it costs.
 
         Raises:
-            RateLimited: there is none; it says how long to wait.
+            RateLimited: there are too few; it says how long to wait.
         """
-        wait = self.wait_seconds(key)
+        wait = self.wait_seconds(key, cost=cost)
         if wait > 0:
             raise RateLimited(retry_after_seconds=int(wait) + 1)

@@ -20,7 +20,6 @@ from services.gateway import jobs, routes_archive, routes_replays, routes_webhoo
 from services.gateway.arrivals import Arrivals
 from services.gateway.handlers import HANDLERS
 from services.gateway.settings import Settings
-from services.gateway.spool import Spool
 
 LIMITS = Limits(body_bytes_max=512 * 1024, body_timeout_seconds=10.0)
 RELAY_PAUSE_SECONDS = 0.02
@@ -43,7 +42,8 @@ def build() -> FastAPI:
         app.state.endpoint_secrets = settings.endpoint_secrets()
         app.state.secrets = Secrets(database, settings.sealing)
         app.state.arrivals = Arrivals(database)
-        app.state.spool = spool = Spool(database, settings.spool_events_max)
+        app.state.spool = spool = settings.spool(database)
+        app.state.tenant_rates = settings.tenant_rates()
         runtime = Runtime(database, settings.kafka, health)
         runtime.add_consumers(consumers_of(database, settings.kafka, HANDLERS, parks=False))
         runtime.add_relay(pause_seconds=RELAY_PAUSE_SECONDS)

@@ -1,6 +1,6 @@
 """Taking a webhook in: verify, read, find its tenant, keep it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 import structlog
@@ -74,12 +74,17 @@ async def take(
 
 
 async def take_for_tenant(
-    webhook: Webhook, endpoint: TenantEndpoint | None, arrivals: Arrivals
+    webhook: Webhook,
+    endpoint: TenantEndpoint | None,
+    arrivals: Arrivals,
+    admit: Callable[[TenantEndpoint], None],
 ) -> Outcome:
     """The same at the URL of a tenant's own account; the account is the URL's, not the body's.
 
     Args:
         endpoint: None where the URL is nobody's: answered like a wrong signature.
+        admit: raises where the endpoint has had too much; only asked of what the tenant's secret
+            signed, so that no stranger can use up what is the tenant's.
 
     Raises:
         SignatureRefusedError, NotAnEventError, OSError and its kin: see `take`.
@@ -88,6 +93,7 @@ async def take_for_tenant(
     found = endpoint.secrets if endpoint else ()
     matched = _verify(webhook, [secret.value for secret in found])
     assert endpoint is not None, "only a secret of an endpoint can have signed"
+    admit(endpoint)
     event = parse(webhook.body)
     if event.account not in (None, endpoint.account):
         async with arrivals.database.tenant(endpoint.tenant_id, endpoint.mode) as tx:

@@ -13,12 +13,13 @@ from libs.observability.metrics import WEBHOOKS_RECEIVED_TOTAL
 from libs.web.plain import PlainRoute, read_body
 from libs.web.problems import (
     InvalidRequest,
+    RateLimited,
     RouteNotFound,
     Unavailable,
     problem_responses,
 )
 from services.gateway import intake
-from services.gateway.endpoints import find_endpoint
+from services.gateway.endpoints import TenantEndpoint, find_endpoint
 from services.gateway.keeping import Outcome
 from services.gateway.spool import Spool, SpoolFullError
 from services.gateway.stripe_event import NotAnEventError
@@ -33,6 +34,9 @@ REFUSAL_SECONDS = 0.05
 """A refusal at a tenant's URL takes this long, whatever was known: time tells a stranger nothing."""
 
 FULL_RETRY_SECONDS = 60
+
+BYTES_OF_A_TOKEN = 16 * 1024
+"""At a tenant's URL a webhook counts once for each of these: nearly all of Stripe's are smaller."""
 
 
 class WebhookReceipt(BaseModel):
@@ -49,7 +53,7 @@ RECEIPTS = {
 }
 RECEIVED = {
     outcome: WEBHOOKS_RECEIVED_TOTAL.labels(outcome=outcome)
-    for outcome in (*get_args(Outcome), "refused", "unavailable")
+    for outcome in (*get_args(Outcome), "limited", "refused", "unavailable")
 }
 
 
@@ -78,7 +82,7 @@ async def receive_billing_webhook(request: Request) -> Response:
 @router.post(
     "/api/webhooks/stripe/{token}",
     response_model=WebhookReceipt,
-    responses=problem_responses(InvalidRequest, Unavailable),
+    responses=problem_responses(InvalidRequest, RateLimited, Unavailable),
     openapi_extra={"requestBody": {"content": {"application/json": {}}, "required": True}},
 )
 async def receive_tenant_webhook(request: Request, token: str) -> Response:
@@ -87,9 +91,15 @@ async def receive_tenant_webhook(request: Request, token: str) -> Response:
 
     async def take(webhook: intake.Webhook) -> Outcome:
         started = time.monotonic()
+        cost = 1 + len(webhook.body) // BYTES_OF_A_TOKEN
+
+        def admit(endpoint: TenantEndpoint) -> None:
+            state.spool.require_share(endpoint.tenant_id)
+            state.tenant_rates.check(f"{endpoint.mode}:{endpoint.tenant_id}", cost=cost)
+
         try:
             endpoint = await find_endpoint(token, state.directory, state.secrets)
-            return await intake.take_for_tenant(webhook, endpoint, state.arrivals)
+            return await intake.take_for_tenant(webhook, endpoint, state.arrivals, admit)
         except intake.SignatureRefusedError:
             await asyncio.sleep(started + REFUSAL_SECONDS - time.monotonic())
             raise
@@ -116,6 +126,7 @@ async def _receive(
     try:
         spool.require_room()
         body = await read_body(request.receive)
+        outcome = await take(_webhook(body, request.scope["headers"]))
     except SpoolFullError:
         RECEIVED["unavailable"].inc()
         raise Unavailable(
@@ -123,9 +134,9 @@ async def _receive(
             code="spool_full",
             retry_after_seconds=FULL_RETRY_SECONDS,
         ) from None
-    webhook = _webhook(body, request.scope["headers"])
-    try:
-        outcome = await take(webhook)
+    except RateLimited:
+        RECEIVED["limited"].inc()
+        raise
     except intake.EndpointClosedError:
         raise RouteNotFound from None
     except intake.OtherAccountError:

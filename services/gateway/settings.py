@@ -6,8 +6,14 @@ from pydantic import Field, SecretStr
 
 from libs.contracts.envelope import Mode
 from libs.crypto.settings import SealingSettings
+from libs.db.pool import Database
 from libs.settings import ServiceSettings, StripeSettings
+from libs.web.limits import RateLimiter
 from services.gateway.endpoints import EndpointSecret
+from services.gateway.spool import BYTES_MAX, TENANT_PERCENT, Spool
+
+SECONDS_AT_ONCE = 20
+"""A tenant's URL takes at once what may come in so long: Stripe tells of a month's bills in a burst."""
 
 
 class Settings(SealingSettings, StripeSettings, ServiceSettings):
@@ -42,12 +48,45 @@ class Settings(SealingSettings, StripeSettings, ServiceSettings):
         ge=1,
         description="with so many events waiting for Kafka webhooks are answered 503",
     )
+    spool_bytes_max: int = Field(
+        default=BYTES_MAX,
+        ge=1,
+        description="likewise with so many bytes, as the events stand on the disk",
+    )
+    spool_tenant_percent: int = Field(
+        default=TENANT_PERCENT,
+        ge=1,
+        le=100,
+        description="with so much of the spool a tenant's the tenant's own webhook URL answers 503",
+    )
+    tenant_webhooks_per_second: int = Field(
+        default=100,
+        ge=1,
+        description=(
+            "webhooks that a tenant's own URL takes in a second and process, a larger one counting "
+            "once per 16 KiB; twenty times as many at once, and beyond that 429"
+        ),
+    )
 
     @property
     def stripe_mode(self) -> Mode:
         """The mode of the endpoint: that of the key it was configured with."""
         key = self.stripe_secret_key.get_secret_value() if self.stripe_secret_key else ""
         return "live" if key.startswith(("sk_live_", "rk_live_")) else "test"
+
+    def spool(self, database: Database) -> Spool:
+        """The spool in this database, with an end."""
+        return Spool(
+            database,
+            self.spool_events_max,
+            bytes_max=self.spool_bytes_max,
+            tenant_percent=self.spool_tenant_percent,
+        )
+
+    def tenant_rates(self) -> RateLimiter:
+        """How much the URL of a tenant's own account takes."""
+        per_second = self.tenant_webhooks_per_second
+        return RateLimiter(per_second, burst=per_second * SECONDS_AT_ONCE)
 
     def endpoint_secrets(self) -> tuple[EndpointSecret, ...]:
         """Every secret a webhook may be signed with now; none closes the endpoint."""

@@ -94,6 +94,15 @@ def test_a_bucket_never_holds_more_than_its_burst_and_never_runs_backwards():
     assert limiter.wait_seconds("k", 999.0) > 0
 
 
+def test_what_costs_more_takes_more_and_at_most_a_full_bucket():
+    limiter = RateLimiter(per_second=2, burst=10)
+    assert [limiter.wait_seconds("k", 0.0, cost=4) for _ in range(2)] == [0, 0]
+    assert limiter.wait_seconds("k", 0.0, cost=4) == pytest.approx(1)
+    assert limiter.wait_seconds("k", 0.0, cost=2) == 0
+    assert limiter.wait_seconds("k", 0.0, cost=99) == pytest.approx(5)
+    assert limiter.wait_seconds("k", 5.0, cost=99) == 0
+
+
 def test_inventing_keys_does_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(limits, "RATE_KEYS_MAX", 10)
     limiter = RateLimiter(per_second=1, burst=1)

@@ -26,7 +26,6 @@ from services.gateway.app import build
 from services.gateway.arrivals import Arrivals
 from services.gateway.settings import Settings
 from services.gateway.signature import sign
-from services.gateway.spool import Spool
 
 PEPPER, MASTER_KEY = b"p" * 32, b"m" * 32
 CURRENT, PREVIOUS, CONNECT = b"whsec_current", b"whsec_previous", b"whsec_connect"
@@ -203,7 +202,8 @@ async def gateway(
         app.state.endpoint_secrets = settings.endpoint_secrets()
         app.state.secrets = Secrets(opened, settings.sealing)
         app.state.arrivals = Arrivals(opened)
-        app.state.spool = Spool(opened, settings.spool_events_max)
+        app.state.spool = settings.spool(opened)
+        app.state.tenant_rates = settings.tenant_rates()
         keys = await enrol_parties(opened)
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
