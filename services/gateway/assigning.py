@@ -29,7 +29,8 @@ async def assign(
 ) -> Row:
     """Give an unassigned event to a tenant and publish it there, in one commit; the event's row.
 
-    Given to the same tenant again, nothing happens.
+    One of an account that nobody has, or has any more, is given too. Given to the same tenant again,
+    nothing happens.
 
     Raises:
         NoSuchEventError, AssignedError, QuarantinedError.

@@ -197,12 +197,16 @@ async def find_event(tx: Tx, mode: str, event_id: UUID) -> Row | None:
 
 
 async def assign(tx: Tx, holder_id: UUID, tenant_id: UUID, event_id: UUID) -> KeptEvent | None:
-    """Give an unassigned event to a tenant; both are in scope. None: somebody was faster."""
+    """Give an unassigned event to a tenant; both are in scope. None: somebody was faster.
+
+    One that waits for its account to be connected is what its signature stands for, and may be given;
+    what waits for any other reason may not.
+    """
     row = await tx.fetchrow(
         f"""
-        update webhook_event set tenant_id = $2, assignment = 'operator'
+        update webhook_event set tenant_id = $2, assignment = 'operator', quarantine_reason = null
         where tenant_id = $1 and mode = $3 and id = $4 and assignment = 'unassigned'
-            and quarantine_reason is null
+            and (quarantine_reason is null or quarantine_reason = 'unknown_account')
         returning {EVENT_COLUMNS}, payload, headers
         """,  # noqa: S608 - constants only
         holder_id,

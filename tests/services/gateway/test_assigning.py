@@ -1,6 +1,7 @@
 """Events that belong to nobody: staff give them to a tenant, once, and it is on record."""
 
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -9,7 +10,9 @@ from libs.contracts.envelope import wrap
 from libs.contracts.tenants import PLATFORM_TENANT_ID
 from libs.ids import new_id
 from libs.testing.memory_log import EPOCH
+from services.gateway import jobs
 from services.gateway.handlers import on_customer_erased
+from tests.services.gateway.accounts import Own
 from tests.services.gateway.conftest import (
     ACME,
     ACME_CUSTOMER,
@@ -75,12 +78,52 @@ async def test_who_may_not_and_what_cannot(gateway: Gateway) -> None:
 
 async def test_what_is_a_tenants_or_in_quarantine_is_not_given_away(gateway: Gateway) -> None:
     await gateway.send(about(customer=ACME_CUSTOMER))
-    await gateway.send(snapshot_event(account="acct_stranger"), secret=CONNECT)
+    await gateway.send(snapshot_event(), secret=CONNECT)
     quarantined, own = (await gateway.get(PATH, "operator")).json()["items"]
     refused = await assign(gateway, own["id"], "operator", "globex")
     assert (refused.status_code, refused.json()["code"]) == (409, "webhook_event_assigned")
     aside = await assign(gateway, quarantined["id"], "operator", "globex")
     assert (aside.status_code, aside.json()["code"]) == (409, "webhook_event_quarantined")
+
+
+async def test_what_an_account_sends_that_its_tenant_left_is_given_and_sent_again(
+    gateway: Gateway,
+) -> None:
+    # Given a tenant whose connection is over, and an event of its account that came after,
+    own = Own(gateway, GLOBEX, "globex", "acct_globex", kind="CONNECT_STANDARD")
+    await own.tell()
+    await own.tell(status="REVOKED")
+    sent = snapshot_event(account="acct_globex")
+    assert (await gateway.send(sent, secret=CONNECT)).json() == {"status": "quarantined"}
+    await jobs.release_quarantined(gateway.database)
+    (item,) = (await gateway.get(PATH, "operator", assignment="unassigned")).json()["items"]
+    assert (item["tenant_id"], item["quarantine_reason"]) == (
+        str(PLATFORM_TENANT_ID),
+        "unknown_account",
+    )
+    assert await gateway.published() == []
+    # when staff give it to the tenant,
+    given = await assign(gateway, item["id"], "operator", "globex")
+    assert (given.status_code, given.json()["quarantine_reason"]) == (200, None)
+    # then it is published there once, which is on record; its id is taken;
+    assert await told_to(gateway) == [(GLOBEX, "acct_globex", None)]
+    ((tenant_id, change),) = await gateway.told("ConfigurationChanged")
+    assert (tenant_id, change["data"]["action"]) == (GLOBEX, "webhook_event.assigned")
+    assert (await gateway.send(sent, secret=CONNECT)).json() == {"status": "duplicate"}
+    # and it is sent again like any other.
+    answer = await gateway.post(f"{PATH}/replay", "operator", {"ids": [item["id"]]})
+    await jobs.go_on_with_replays(gateway.database)
+    replay = (await gateway.get(f"/api/v1/webhook-replays/{answer.json()['id']}", "operator")).json()
+    assert (replay["matched"], replay["replayed"]) == (1, 1)
+    assert (await told_to(gateway))[1:] == [(GLOBEX, "acct_globex", replay["id"])]
+
+
+async def told_to(gateway: Gateway) -> list[tuple[UUID, str, str | None]]:
+    """(tenant, account, replay) of every event that was published."""
+    return [
+        (tenant_id, sent["data"]["account"], sent["data"]["replay_id"])
+        for tenant_id, _, sent in await gateway.published()
+    ]
 
 
 async def test_a_person_whom_the_tenant_erased_does_not_come_with_it(gateway: Gateway) -> None:
