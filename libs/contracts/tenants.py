@@ -267,8 +267,13 @@ class TenantSecrets(Fact):
     Only a higher `version` is applied; it travels with mode None. What it no longer holds is
     destroyed: compaction removes the older record within 24 hours, and a record without secrets is
     the last word on a tenant that was shredded.
+
+    Attributes:
+        left: whether the tenant was shredded because it is gone. It is back when it connects a Stripe
+            account.
     """
 
     version: int
+    left: bool = False
     secrets: tuple[SecretRecord, ...] = ()
     data_keys: tuple[WrappedKeyRecord, ...] = ()

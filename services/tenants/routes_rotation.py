@@ -65,6 +65,11 @@ class ShredBody(StrictBody):
     """Says it twice, because nothing brings it back."""
 
     confirm: str = Field(max_length=100, description="The tenant's slug.")
+    stays: bool = Field(
+        default=False,
+        description="Whether the tenant goes on and enters its secrets anew. Else it is gone: what "
+        "Stripe tells of it at the platform's own account is listed as unassigned.",
+    )
 
 
 class ShreddedBody(BaseModel):
@@ -169,7 +174,9 @@ async def shred_tenant(
     settings: Settings = request.app.state.settings
     try:
         async with database.tenant(access.tenant_id, access.mode) as tx:
-            done = await shredding.shred(tx, body.confirm, access.caller.actor, utc_now())
+            done = await shredding.shred(
+                tx, body.confirm, access.caller.actor, utc_now(), stays=body.stays
+            )
     except shredding.ReservedTenantError:
         raise Conflict("This tenant is Sluice's own.", code="tenant_reserved") from None
     except shredding.NotConfirmedError:

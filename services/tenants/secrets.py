@@ -161,8 +161,12 @@ async def refuse_in_overlap(tx: Tx, connection_id: UUID, name: SecretName, at: d
         raise OverlapError(until)
 
 
-async def publish_secrets(tx: Tx, at: datetime) -> int:
-    """Tell those who use them all sealed secrets of the tenant in scope; the new version."""
+async def publish_secrets(tx: Tx, at: datetime, *, left: bool = False) -> int:
+    """Tell those who use them all sealed secrets of the tenant in scope; the new version.
+
+    Args:
+        left: there are none any more, because the tenant is gone.
+    """
     here = tx.scope
     await tx.enter(Scope((tx.tenant_id,), None))
     version = await store.raise_secrets_version(tx)
@@ -173,7 +177,8 @@ async def publish_secrets(tx: Tx, at: datetime) -> int:
         )
         for row in await store.published_data_keys(tx)
     )
-    emit(tx, TenantSecrets(version=version, secrets=secrets, data_keys=data_keys), effective_at=at)
+    told = TenantSecrets(version=version, left=left, secrets=secrets, data_keys=data_keys)
+    emit(tx, told, effective_at=at)
     await tx.enter(here)
     return version
 

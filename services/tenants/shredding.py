@@ -55,8 +55,14 @@ class Shredded:
     secrets: int
 
 
-async def shred(tx: Tx, confirmation: str, actor: str, at: datetime) -> Shredded:
+async def shred(
+    tx: Tx, confirmation: str, actor: str, at: datetime, *, stays: bool = False
+) -> Shredded:
     """Destroy the data keys and secrets of the tenant in scope; done again, nothing is left to do.
+
+    Args:
+        stays: it enters secrets anew. Else it is gone, and what Stripe tells of it at the platform's
+            own account is nobody's any more.
 
     Raises:
         ReservedTenantError, NotConfirmedError: nothing was done.
@@ -82,14 +88,18 @@ async def shred(tx: Tx, confirmation: str, actor: str, at: datetime) -> Shredded
         secrets=await store.forget_connection_secrets(tx, at),
         data_keys=await store.delete_data_keys(tx),
     )
-    await secrets.publish_secrets(tx, at)
+    await secrets.publish_secrets(tx, at, left=not stays)
     emit(
         tx,
         ConfigurationChanged(
             action="tenant.shredded",
             actor=actor,
             object_id=str(tenant_id),
-            after={"data_keys": shredded.data_keys, "values": shredded.secrets},
+            after={
+                "data_keys": shredded.data_keys,
+                "values": shredded.secrets,
+                "stays": stays,
+            },
         ),
         effective_at=at,
     )

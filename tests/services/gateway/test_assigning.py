@@ -113,7 +113,9 @@ async def test_what_an_account_sends_that_its_tenant_left_is_given_and_sent_agai
     # and it is sent again like any other.
     answer = await gateway.post(f"{PATH}/replay", "operator", {"ids": [item["id"]]})
     await jobs.go_on_with_replays(gateway.database)
-    replay = (await gateway.get(f"/api/v1/webhook-replays/{answer.json()['id']}", "operator")).json()
+    replay = (
+        await gateway.get(f"/api/v1/webhook-replays/{answer.json()['id']}", "operator")
+    ).json()
     assert (replay["matched"], replay["replayed"]) == (1, 1)
     assert (await told_to(gateway))[1:] == [(GLOBEX, "acct_globex", replay["id"])]
 

@@ -62,15 +62,25 @@ async def test_what_was_sealed_cannot_be_opened_again(world: World, database: Te
     with pytest.raises(DestroyedKeyError):
         await sealer.open(tenant_id, sealed.value, PLACE)
     last = [e for e in world.log.events(TenantSecrets) if e.tenant_id == tenant_id][-1].data
-    assert (last.secrets, last.data_keys) == ((), ())
+    assert (last.secrets, last.data_keys, last.left) == ((), (), True)
     told = [e.data for e in world.log.events(ConfigurationChanged)]
     (entry,) = [each for each in told if each.action == "tenant.shredded"]
-    assert entry.after == {"data_keys": 1, "values": 1}
+    assert entry.after == {"data_keys": 1, "values": 1, "stays": False}
     (connection,) = world.snapshot(tenant_id).connections
     assert connection.status == "REVOKED"
     assert not connection.webhook_token_hashes
     again = await world.call("POST", "/api/v1/tenants/acme/shred", json={"confirm": "acme"})
     assert again.json() == {"tenant_id": str(tenant_id), "data_keys": 0, "secrets": 0}
+
+
+async def test_a_tenant_that_stays_has_not_left(world: World) -> None:
+    tenant_id = UUID((await world.sign_up("Acme"))["id"])
+    for stays in (True, False, True):
+        body = {"confirm": "acme", "stays": stays}
+        answer = await world.call("POST", "/api/v1/tenants/acme/shred", json=body)
+        assert answer.status_code == 200, answer.text
+        last = [e for e in world.log.events(TenantSecrets) if e.tenant_id == tenant_id][-1]
+        assert last.data.left is not stays
 
 
 async def test_kept_answers_go_too(world: World, database: TestDatabase) -> None:
