@@ -16,6 +16,7 @@ from rich.table import Table
 from cli import audit_commands, interventions, kafka_commands, ledger_commands, rebuild
 from cli.doctor import examine
 from cli.program_logs import find_logs, follow, last_lines
+from cli.release import release
 from cli.replay import replay
 from cli.resync import resync
 from cli.rotate_keys import rotate_keys
@@ -54,6 +55,7 @@ def quiet_libraries() -> None:
 app.command()(kafka_commands.lag)
 app.command()(kafka_commands.topics)
 app.command()(replay)
+app.command()(release)
 app.command()(resync)
 app.command()(rotate_keys)
 app.add_typer(audit_commands.app)

@@ -62,7 +62,7 @@ def replay(
 
     The replay goes on by itself when this command is interrupted.
     """
-    environment = _environment()
+    environment = gateway_environment()
     wanted = {
         "ids": ids or None,
         "tenant_id": tenant,
@@ -85,7 +85,7 @@ def replay(
         _show(told)
 
 
-def _environment() -> Mapping[str, str]:
+def gateway_environment() -> Mapping[str, str]:
     """The origin and key to use: this machine's stack's, or the shell's."""
     stack = laptop_stack()
     environment = stack.environment() if stack.folders.env.exists() else os.environ

@@ -33,6 +33,7 @@ WHY_QUARANTINED = {
     "livemode_mismatch": "It is of the other mode than the secret that signed it.",
     "event_mismatch": "What was found in Stripe's list is not the event it was said to be.",
     "tenant_mismatch": "The account that it came from is not this tenant's.",
+    "released": "An operator let it go: it stands in the archive once more, as what it says it is.",
 }
 HOW_ASSIGNED = {
     "account": "by the Stripe account, which is the tenant's",

@@ -94,11 +94,15 @@ def place_of(event: StripeEvent, mode: Mode, found: Found) -> Place:
     return Place(PLATFORM_TENANT_ID, "unassigned" if event.names_somebody else "account")
 
 
+Afterwards = list[Callable[[], None]]
+"""What is left to do when something is durable."""
+
+
 class Kept(NamedTuple):
     """What became of events, and what is left to do when that is durable."""
 
     outcomes: list[Outcome]
-    afterwards: list[Callable[[], None]]
+    afterwards: Afterwards
 
 
 class Sender(NamedTuple):

@@ -2,7 +2,7 @@
 
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -14,7 +14,7 @@ from libs.web.auth import OPERATOR, Access, Gate, Requires
 from libs.web.pagination import Page, PageRequest, page_request
 from libs.web.problems import Conflict, NotFound, problem_responses
 from libs.web.times import UtcTime
-from services.gateway import assigning, store
+from services.gateway import assigning, releasing, store
 from services.gateway.readable import readable
 
 router = APIRouter()
@@ -59,6 +59,32 @@ class AssignmentRequest(BaseModel):
     tenant_id: Annotated[str, Field(max_length=100, pattern=r"^[^\x00]*$")] = Field(
         description="Id or slug of the tenant."
     )
+
+
+class ReleaseRequest(BaseModel):
+    """Why an event is believed that is kept aside."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    why: Annotated[str, Field(min_length=1, max_length=500, pattern=r"^[^\x00]*$")] = Field(
+        description="The reason, for the audit log."
+    )
+    dry_run: bool = Field(
+        default=False, description="Change nothing; tell what would become of it."
+    )
+
+
+class ReleaseBody(BaseModel):
+    """What became of an event that was let go, or would."""
+
+    outcome: Literal["stored", "duplicate", "quarantined"] = Field(
+        description="`stored`: published. `duplicate`: the same event had come before, nothing was "
+        "published. `quarantined`: nobody has its account yet; it waits for that alone."
+    )
+    tenant_id: UUID
+    account: str
+    mode: Literal["test", "live"]
+    dry_run: bool
 
 
 @router.get("/api/v1/webhook-events")
@@ -139,6 +165,31 @@ async def assign_webhook_event(
     except assigning.AssignedError:
         raise Conflict("The event has a tenant already.", code="webhook_event_assigned") from None
     return _body(row)
+
+
+@router.post(
+    "/api/v1/webhook-events/{event}/release", responses=problem_responses(Conflict, NotFound)
+)
+async def release_webhook_event(
+    request: Request,
+    event: str,
+    body: ReleaseRequest,
+    access: Annotated[Access, Depends(Requires(OPERATOR))],
+) -> ReleaseBody:
+    """Let go an event that is kept aside: it is taken in as what it says it is, once."""
+    wish = releasing.Wish(access.caller.actor, body.why, body.dry_run)
+    try:
+        released = await releasing.release(
+            request.app.state.database, _event_id(event), access.mode, wish
+        )
+    except releasing.NoSuchEventError:
+        raise NotFound from None
+    except releasing.NotHeldError:
+        raise Conflict(
+            "The event is not kept aside, or waits for its account alone: assign it then.",
+            code="webhook_event_not_held",
+        ) from None
+    return ReleaseBody(dry_run=body.dry_run, **released._asdict())
 
 
 def _reading(database: Database, access: Access) -> AbstractAsyncContextManager[Tx]:

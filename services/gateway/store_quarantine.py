@@ -6,6 +6,23 @@ from uuid import UUID
 from libs.db.pool import Row, Tx
 from services.gateway.store import EVENT_COLUMNS, KeptEvent, kept_event
 
+RELEASED = "released"
+"""Instead of the reason, once staff have let an event go: it stands in the archive a second time."""
+
+
+async def mark_released(tx: Tx, holder_id: UUID, event_id: UUID, reason: str) -> bool:
+    """An event that is kept aside for this reason is let go; False: it was before."""
+    marked = await tx.execute(
+        "update webhook_event set assignment = 'operator', quarantine_reason = $5 "
+        "where tenant_id = $1 and mode = $2 and id = $3 and quarantine_reason = $4",
+        holder_id,
+        tx.mode,
+        event_id,
+        reason,
+        RELEASED,
+    )
+    return marked == 1
+
 
 async def known_waiting_accounts(tx: Tx, limit: int) -> list[Row]:
     """(account, mode, tenant_id) of waiting events whose account the directory knows by now.
