@@ -377,12 +377,10 @@ class StripeStatement(Fact):
         statement_id: that of the request.
         part, parts: 1 to `parts`; all parts make the statement. Both 0 where it could not be listed.
         line_count, payout_count: of all parts together.
-        digest: hex SHA-256 over all lines, then all payouts, each as canonical JSON and a newline,
-            in the order of the parts.
+        digest: hex SHA-256 over all lines, then all payouts, as canonical JSON with newlines, in order.
         balances: in the first part only.
         error: why it could not be listed; there are no parts then.
-        ours_from: what moved before was before the tenant connected the account, and is told by
-            nobody; None: all is told.
+        ours_from: when the tenant connected the account; nobody tells what moved before. None: all is told.
     """
 
     statement_id: UUID

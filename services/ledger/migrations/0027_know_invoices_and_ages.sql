@@ -17,6 +17,7 @@ select open_to_maintenance('final_invoice');
 
 -- In whose book an invoice belongs that is paid and not booked; not known of what was told before.
 alter table paid_invoice add column book text check (book in ('platform', 'tenant'));
+-- squawk-ignore require-concurrent-index-creation
 create index paid_invoice_stripe on paid_invoice (tenant_id, mode, stripe_invoice_id);
 
 -- Since when money has stood on clearing accounts and in suspense, first in, first out. All postings of
