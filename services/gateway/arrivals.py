@@ -24,7 +24,7 @@ WRITERS_MAX = 2
 WORTH_ANOTHER = 8
 """So many must wait for the second one to set out: with fewer, commits of two or three follow each other
 and the process spends its time on them, while the next of the first one would take them all."""
-PROMPT_SECONDS = 0.1
+PROMPT_SECONDS = 0.02
 """A commit that takes longer, as one on a connection that was lost does, is waited for by nobody."""
 TOGETHER_MAX = 32
 """Half of what a sender with 64 connections has under way: that half is answered and sends anew while
