@@ -1,6 +1,7 @@
 """The third side of a reconciliation: what billing says is paid, and the payments that are booked."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from uuid import UUID
 
 from libs.contracts.billing import InvoiceCredited, InvoiceFinalized, InvoicePaid
@@ -140,15 +141,31 @@ def finding(paid: Row) -> Finding:
     )
 
 
-def not_called_paid(invoice: Row) -> Finding:
-    """What is wrong with an invoice whose payments are booked and that billing does not call paid."""
-    return Finding(
-        kind="amount",
-        reference=invoice["stripe_invoice_id"],
-        currency=invoice["currency"],
-        stripe_minor=0,
-        ledger_minor=invoice["booked_minor"],
-        occurred_at=invoice["paid_at"],
-        entries=tuple(invoice["entries"]),
-        proposal=Proposal(action="acknowledge"),
-    )
+def not_called_paid(invoices: Sequence[Row]) -> list[Finding]:
+    """What is wrong with invoices whose payments are booked and that billing does not call paid.
+
+    An invoice is one break, also where it is paid in two currencies or in the books of two tenants.
+    """
+    found: dict[str, Finding] = {}
+    for invoice in invoices:
+        reference, currency = invoice["stripe_invoice_id"], invoice["currency"]
+        before = found.get(reference)
+        if before is None:
+            found[reference] = Finding(
+                kind="amount",
+                reference=reference,
+                currency=currency,
+                stripe_minor=0,
+                ledger_minor=invoice["booked_minor"],
+                occurred_at=invoice["paid_at"],
+                entries=tuple(invoice["entries"]),
+                proposal=Proposal(action="acknowledge"),
+            )
+            continue
+        more = invoice["booked_minor"] if currency == before.currency else 0
+        found[reference] = replace(
+            before,
+            ledger_minor=before.ledger_minor + more,
+            entries=(*before.entries, *invoice["entries"]),
+        )
+    return list(found.values())

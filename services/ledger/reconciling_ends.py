@@ -92,7 +92,7 @@ async def _invoices(tx: Tx, work: Work) -> list[Finding]:
     )
     return [
         *(matching_invoices.finding(each) for each in paid),
-        *(matching_invoices.not_called_paid(each) for each in unpaid),
+        *matching_invoices.not_called_paid(unpaid),
     ]
 
 
