@@ -512,6 +512,7 @@ def naming_acme(theirs: Theirs) -> dict[str, list[tuple[Any, int]]]:
             ({"tenant_id": slug}, 403),
         ],
         "assign_webhook_event": [({"tenant_id": acme}, 403)],
+        "release_webhook_event": [({"why": slug}, 403)],
         "start_rotation": [({"kind": "data", "tenant": acme}, 403)],
         "shred_tenant": [({"confirm": slug}, 403)],
         "rotate_webhook": [({"tenant_id": acme}, 422)],

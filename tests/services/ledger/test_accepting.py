@@ -46,13 +46,9 @@ async def test_a_charge_booked_under_two_tenants_is_taken_back_from_both(
     await side.reconcile(ledger)
     all_found = await side.breaks(ledger)
     (found,) = [each for each in all_found if each["reference"] == charge]
-    # (and an invoice that nobody calls paid, which both say they paid: one break, of both entries),
-    (invoice,) = [each for each in all_found if each["reference"] != charge]
-    assert (invoice["kind"], invoice["ledger_minor"], len(invoice["entries"])) == (
-        "amount",
-        2_000,
-        2,
-    )
+    # (and an invoice that nobody calls paid, in two tenants' books too: one break, of both entries),
+    (invoice,) = [each for each in all_found if each["reference"].startswith("in_")]
+    assert (invoice["kind"], len(invoice["entries"])) == ("amount", 2)
     # When the proposal is accepted
     path = f"breaks/{public_id('break', found['id'])}"
     accepted = await api.post(f"{path}/accept", api.operator, {})
