@@ -43,6 +43,7 @@ DONE: Mapping[str, str] = {
     "went_live": "Live mode is open to this tenant.",
     "refund_asked": "The refund is asked for at Stripe. Its state is shown below within seconds.",
     "event_assigned": "The event belongs to its tenant now, and is worked on.",
+    "event_released": "The event is let go: it is taken in as what it says it is, once.",
     "replay_canceled": "The replay stops. What was sent stays sent; nothing has an effect twice.",
     "period_closed": "The month is closed. Its figures stay as they are.",
     "period_reopened": "The month is open again.",

@@ -1,15 +1,15 @@
-"""`/webhooks`: every event that Stripe sent; look at one, give one to its tenant."""
+"""`/webhooks`: every event that Stripe sent; look at one, give one to its tenant, let one go."""
 
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from services.console.days import times_of
-from services.console.forms import OwnForm, Text, attempt
+from services.console.forms import OwnForm, Text, attempt, shown
 from services.console.origin import ApiProblem
 from services.console.routes import PageRoute, SignedIn, page, segment
 from services.console.shapes import Listed
-from services.console.shapes_payments import WebhookEvent, WebhookEventDetail
+from services.console.shapes_payments import Released, WebhookEvent, WebhookEventDetail
 from services.console.view import Viewer
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
@@ -35,6 +35,8 @@ WHY_QUARANTINED = {
     "tenant_mismatch": "The account that it came from is not this tenant's.",
     "released": "An operator let it go: it stands in the archive once more, as what it says it is.",
 }
+RELEASABLE = WHY_QUARANTINED.keys() - {"unknown_account", "released"}
+"""Reasons that staff may know better than: of the others one waits for its account, one is let go."""
 HOW_ASSIGNED = {
     "account": "by the Stripe account, which is the tenant's",
     "customer": "by the customer or subscription at Stripe",
@@ -117,6 +119,26 @@ async def assign(request: Request, event: str, viewer: SignedIn, to_tenant: Text
     return await attempt(request, viewer, work, show, f"/webhooks/{event}", "event_assigned")
 
 
+@router.post("/webhooks/{event}/release", dependencies=[OwnForm])
+async def release(
+    request: Request, event: str, viewer: SignedIn, why: Text = "", really: Text = ""
+) -> Response:
+    """Let go an event that is kept aside, or tell what that would do; for the platform's staff."""
+
+    async def show(request: Request, viewer: Viewer, problem: ApiProblem | None) -> Response:
+        return await _show(request, viewer, event, problem, why=why)
+
+    path, body = f"{API}/{segment(event)}/release", {"why": why.strip()}
+    if really == "yes":
+        work = viewer.whole.change("POST", path, body)
+        return await attempt(request, viewer, work, show, f"/webhooks/{event}", "event_released")
+    try:
+        foreseen = await viewer.whole.make(Released, path, body | {"dry_run": True})
+    except ApiProblem as problem:
+        return await show(request, viewer, shown(problem))
+    return await _show(request, viewer, event, None, why=why, foreseen=foreseen)
+
+
 async def _assign(viewer: Viewer, event: str, to_tenant: str) -> None:
     known = [each for each in viewer.choices if to_tenant in (each.slug, each.id)]
     tenant_id = known[0].id if known else to_tenant
@@ -124,7 +146,13 @@ async def _assign(viewer: Viewer, event: str, to_tenant: str) -> None:
 
 
 async def _show(
-    request: Request, viewer: Viewer, event: str, problem: ApiProblem | None
+    request: Request,
+    viewer: Viewer,
+    event: str,
+    problem: ApiProblem | None,
+    *,
+    why: str = "",
+    foreseen: Released | None = None,
 ) -> Response:
     found = await viewer.api.read(WebhookEventDetail, f"{API}/{segment(event)}")
     return page(
@@ -133,6 +161,9 @@ async def _show(
         viewer,
         problem=problem,
         event=found,
-        why=WHY_QUARANTINED.get(found.quarantine_reason or ""),
+        aside=WHY_QUARANTINED.get(found.quarantine_reason or ""),
+        releasable=found.quarantine_reason in RELEASABLE,
+        why=why,
+        foreseen=foreseen,
         how=HOW_ASSIGNED.get(found.assignment, found.assignment),
     )

@@ -129,6 +129,14 @@ class WebhookEventDetail(WebhookEvent):
     headers: dict[str, str]
 
 
+class Released(Answer):
+    """What became of an event that was let go, or would."""
+
+    outcome: str
+    tenant_id: str
+    account: str
+
+
 class Replay(Answer):
     """A run that sends archived events again; a dry run sends them only to be compared."""
 

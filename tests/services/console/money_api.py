@@ -156,6 +156,7 @@ class MoneyApi:
         self.payment = payment()
         self.event = event()
         self.replay = replay()
+        self.released = {"outcome": "stored", "tenant_id": ACME, "account": "acct_sim_9"}
         self.payouts = [payout(), payout(id="po_2", status="paid", failure_code=None)]
         self.compared = True
         self.pending = 0
@@ -226,6 +227,12 @@ class MoneyApi:
         async def assign(request: Request) -> JSONResponse:
             await self._note(request)
             return JSONResponse(self.event)
+
+        @app.post(f"/api/v1/webhook-events/{EVENT}/release")
+        async def release(request: Request) -> JSONResponse:
+            body = await self._note(request)
+            dry_run = body.get("dry_run", False)
+            return JSONResponse(self.released | {"mode": "test", "dry_run": dry_run})
 
     def _replays(self, app: FastAPI) -> None:
         @app.post("/api/v1/webhook-events/replay")

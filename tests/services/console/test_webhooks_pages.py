@@ -67,6 +67,47 @@ async def test_a_quarantined_event_says_why(member: httpx.AsyncClient, api: Publ
     assert "Try it without effect" not in text
 
 
+async def test_staff_lets_go_what_is_kept_aside(operator: httpx.AsyncClient, api: PublicApi):
+    api.money.event = event(quarantine_reason="livemode_mismatch")
+    page, path = f"/webhooks/{EVENT}", f"/api/v1/webhook-events/{EVENT}/release"
+    assert "Let it go" in await text_of(operator, page)
+
+    # First what that would do, of each of its three ends.
+    for outcome, told in (
+        ("stored", "It would be taken in for Globex"),
+        ("duplicate", "The same event had come before"),
+        ("quarantined", "a tenant that connects the account acct_sim_9"),
+    ):
+        api.money.released = {
+            "outcome": outcome,
+            "tenant_id": TENANTS["globex"]["id"],
+            "account": "acct_sim_9",
+        }
+        seen = await send(operator, f"{page}/release", {"why": "Seen at <Stripe>", "really": ""})
+        assert told in words_of(seen.text)
+        assert 'value="Seen at &lt;Stripe&gt;"' in seen.text, "what was typed stays"
+        assert api.money.last()[1:] == (path, {"why": "Seen at <Stripe>", "dry_run": True})
+
+    answer = await send(operator, f"{page}/release", {"why": "Seen at Stripe", "really": "yes"})
+    assert answer.headers["location"] == f"{page}?done=event_released"
+    assert api.money.last() == ("POST", path, {"why": "Seen at Stripe"})
+    api.refusing[path] = problem(409, "The event is not kept aside.")
+    for really in ("", "yes"):
+        refused = await send(operator, f"{page}/release", {"why": "again", "really": really})
+        assert refused.status_code == 409
+        assert "The event is not kept aside." in refused.text
+
+
+async def test_what_is_not_for_staff_to_let_go_has_no_form(
+    operator: httpx.AsyncClient, member: httpx.AsyncClient, api: PublicApi
+):
+    for reason in (None, "unknown_account", "released"):
+        api.money.event = event(quarantine_reason=reason)
+        assert "Let it go" not in await text_of(operator, f"/webhooks/{EVENT}")
+    api.money.event = event(quarantine_reason="account_missing")
+    assert "Let it go" not in await text_of(member, f"/webhooks/{EVENT}")
+
+
 async def test_a_replay_is_tried_without_effect_first(member: httpx.AsyncClient, api: PublicApi):
     form = {"event": f"{EVENT}, {EVENT}", "kind": "invoice.paid", "object_id": " in_1 "}
     days = {"begin": "2026-02-01", "end": "2026-02-01", "once": "0192-cd"}
