@@ -20,7 +20,7 @@ from libs.contracts.envelope import Envelope
 from libs.contracts.tenants import PLATFORM_TENANT_ID
 from libs.contracts.topics import PARTITIONS, TOPIC_OF
 from libs.crypto.audit_chain import ChainCheck, Head, digest_of_event
-from libs.messaging.records import UndecodableError, decode, from_kafka
+from libs.messaging.records import UndecodableError, decode
 
 TOPIC = TOPIC_OF[AuditHeadAnchored].name
 CONSUMER = "tenants"
@@ -211,7 +211,7 @@ class AuditProof:
 
     def _take(self, message: Any, wanted: set[UUID]) -> None:
         try:
-            event = decode(from_kafka(message))
+            event = decode(message)
         except UndecodableError:
             return
         if event is None or event.tenant_id not in wanted:

@@ -10,7 +10,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from libs.contracts.envelope import Mode
 from libs.contracts.ledger import Book, LedgerHeadAnchored
 from libs.contracts.topics import PARTITIONS, TOPIC_OF
-from libs.messaging.records import UndecodableError, decode, from_kafka
+from libs.messaging.records import UndecodableError, decode
 
 TOPIC = TOPIC_OF[LedgerHeadAnchored].name
 POLL_MS = 1_000
@@ -29,7 +29,7 @@ async def read_heads(kafka: str, progress: Callable[[int, int], None]) -> Heads:
     try:
         async for message in _messages(consumer, progress):
             try:
-                event = decode(from_kafka(message))
+                event = decode(message)
             except UndecodableError:
                 continue
             if event is None or not isinstance(event.data, LedgerHeadAnchored) or not event.mode:

@@ -34,7 +34,7 @@ from libs.messaging.fence import (
 from libs.messaging.kafka_headers import keep_raw, no_decoding
 from libs.messaging.places import Places, place_of, spans_of
 from libs.messaging.probe import StuckError, ends_heard
-from libs.messaging.records import Reader, Record, Weigh, from_kafka, in_parts
+from libs.messaging.records import Reader, Record, Weigh, in_parts
 from libs.observability.health import Check
 from libs.observability.metrics import (
     BATCH_SECONDS,
@@ -138,7 +138,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
         )
 
         async def take(message: KafkaMessage) -> None:
-            await self.deliver([from_kafka(raw) for raw in message.raw_message])
+            await self.deliver(message.raw_message)
 
         subscriber(take)
         self._subscriber = subscriber

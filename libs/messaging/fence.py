@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from libs.db.pool import Tx
-from libs.messaging.records import Record, from_kafka
+from libs.messaging.records import Record
 
 READ_TIMEOUT_SECONDS = 5.0
 
@@ -154,7 +154,7 @@ async def _still_there(probe: AIOKafkaConsumer, fence: Fence, *, may_be_gone: bo
     """Whether the record just before the fence is the one this consumer took last."""
     try:
         async with asyncio.timeout(READ_TIMEOUT_SECONDS):
-            record = from_kafka(await probe.getone(fence.place))
+            record: Record = await probe.getone(fence.place)
     except TimeoutError:
         if may_be_gone:
             return True

@@ -1,8 +1,13 @@
-"""Kafka says that the name of a header is text, and takes any bytes for one."""
+"""How records come out of Kafka's client: as ours, and whatever their headers are called.
+
+Kafka says that the name of a header is text, and takes any bytes for one.
+"""
 
 import struct
+from collections.abc import Callable, Iterator
 from typing import Any, Self, SupportsIndex, cast
 
+from aiokafka import TopicPartition
 from aiokafka.consumer import fetcher
 from aiokafka.record.default_records import _DefaultRecordBatchPy
 from aiokafka.record.memory_records import MemoryRecords
@@ -13,28 +18,42 @@ LENGTH_AT, LENGTH_ENDS = 8, 12
 """Where a record batch says how many bytes follow, after the offset of its first record."""
 
 
-def read_any_header_names() -> None:
-    """Let a record be delivered whose header has a name that is not UTF-8, as escapes in ASCII.
+def deliver_as(make: Callable[[TopicPartition, Any], Any]) -> None:
+    """Let every consumer of this process deliver what `make` makes of a record, whatever its headers.
 
-    aiokafka 0.14 raises UnicodeDecodeError out of the poll, before anybody sees the record: whoever
-    may write to a topic could hold up a partition for ever. Its batch is read once more, by the
-    reader of aiokafka that is in Python.
+    aiokafka 0.14 makes an object with all that a record could have, of which another one would be made.
+    And it raises UnicodeDecodeError out of the poll, before anybody sees the record, where a header has a
+    name that is not UTF-8: whoever may write to a topic could hold up a partition for ever. The batch of
+    such a record is read once more, by the reader of aiokafka that is in Python, and the name is shown as
+    escapes in ASCII.
+
+    Args:
+        make: is given the partition, and the record as aiokafka's reader has it; no deserializer is asked.
     """
     if fetcher.MemoryRecords is _Records:
         return
     fetcher.MemoryRecords = _Records
-    following = fetcher.PartitionRecords.__next__
+    unpack = fetcher.PartitionRecords._unpack_records  # noqa: SLF001 - nothing public comes before
 
-    def following_or_again(fetched: Any) -> Any:
-        try:
-            return following(fetched)
-        except UnicodeDecodeError:
-            # What was delivered of this batch is not delivered again: its offsets are behind the next.
-            fetched._records.again()  # noqa: SLF001
-            fetched._records_iterator = fetched._unpack_records()  # noqa: SLF001
-            return following(fetched)
+    def unpack_all(fetched: Any) -> Iterator[Any]:
+        while True:
+            try:
+                # One by one: closed by whoever reads no further now, this goes on later.
+                for record in unpack(fetched):  # noqa: UP028 - see above
+                    yield record
+            except UnicodeDecodeError:
+                # What was delivered of this batch is not delivered again: its offsets are behind the next.
+                fetched._records.again()  # noqa: SLF001 - `_Records`
+            else:
+                return
 
-    fetcher.PartitionRecords.__next__ = following_or_again
+    def unpacked(fetched: Any) -> Iterator[Any]:
+        found: Iterator[Any] = fetched._records_iterator  # noqa: SLF001 - see above
+        return found
+
+    fetcher.PartitionRecords._unpack_records = unpack_all  # noqa: SLF001 - see above
+    fetcher.PartitionRecords.__iter__ = unpacked
+    fetcher.PartitionRecords._consumer_record = staticmethod(make)  # noqa: SLF001 - see above
 
 
 async def keep_raw(raw: Any) -> KafkaMessage:

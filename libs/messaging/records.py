@@ -12,15 +12,13 @@ from typing import Any, Protocol
 from uuid import UUID
 
 import msgspec
+from aiokafka import TopicPartition
 from pydantic import ValidationError
 
 from libs.clock import from_unix
 from libs.contracts.envelope import MAX_EVENT_BYTES, Envelope, Fact
 from libs.contracts.topics import EVENT_TYPES
-from libs.messaging.kafka_headers import read_any_header_names
-
-# Whoever reads records of Kafka's comes here.
-read_any_header_names()
+from libs.messaging.kafka_headers import deliver_as
 
 TYPE_HEADER = "type"
 EVENT_MODELS: dict[str, type[Envelope[Any]]] = {
@@ -42,10 +40,8 @@ class UndecodableError(ValueError):
 
 
 class KafkaRecord(Protocol):
-    """What aiokafka delivers."""
+    """A record of a batch as Kafka's client reads it."""
 
-    topic: str
-    partition: int
     offset: int
     timestamp: int
     key: bytes | None
@@ -121,17 +117,20 @@ def _second(unix_seconds: int) -> datetime:
     return from_unix(unix_seconds)
 
 
-def from_kafka(raw: KafkaRecord) -> Record:
-    """A record out of the client's own type."""
+def _of_kafka(place: TopicPartition, raw: KafkaRecord) -> Record:
     return Record(
-        raw.topic,
-        raw.partition,
+        place.topic,
+        place.partition,
         raw.offset,
         _second(raw.timestamp // 1000 if raw.timestamp >= 0 else 0),
         raw.key,
         raw.value,
         tuple(raw.headers or ()),
     )
+
+
+# Whoever reads records of Kafka's comes here.
+deliver_as(_of_kafka)
 
 
 def in_parts(records: Sequence[Record], weigh: Weigh | None) -> Iterator[Sequence[Record]]:

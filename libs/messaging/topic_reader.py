@@ -9,7 +9,7 @@ from uuid import UUID
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from libs.messaging.partitioning import partition_of
-from libs.messaging.records import Record, from_kafka
+from libs.messaging.records import Record
 from libs.messaging.stopping import stop_within
 
 READ_SECONDS = 30.0
@@ -85,7 +85,7 @@ class TopicReader:
                     polled = await client.getmany(
                         place, timeout_ms=500, max_records=_POLLED_RECORDS
                     )
-                    records = [from_kafka(raw) for raw in polled.get(place, ())]
+                    records = polled.get(place, [])
                     if not found and records and records[0].offset > first:
                         raise RecordsGoneError(
                             f"{topic}[{partition}] begins at {records[0].offset}, not at {first}"

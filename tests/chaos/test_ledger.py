@@ -40,7 +40,7 @@ from libs.ids import new_id
 from libs.messaging.apply import RETRIED, Applier
 from libs.messaging.create_topics import create_topics
 from libs.messaging.fence import create_fences
-from libs.messaging.records import TYPE_HEADER, Record, decode, from_kafka
+from libs.messaging.records import TYPE_HEADER, Record, decode
 from libs.testing.databases import TestDatabase, with_database
 from services.ledger.handlers import HANDLERS
 from tests.conftest import ROOT, story_seed
@@ -341,7 +341,7 @@ async def posted(kafka: str, starts: dict[TopicPartition, int]) -> list[Envelope
         found: list[Envelope[Any]] = []
         while ends:
             for place, messages in (await consumer.getmany(*ends, timeout_ms=1_000)).items():
-                found += [event for each in messages if (event := decode(from_kafka(each)))]
+                found += [event for each in messages if (event := decode(each))]
                 if await consumer.position(place) >= ends[place]:
                     del ends[place]
     finally:

@@ -10,8 +10,8 @@ from aiokafka.consumer.fetcher import READ_UNCOMMITTED, PartitionRecords
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.util import calc_crc32c_py
 
-from libs.messaging.kafka_headers import read_any_header_names
-from libs.messaging.records import from_kafka
+from libs.messaging.kafka_headers import deliver_as
+from libs.messaging.records import Record
 
 PLACE = TopicPartition("usage.events", 0)
 NAME, HOSTILE = b"name", b"\xff\xfe\x00\xfd"
@@ -51,7 +51,7 @@ def delivered(content: bytes, since: int = 0) -> list[tuple[int, bytes | None, s
     """Offset, value and the name of the header of each record that comes out of a fetch."""
     records = fetcher.MemoryRecords(content)
     fetched = PartitionRecords(PLACE, records, [], since, None, None, True, READ_UNCOMMITTED)
-    found = [from_kafka(raw) for raw in fetched]
+    found: list[Record] = list(fetched)
     assert fetched.next_fetch_offset == found[-1].offset + 1
     assert {record.headers[0][1] for record in found} == {b"v"}
     return [(record.offset, record.value, record.headers[0][0]) for record in found]
@@ -88,7 +88,22 @@ def test_what_is_in_no_whole_batch_is_left_for_the_next_fetch() -> None:
     assert [offset for offset, _, _ in delivered(batch(0, [HOSTILE, NAME]) + cut)] == [0, 1]
 
 
+def test_who_reads_no_further_goes_on_behind_it() -> None:
+    content = batch(0, [NAME, HOSTILE, NAME]) + batch(3, [HOSTILE, NAME])
+    records = fetcher.MemoryRecords(content)
+    fetched = PartitionRecords(PLACE, records, [], 0, None, None, True, READ_UNCOMMITTED)
+    found: list[int] = []
+    for until in range(1, 6):
+        for record in fetched:
+            found.append(record.offset)
+            assert fetched.next_fetch_offset == record.offset + 1
+            if len(found) == until:
+                break
+    assert found == [0, 1, 2, 3, 4]
+    assert list(fetched) == []
+
+
 def test_it_is_mended_once() -> None:
-    following = PartitionRecords.__next__
-    read_any_header_names()
-    assert PartitionRecords.__next__ is following
+    unpack = PartitionRecords._unpack_records
+    deliver_as(lambda _, record: record)
+    assert PartitionRecords._unpack_records is unpack
