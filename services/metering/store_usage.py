@@ -1,12 +1,12 @@
 """SQL of counted events and their aggregates: whole batches, never one event."""
 
-import json
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from datetime import date, datetime
 from typing import Protocol
 from uuid import UUID
 
+from libs.db import arrays
 from libs.db.pool import Database, Tx
 from services.metering import store_ranks
 from services.metering.aggregation import Gains
@@ -156,25 +156,26 @@ async def add_gains(tx: Tx, gains: Gains) -> None:
 
 
 async def _add_series(tx: Tx, gains: Gains) -> None:
+    """Enter the series that are new, as few are: those that are there are found by the key in passing.
+
+    To look for them first is to leave it to Postgres whether that goes through all that the tenants have.
+    """
     found = sorted(gains.series.values(), key=lambda series: (series.tenant_id.int, series.id.int))
     await tx.execute(
         """
         insert into usage_series (tenant_id, mode, id, meter_id, customer, user_id, group_values)
-        select t, $1, i, m, c, p, array(
-            select e from jsonb_array_elements_text(g::jsonb) with ordinality as x(e, n) order by n)
-        from unnest($2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::text[], $7::text[])
-            as u(t, i, m, c, p, g)
-        where not exists (
-            select from usage_series s where s.tenant_id = t and s.mode = $1 and s.id = i)
+        select t, $1, i, m, c, p, g::text[]
+        from unnest($2::text::uuid[], $3::text::uuid[], $4::text::uuid[], $5::text::text[],
+                    $6::text::text[], $7::text[]) as u(t, i, m, c, p, g)
         on conflict (tenant_id, mode, id) do nothing
         """,
         tx.mode,
-        [series.tenant_id for series in found],
-        [series.id for series in found],
-        [series.meter_id for series in found],
-        [series.customer for series in found],
-        [series.user_id for series in found],
-        [json.dumps(series.groups) for series in found],
+        arrays.uuids([series.tenant_id for series in found]),
+        arrays.uuids([series.id for series in found]),
+        arrays.uuids([series.meter_id for series in found]),
+        arrays.texts([series.customer for series in found]),
+        arrays.texts([series.user_id for series in found]),
+        [arrays.texts(series.groups) for series in found],
     )
 
 
