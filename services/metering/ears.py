@@ -95,13 +95,11 @@ class Ears:
 
     def said(self, data: Mapping[str, Any]) -> tuple[str | None, ...] | None:
         """What stands where filters and groups look; None where it is not all short text, or absent."""
-        found = []
-        for path in self.paths:
-            text = data.get(path)
+        found = tuple(map(data.get, self.paths))
+        for text in found:
             if text is not None and (type(text) is not str or len(text) > GROUP_LENGTH_MAX):
                 return None
-            found.append(text)
-        return tuple(found)
+        return found
 
     def take(self, data: Mapping[str, Any]) -> bool:
         """Whether any of them counts an event.

@@ -14,6 +14,7 @@ from libs.messaging.apply import BatchHandler, Handler
 from libs.messaging.records import Reader, Record
 from services.metering import closing, intake, limits, thresholds
 from services.metering.admission import Admission
+from services.metering.listening import UNREAD
 
 
 async def on_plan_published(event: Envelope[PlanPublished], tx: Tx) -> None:
@@ -69,4 +70,4 @@ def weigh(record: Record) -> int:
     if type(prepared) is not intake.Prepared:
         return 1
     reading = prepared.reading
-    return WEIGHT_UNKNOWN if reading is None else len(reading.rows.lines) + len(reading.single)
+    return WEIGHT_UNKNOWN if reading is UNREAD else len(reading.rows.lines) + len(reading.single)

@@ -28,7 +28,7 @@ from services.metering import (
 from services.metering import store_usage as store
 from services.metering.aggregation import Gains
 from services.metering.event_ids import entered_before, entered_unmarked
-from services.metering.listening import Heard, Listening, Reading, Rows, Value
+from services.metering.listening import UNREAD, Heard, Listening, Reading, Rows, Value
 from services.metering.reserved_events import SOURCE as RESERVATION
 from services.metering.reserved_events import take_counted
 from services.metering.store_conflicts import Conflict
@@ -49,7 +49,7 @@ class Prepared(msgspec.Struct, frozen=True, gc=False):
     """What stands in a record, and what the meters of a while ago read from it, where they are known."""
 
     read: Read
-    reading: Reading | None
+    reading: Reading
 
 
 class Usage(msgspec.Struct, gc=False):
@@ -57,13 +57,7 @@ class Usage(msgspec.Struct, gc=False):
 
     record: Record
     read: Read
-    reading: Reading | None
-
-    @property
-    def held(self) -> Reading:
-        """What meters read: known once the event has been held against them."""
-        assert self.reading is not None, "the event was not held against meters"
-        return self.reading
+    reading: Reading
 
 
 def read_ahead(record: Record) -> Prepared | UndecodableError | None:
@@ -78,7 +72,7 @@ def read_ahead(record: Record) -> Prepared | UndecodableError | None:
             return found
         listening = _heard.lately(found.place)
         if listening is None or found.event.type == VOIDED:
-            return Prepared(found, None)
+            return Prepared(found, UNREAD)
         return Prepared(found, listening.read(found))
     except Exception:  # noqa: BLE001 - out here it would hold up the whole partition
         return None
@@ -95,20 +89,20 @@ async def take(records: Sequence[Record], tx: Tx) -> None:
     """Count a batch: bury what can never be counted, add the rest to the aggregates once."""
     usages: dict[Place, list[Usage]] = {}
     letters: list[DeadLetter] = []
+    place: Place | None = None
     for record in records:
         prepared = record.prepared
-        reading: Reading | None = None
         if type(prepared) is Prepared:
             found: Read | UndecodableError = prepared.read
             reading = prepared.reading
         else:
-            found = prepared or _read_or_refuse(record)
+            found, reading = prepared or _read_or_refuse(record), UNREAD
         if isinstance(found, UndecodableError):
             letters.append(DeadLetter(record, found.reason, str(found)))
             continue
-        mine = usages.get(found.place)
-        if mine is None:
-            mine = usages[found.place] = []
+        if found.place is not place:
+            place = found.place
+            mine = usages.setdefault(place, [])
         mine.append(Usage(record, found, reading))
     for mode in sorted({mode for _, mode in usages}):
         places = sorted(place for place in usages if place[1] == mode)
@@ -143,13 +137,7 @@ async def _count(tx: Tx, mode: Mode, usages: Mapping[UUID, Sequence[Usage]]) -> 
         ]
     if not candidates:
         return letters
-    new, stored = await store.take_new_ids(
-        tx,
-        {
-            key: (usage.read.origin, usage.read.payload_hash, usage.held.gained)
-            for key, usage in candidates.items()
-        },
-    )
+    new, stored = await store.take_new_ids(tx, candidates)
     await _report(tx, candidates, again, stored)
     if len(new) + len(stored) < len(candidates):
         voided = candidates.keys() - new - stored.keys()
@@ -176,7 +164,7 @@ def _measure(
     refused = []
     for usage in usages:
         reading = usage.reading
-        if reading is None or reading.by is not listening:
+        if reading.by is not listening:
             if usage.read.event.type == VOIDED:
                 continue
             reading = usage.reading = listening.read(usage.read)
@@ -207,7 +195,7 @@ async def _entered_unmarked(
 ) -> Mapping[EventKey, bytes]:
     """The hashes of the platform's events that were entered before it marked its own."""
     reads = [usage.read for mine in usages.values() for usage in mine]
-    if not any(read.event.by_platform for read in reads):
+    if not any(read.is_special and read.event.by_platform for read in reads):
         return {}
     return await entered_unmarked(
         tx,
@@ -233,7 +221,12 @@ def _under(usage: Usage, former: Mapping[EventKey, bytes]) -> Usage:
 
 async def _void(tx: Tx, usages: Mapping[UUID, Sequence[Usage]]) -> list[DeadLetter]:
     """Take back what voids name; voids of what cannot be taken back come back."""
-    voids = [usage for mine in usages.values() for usage in mine if usage.read.event.type == VOIDED]
+    voids = [
+        usage
+        for mine in usages.values()
+        for usage in mine
+        if usage.read.is_special and usage.read.event.type == VOIDED
+    ]
     if not voids:
         return []
     await overreach.tell(tx, [(usage.record, usage.read) for usage in voids])
@@ -306,14 +299,18 @@ async def _free_voided(tx: Tx, voided: Mapping[EventKey, Usage]) -> None:
 
 async def _take_counted(tx: Tx, usages: Sequence[Usage]) -> None:
     """What was settled of reservations weighs as usage from now on."""
-    settled = [usage for usage in usages if usage.read.event.source == RESERVATION]
+    settled = [
+        usage
+        for usage in usages
+        if usage.read.is_special and usage.read.event.source == RESERVATION
+    ]
     if settled:
         await take_counted(
             tx,
             (
                 (usage.read.tenant_id, usage.read.event, measured.measurements)
                 for usage in settled
-                for measured in (usage.held.by.measure(usage.read),)
+                for measured in (usage.reading.by.measure(usage.read),)
             ),
         )
 
@@ -355,7 +352,7 @@ def _sorted_out(
     added_up: dict[Rows, list[Sequence[Value]]] = {}
     single: list[Used] = []
     for usage in counted:
-        reading = usage.held
+        reading = usage.reading
         values = added_up.get(reading.rows)
         if values is None:
             added_up[reading.rows] = [reading.values]

@@ -26,6 +26,7 @@ from services.metering.measuring import (
     measure_all,
 )
 from services.metering.usage_record import Minute, Place, Read
+from services.metering.window import EPOCH
 
 TENANTS_REMEMBERED = 1_000
 ROWS_REMEMBERED = 20_000
@@ -154,6 +155,10 @@ class Listening:
             else:
                 values.append(None)
         return Reading(self, rows, values, (), told, None)
+
+
+UNREAD = Reading(Listening(UUID(int=0), ()), Rows((), Minute(EPOCH)), (), (), b"", None)
+"""Stands where no meters have read an event yet."""
 
 
 def _told(line: Line, value: Decimal | None) -> bytes:

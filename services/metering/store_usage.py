@@ -30,8 +30,36 @@ class Origin(Protocol):
         """In UTC."""
 
 
-Entry = tuple[Origin, bytes, bytes]
-"""Beside an id: where it comes from, the hash of the payload, and what the event adds."""
+class Said(Protocol):
+    """What is entered of an event beside its id."""
+
+    @property
+    def origin(self) -> Origin:
+        """Where it comes from."""
+
+    @property
+    def payload_hash(self) -> bytes:
+        """The hash of the payload."""
+
+
+class Added(Protocol):
+    """What meters read from an event."""
+
+    @property
+    def gained(self) -> bytes:
+        """What it adds, as it is told beside its id."""
+
+
+class Entry(Protocol):
+    """An event to be counted; seen here as it is, for each of thousands to be copied takes long."""
+
+    @property
+    def read(self) -> Said:
+        """What stands in its record."""
+
+    @property
+    def reading(self) -> Added:
+        """What meters read."""
 
 
 async def take_new_ids(
@@ -47,11 +75,11 @@ async def take_new_ids(
     """
     keys = sorted(entries)
     found = [entries[key] for key in keys]
-    origins = list(dict.fromkeys([origin for origin, _, _ in found]))
+    origins = list(dict.fromkeys([entry.read.origin for entry in found]))
     numbers = {origin: number.to_bytes(2, "big") for number, origin in enumerate(origins)}
     fixed = [
-        numbers[origin] + key[TENANT_BYTES:] + payload_hash
-        for key, (origin, payload_hash, _) in zip(keys, found, strict=True)
+        numbers[entry.read.origin] + key[TENANT_BYTES:] + entry.read.payload_hash
+        for key, entry in zip(keys, found, strict=True)
     ]
     row = await tx.fetchrow(
         """
@@ -76,7 +104,7 @@ async def take_new_ids(
         [origin.tenant_id for origin in origins],
         [origin.day for origin in origins],
         b"".join(fixed),
-        [gained for _, _, gained in found],
+        [entry.reading.gained for entry in found],
         len(keys),
     )
     assert row is not None, "a count is always told"

@@ -17,6 +17,7 @@ from libs.contracts.envelope import MAX_EVENT_BYTES, Mode
 from libs.messaging.records import Record, UndecodableError, tenant_in
 from services.metering import exact_json, gained, voiding
 from services.metering.event_ids import hash_of_id
+from services.metering.reserved_events import SOURCE as RESERVATION
 from services.metering.store_usage import TENANT_BYTES, EventKey
 from services.metering.usage_event import Event, read_event
 from services.metering.window import EPOCH, stamp_of, time_problem
@@ -76,6 +77,7 @@ class Read(msgspec.Struct, frozen=True, gc=False):
         key: what makes the event count once; of a void, the event that it names.
         customer: as aggregates name it.
         minute: that of the event's time.
+        is_special: whether it is a void, the platform's or a reservation's, as few events are.
     """
 
     event: Event
@@ -86,6 +88,7 @@ class Read(msgspec.Struct, frozen=True, gc=False):
     customer: str
     received_at: datetime
     minute: Minute
+    is_special: bool = True
 
     @property
     def tenant_id(self) -> UUID:
@@ -142,6 +145,7 @@ def read(record: Record) -> Read:
         customer_of(event.subject),
         stamp.received_at,
         _minute_of(event.time_text[:16]),
+        event.by_platform or event.type == voiding.VOIDED or event.source == RESERVATION,
     )
 
 
