@@ -78,6 +78,12 @@ class Letter:
 
     row: tuple[Any, ...]
 
+    @property
+    def event_id(self) -> UUID:
+        """Of the event."""
+        event_id: UUID = self.row[3]
+        return event_id
+
 
 def emit(
     tx: Tx,

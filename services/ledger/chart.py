@@ -133,6 +133,7 @@ FIXED: tuple[Account, ...] = (
 """The accounts of every book; clearing accounts come with the Stripe accounts."""
 
 _BY_CODE = {account.code: account for account in FIXED}
+FIXED_CODES = frozenset(_BY_CODE)
 _CLEARING = "stripe_clearing:"
 _STRIPE_ACCOUNT = re.compile(r"[A-Za-z0-9_]{1,100}")
 REMEMBERED = 4_096

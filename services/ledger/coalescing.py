@@ -32,7 +32,8 @@ from libs.db.pool import TRANSIENT_ERRORS, Database
 from libs.db.tenant import Mode, Scope
 from libs.observability.metrics import LEDGER_COMMIT_ENTRIES
 from services.ledger import commands
-from services.ledger.commands import Apart, ApartError, Group, Posted, Verdict
+from services.ledger.commands import Apart, ApartError
+from services.ledger.commands_asked import Group, Posted, Verdict
 
 T = TypeVar("T")
 

@@ -6,122 +6,38 @@ take a fact's. Who sends a key again gets the entry of the first time, as long a
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from typing import Literal
 from uuid import UUID
 
 from libs.clock import utc_now
 from libs.contracts.audit import ConfigurationChanged
-from libs.contracts.ledger import Book, PostedLine, PostEntry
+from libs.contracts.ledger import Book, PostEntry
 from libs.db.pool import TRANSIENT_ERRORS, Cause, Row, Tx
-from libs.db.tenant import Mode
 from libs.ids import public_id
-from libs.messaging.outbox import emit
+from libs.messaging.outbox import Letter, compose, send
 from services.ledger import chart, periods, posting, reversal, store, store_commands
 from services.ledger.auditing import tell_change
-from services.ledger.entries import Entry, entry_id
+from services.ledger.commands_asked import (
+    Command,
+    FullAccountError,
+    Group,
+    Key,
+    OtherContentError,
+    Posted,
+    RefusedError,
+    UnopenedAccountError,
+    Verdict,
+)
+from services.ledger.entries import entry_id
 from services.ledger.store import Booking
 from services.ledger.store_commands import Looked
-
-POST_RULE = "posted"
-KEY_SPACE = "api:"
-_FIXED = frozenset(account.code for account in chart.FIXED)
-
-
-class RefusedError(ValueError):
-    """An entry that is not booked.
-
-    Attributes:
-        source_key: of the entry.
-    """
-
-    def __init__(self, source_key: str) -> None:
-        super().__init__(source_key)
-        self.source_key = source_key
-
-
-class OtherContentError(RefusedError):
-    """The source key is booked with other content."""
-
-
-class AccountError(RefusedError):
-    """The entry names an account that does not take it."""
-
-    def __init__(self, source_key: str, account: str) -> None:
-        super().__init__(source_key)
-        self.account = account
-
-
-class UnopenedAccountError(AccountError):
-    """The book has no such account."""
-
-
-class FullAccountError(AccountError):
-    """So much was booked on the account that only facts may be from now on."""
 
 
 class ApartError(Exception):
     """The group is not booked yet: it is to be tried without those of other tenants."""
 
-
-@dataclass(frozen=True)
-class Command:
-    """An entry that somebody asks for.
-
-    Attributes:
-        effective_at: when it holds.
-        is_dated: whether the caller named that time; where it did not, another one is no other
-            content.
-        metadata: the caller's own words, without secrets and personal data.
-        is_audited: whether staff or a person asks; what programs post is told by their commands.
-        remote_address: where the request came from.
-        trace: headers of the trace that the request belongs to.
-    """
-
-    tenant_id: UUID
-    mode: Mode
-    entry: Entry
-    effective_at: datetime
-    is_dated: bool
-    metadata: Mapping[str, str]
-    actor: str
-    is_audited: bool = False
-    remote_address: str | None = None
-    trace: Mapping[str, str] | None = None
-
-    @property
-    def key(self) -> tuple[UUID, str]:
-        """Whose entry it is, and which."""
-        return self.tenant_id, self.entry.source_key
-
-    def says(self, content_hash: bytes, effective_at: datetime, metadata: object) -> bool:
-        """Whether it asks for what is booked with these."""
-        return (
-            self.entry.content_hash == content_hash
-            and (not self.is_dated or self.effective_at == effective_at)
-            and dict(self.metadata) == metadata
-        )
-
-
-@dataclass(frozen=True)
-class Posted:
-    """The entry that stands in the book for a command.
-
-    Attributes:
-        is_new: whether it was booked now rather than before.
-    """
-
-    row: Row
-    postings: Sequence[Row]
-    is_new: bool = False
-
-
-Group = Sequence[Command]
-"""Commands that are booked all or none."""
-
-Verdict = list[Posted] | Exception
-"""What became of a group: the entry of each of its commands, or why there is none."""
 
 Apart = Literal["groups", "tenants", "nothing"]
 """What is told apart where not all can be booked."""
@@ -129,8 +45,8 @@ Apart = Literal["groups", "tenants", "nothing"]
 Wanted = tuple[int, list[Command]]
 """Which group, and those of its commands that must be booked."""
 
-Key = tuple[UUID, str]
-"""Tenant and source key: which entry, in the book at hand."""
+Told = tuple[Booking, Letter]
+"""The booking of a command, and the event that tells of the command."""
 
 
 async def post(
@@ -146,12 +62,17 @@ async def post(
             asks for; or not at all: the reason is raised then, and nothing is booked.
     """
     commands = [command for group in groups for command in group]
-    looked = await store_commands.look(
-        tx,
-        book,
-        {command.key for command in commands},
-        {(each.tenant_id, line.account.code) for each in commands for line in each.entry.lines},
-    )
+    keys = {command.key for command in commands}
+    accounts = {
+        (each.tenant_id, line.account.code) for each in commands for line in each.entry.lines
+    }
+    audited = any(command.is_audited for command in commands)
+    if apart == "nothing" and len(keys) == len(commands) and not audited:
+        looked, booked = await _look_and_book(tx, book, keys, accounts, commands)
+        if booked:
+            return [[booked[command.key] for command in group] for group in groups]
+    else:
+        looked = await store_commands.look(tx, book, keys, accounts)
     standing = await _standing(tx, book, looked.booked) if looked.booked else {}
     maker: dict[Key, int] = {}
     failed: dict[int, Exception] = {}
@@ -234,7 +155,7 @@ def _check_accounts(command: Command, looked: Looked) -> None:
     """
     for line in command.entry.lines:
         code = line.account.code
-        if (command.tenant_id, code) in looked.unopened and code not in _FIXED:
+        if (command.tenant_id, code) in looked.unopened and code not in chart.FIXED_CODES:
             raise UnopenedAccountError(command.entry.source_key, code)
         if (command.tenant_id, code) in looked.full:
             raise FullAccountError(command.entry.source_key, code)
@@ -280,12 +201,49 @@ async def _book_apart(
         return booked | more_booked, failed | more_failed
 
 
+async def _look_and_book(
+    tx: Tx, book: Book, keys: set[Key], accounts: set[Key], commands: Sequence[Command]
+) -> tuple[Looked, dict[Key, Posted]]:
+    """Look into the books, and book commands in the same call where nothing stands in their way.
+
+    Nearly always nothing does: all of them are new, on open accounts, of open months.
+
+    Returns:
+        What is known of the books, and the entries; none of them where something does.
+    """
+    looked: Looked | None = None
+
+    async def post(tx: Tx, bookings: Sequence[Booking]) -> set[UUID]:
+        nonlocal looked
+        looked, booked = await store_commands.look_and_post(tx, book, keys, accounts, bookings)
+        return booked
+
+    now = utc_now()
+    told = [await _told(tx, command, now) for command in commands]
+    booked = await posting.book_in_open(tx, [booking for booking, _ in told], post=post)
+    assert looked is not None, "it was looked into them"
+    if not booked:
+        return looked, {}
+    entries = await _tell(tx, commands, told, booked)
+    return looked, {key: replace(posted, is_new=True) for key, posted in entries.items()}
+
+
 async def _book(tx: Tx, looked: Looked, commands: Sequence[Command]) -> dict[Key, Posted]:
     """Book commands whose source keys are new, and tell of them; the entries."""
-    now, book = utc_now(), commands[0].entry.book
-    bookings = [await _told(tx, command, now) for command in commands]
-    booked = await posting.book_in_open(tx, periods.moved(bookings, looked.open_from))
+    now = utc_now()
+    told = [await _told(tx, command, now) for command in commands]
+    bookings = periods.moved([booking for booking, _ in told], looked.open_from)
+    return await _tell(tx, commands, told, await posting.book_in_open(tx, bookings))
+
+
+async def _tell(
+    tx: Tx, commands: Sequence[Command], told: Sequence[Told], booked: Sequence[Booking]
+) -> dict[Key, Posted]:
+    """Tell of commands that were booked, and keep what was said of them; the entries."""
     assert len(booked) == len(commands), "nobody else books while the books are locked"
+    book = commands[0].entry.book
+    for _, letter in told:
+        send(tx, letter)
     said = [(each.metadata, each.actor) for each in commands]
     asked = [(each, *words) for each, words in zip(booked, said, strict=True)]
     noted = await store_commands.note_asked(tx, book, asked)
@@ -333,8 +291,8 @@ def _as_booked(booking: Booking, command: Command, noted: Row) -> Posted:
     )
 
 
-async def _told(tx: Tx, command: Command, now: datetime) -> Booking:
-    """The booking of a command, which is told along with it."""
+async def _told(tx: Tx, command: Command, now: datetime) -> Told:
+    """The booking of a command, and the letter that tells of it once it is booked."""
     entry = command.entry
     booking_id = entry_id(command.tenant_id, tx.mode, entry.book, entry.source_key, now)
     cause = Cause(trace=command.trace)
@@ -350,37 +308,32 @@ async def _told(tx: Tx, command: Command, now: datetime) -> Booking:
             tx, entry.book, change, tenant_id=command.tenant_id, now=now, cause=cause
         )
         cause = Cause(asked.id, asked.correlation_id, command.trace)
-    told = emit(
+    fact = {
+        "entry_id": booking_id,
+        "book": entry.book,
+        "source_key": entry.source_key,
+        "booked_at": now,
+        "postings": posting.told_lines(entry),
+        "metadata": dict(command.metadata),
+        "actor": command.actor,
+    }
+    letter = compose(
         tx,
-        PostEntry(
-            entry_id=booking_id,
-            book=entry.book,
-            source_key=entry.source_key,
-            booked_at=now,
-            postings=tuple(
-                PostedLine(
-                    account=line.account.code,
-                    side=line.side,
-                    amount_minor=line.amount_minor,
-                    currency=line.currency,
-                )
-                for line in entry.lines
-            ),
-            metadata=dict(command.metadata),
-            actor=command.actor,
-        ),
+        PostEntry,
+        fact,
         tenant_id=command.tenant_id,
         effective_at=command.effective_at,
         cause=cause,
     )
-    return Booking(
+    booking = Booking(
         id=booking_id,
         tenant_id=command.tenant_id,
         entry=entry,
         effective_at=command.effective_at,
         booked_at=now,
-        cause=Cause(told.id, told.correlation_id, command.trace),
+        cause=Cause(letter.event_id, cause.correlation_id or letter.event_id, command.trace),
     )
+    return booking, letter
 
 
 async def _standing(tx: Tx, book: Book, keys: Sequence[Key]) -> dict[Key, Posted]:

@@ -7,7 +7,7 @@ from libs.contracts.ledger import PostEntry
 from libs.db.pool import Tx
 from libs.messaging.apply import Delivery
 from services.ledger import chart, posting, reversal, store_commands
-from services.ledger.commands import POST_RULE
+from services.ledger.commands_asked import POST_RULE
 from services.ledger.entries import Entry, Line
 from services.ledger.store import Booking
 
@@ -33,21 +33,12 @@ async def take_commands(tx: Tx, deliveries: Sequence[Delivery]) -> None:
 
 async def _unbooked(tx: Tx, bookings: Sequence[Booking]) -> list[Booking]:
     """Those that are not booked with their content, which is all but none: a look is enough mostly."""
-    booked = {
-        (book, row["tenant_id"], row["source_key"], row["content_hash"])
-        for book in dict.fromkeys(booking.entry.book for booking in bookings)
-        for row in await store_commands.find_booked(
-            tx,
-            book,
-            {(each.tenant_id, each.entry.source_key) for each in bookings},
-        )
-    }
-    return [
-        each
-        for each in bookings
-        if (each.entry.book, each.tenant_id, each.entry.source_key, each.entry.content_hash)
-        not in booked
-    ]
+    booked: set[int] = set()
+    for book in dict.fromkeys(booking.entry.book for booking in bookings):
+        places = [place for place, each in enumerate(bookings) if each.entry.book == book]
+        mine = [bookings[place] for place in places]
+        booked |= {places[at] for at in await store_commands.find_as_told(tx, book, mine)}
+    return [booking for place, booking in enumerate(bookings) if place not in booked]
 
 
 def _told_again(delivery: Delivery) -> Booking:

@@ -15,7 +15,7 @@ from libs.db.pool import Tx
 from libs.db.tenant import Scope
 from services.ledger import chart, commands, store, store_reconciliations, store_reversals
 from services.ledger.breaks import ITSELF
-from services.ledger.commands import Command
+from services.ledger.commands_asked import POST_RULE, Command
 from services.ledger.entries import credit, debit, entry
 from services.ledger.matching import BALANCE_REFERENCE, REPAIR_KEY
 from services.ledger.matching_balances import Balance
@@ -59,7 +59,7 @@ def _command(work: Work, balance: Balance) -> Command:
     opening = entry(
         run.book,
         f"{REPAIR_KEY}{run.account}:{BALANCE_REFERENCE}{currency}:adjust:opening",
-        commands.POST_RULE,
+        POST_RULE,
         [
             debit(chart.clearing(run.account), minor, currency),
             credit(chart.OPENING_BALANCES, minor, currency),

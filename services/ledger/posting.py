@@ -1,7 +1,7 @@
 """Booking: entries go into the books, once, and are told."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -11,9 +11,13 @@ from libs.contracts.ledger import JournalEntryPosted
 from libs.db.pool import Tx
 from libs.messaging.outbox import Letter, compose, send
 from services.ledger import chart, periods, store, store_periods
+from services.ledger.entries import Entry
 from services.ledger.store import Booking
 
 log = structlog.get_logger()
+
+Post = Callable[[Tx, Sequence[Booking]], Coroutine[Any, Any, set[UUID]]]
+"""Puts entries into the books, and says which of them were new."""
 
 BOOKS = ("platform", "tenant")
 COMPOSED_AT_ONCE = 100
@@ -43,10 +47,16 @@ async def book(tx: Tx, bookings: Sequence[Booking]) -> list[Booking]:
     return await book_in_open(tx, await periods.into_open(tx, bookings))
 
 
-async def book_in_open(tx: Tx, bookings: Sequence[Booking]) -> list[Booking]:
-    """Book entries, each of them once among these, whose months are open; see `book`."""
+async def book_in_open(
+    tx: Tx, bookings: Sequence[Booking], *, post: Post | None = None
+) -> list[Booking]:
+    """Book entries, each of them once among these, whose months are open; see `book`.
+
+    Args:
+        post: what puts them into the books; without it nothing but that is done in the call.
+    """
     try:
-        new, letters = await _post_and_compose(tx, bookings)
+        new, letters = await _post_and_compose(tx, bookings, post or store.post_entries)
     except store.SourceKeyConflictError:
         # Of several, the one that conflicts is looked for by whoever called, and comes back alone.
         if len(bookings) == 1:
@@ -60,10 +70,10 @@ async def book_in_open(tx: Tx, bookings: Sequence[Booking]) -> list[Booking]:
 
 
 async def _post_and_compose(
-    tx: Tx, bookings: Sequence[Booking]
+    tx: Tx, bookings: Sequence[Booking], post: Post
 ) -> tuple[set[UUID], dict[UUID, Letter]]:
     """Book, and meanwhile, while Postgres is at work, find the words for all that may turn out new."""
-    posting = asyncio.create_task(store.post_entries(tx, bookings))
+    posting = asyncio.create_task(post(tx, bookings))
     letters = {}
     try:
         for number, booking in enumerate(bookings):
@@ -102,16 +112,21 @@ def told(booking: Booking) -> dict[str, Any]:
         "book": entry.book,
         "source_key": entry.source_key,
         "booked_at": booking.booked_at,
-        "postings": [
-            {
-                "account": line.account.code,
-                "side": line.side,
-                "amount_minor": line.amount_minor,
-                "currency": line.currency,
-            }
-            for line in entry.lines
-        ],
+        "postings": told_lines(entry),
         "reverses": booking.reverses,
         "belongs_to": booking.belongs_to,
         "true_effective_at": booking.true_effective_at,
     }
+
+
+def told_lines(entry: Entry) -> list[dict[str, Any]]:
+    """The postings of an entry, as facts tell them."""
+    return [
+        {
+            "account": line.account.code,
+            "side": line.side,
+            "amount_minor": line.amount_minor,
+            "currency": line.currency,
+        }
+        for line in entry.lines
+    ]

@@ -14,7 +14,7 @@ from libs.db.tenant import Scope
 from libs.ids import public_id
 from libs.messaging.outbox import emit
 from services.ledger import breaks, chart, commands, reversal, store, store_breaks, store_reversals
-from services.ledger.commands import Command
+from services.ledger.commands_asked import POST_RULE, AccountError, Command
 from services.ledger.entries import Line, entry
 from services.ledger.matching import REPAIR_KEY, Home, Proposal
 from services.ledger.reversal import OTHER_SIDE
@@ -194,7 +194,7 @@ async def _book(
         f"{REPAIR_KEY}{found['account']}:{found['reference']}:{what}:{found['id']}:"
         f"{found['times_found']}"
     )
-    repair = entry(proposal.book, key, commands.POST_RULE, lines)
+    repair = entry(proposal.book, key, POST_RULE, lines)
     assert repair is not None, "a break has a difference"
     async with _in_scope_of(tx, _home(proposal)):
         await store_reversals.lock_book(tx, repair.book)
@@ -211,7 +211,7 @@ async def _book(
             is_audited=True,
         )
         (verdict,) = await commands.post(tx, repair.book, [[command]])
-    if isinstance(verdict, commands.AccountError):
+    if isinstance(verdict, AccountError):
         raise AccountNeededError(f"The book has no account `{verdict.account}` that takes it.")
     if isinstance(verdict, Exception):
         raise verdict

@@ -33,7 +33,7 @@ from services.ledger import chart, commands
 from services.ledger.bounds import OverrunError
 from services.ledger.chart import Side, UnknownAccountError
 from services.ledger.coalescing import Coalescer, LineFullError, OverdueError, tried_again
-from services.ledger.commands import (
+from services.ledger.commands_asked import (
     KEY_SPACE,
     POST_RULE,
     AccountError,

@@ -1,6 +1,7 @@
 """SQL of the books."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from uuid import UUID
 
@@ -72,6 +73,16 @@ async def open_accounts(tx: Tx, accounts: Iterable[tuple[UUID, str, Account]]) -
     )
 
 
+POST_ENTRIES = """
+    post_entries($1::text::uuid[], $2::text::text[], $3::text::uuid[], $4::text::text[],
+        $5::text::bytea[], $6::text::timestamptz[], $7::text::timestamptz[], $8::text::uuid[],
+        $9::text::text[], $10::text::integer[], $11::text::uuid[], $12::text::text[],
+        $13::text::text[], $14::text::bigint[], $15::text::text[], $16::text::uuid[],
+        $17::text::text[], $18::text::text[])
+"""
+"""The call that books what `columns` says; the ids of the entries whose source key was new."""
+
+
 async def post_entries(tx: Tx, bookings: Sequence[Booking]) -> set[UUID]:
     """Book entries in one call; the ids of those whose source key was new.
 
@@ -81,35 +92,45 @@ async def post_entries(tx: Tx, bookings: Sequence[Booking]) -> set[UUID]:
         SourceKeyConflictError: a source key is booked with other content.
         OverrunError: bounds are kept, and an account does not take it.
     """
+    with refusals_told_apart():
+        rows = await tx.fetch(f"select {POST_ENTRIES} as id", *columns(bookings))
+    return {row["id"] for row in rows}
+
+
+def columns(bookings: Sequence[Booking]) -> tuple[str, ...]:
+    """What `POST_ENTRIES` takes."""
     lines = [(booking.id, line) for booking in bookings for line in booking.entry.lines]
+    return (
+        arrays.uuids(booking.tenant_id for booking in bookings),
+        arrays.texts(booking.entry.book for booking in bookings),
+        arrays.uuids(booking.id for booking in bookings),
+        arrays.texts(booking.entry.source_key for booking in bookings),
+        arrays.digests(booking.entry.content_hash for booking in bookings),
+        arrays.times(booking.effective_at for booking in bookings),
+        arrays.times(booking.booked_at for booking in bookings),
+        arrays.uuids(booking.cause.causation_id for booking in bookings),
+        arrays.texts(booking.entry.rule for booking in bookings),
+        arrays.numbers(booking.entry.rule_version for booking in bookings),
+        arrays.uuids(entry_id for entry_id, _ in lines),
+        arrays.texts(line.account.code for _, line in lines),
+        arrays.texts(line.side for _, line in lines),
+        arrays.numbers(line.amount_minor for _, line in lines),
+        arrays.texts(line.currency for _, line in lines),
+        arrays.uuids(booking.reverses for booking in bookings),
+        arrays.texts(line.account.type for _, line in lines),
+        arrays.texts(line.account.normal_side for _, line in lines),
+    )
+
+
+@contextmanager
+def refusals_told_apart() -> Generator[None, None, None]:
+    """Raise what `POST_ENTRIES` refuses as what it is.
+
+    Raises:
+        SourceKeyConflictError, OverrunError: see `post_entries`.
+    """
     try:
-        rows = await tx.fetch(
-            """
-            select post_entries($1::text::uuid[], $2::text::text[], $3::text::uuid[],
-                $4::text::text[], $5::text::bytea[], $6::text::timestamptz[],
-                $7::text::timestamptz[], $8::text::uuid[], $9::text::text[], $10::text::integer[],
-                $11::text::uuid[], $12::text::text[], $13::text::text[], $14::text::bigint[],
-                $15::text::text[], $16::text::uuid[], $17::text::text[], $18::text::text[]) as id
-            """,
-            arrays.uuids(booking.tenant_id for booking in bookings),
-            arrays.texts(booking.entry.book for booking in bookings),
-            arrays.uuids(booking.id for booking in bookings),
-            arrays.texts(booking.entry.source_key for booking in bookings),
-            arrays.digests(booking.entry.content_hash for booking in bookings),
-            arrays.times(booking.effective_at for booking in bookings),
-            arrays.times(booking.booked_at for booking in bookings),
-            arrays.uuids(booking.cause.causation_id for booking in bookings),
-            arrays.texts(booking.entry.rule for booking in bookings),
-            arrays.numbers(booking.entry.rule_version for booking in bookings),
-            arrays.uuids(entry_id for entry_id, _ in lines),
-            arrays.texts(line.account.code for _, line in lines),
-            arrays.texts(line.side for _, line in lines),
-            arrays.numbers(line.amount_minor for _, line in lines),
-            arrays.texts(line.currency for _, line in lines),
-            arrays.uuids(booking.reverses for booking in bookings),
-            arrays.texts(line.account.type for _, line in lines),
-            arrays.texts(line.account.normal_side for _, line in lines),
-        )
+        yield
     except asyncpg.PostgresError as error:
         if error.sqlstate == CONFLICT_SQLSTATE:
             raise SourceKeyConflictError(str(error)) from None
@@ -117,7 +138,6 @@ async def post_entries(tx: Tx, bookings: Sequence[Booking]) -> set[UUID]:
         if overrun is not None:
             raise overrun from None
         raise
-    return {row["id"] for row in rows}
 
 
 async def sum_balances(

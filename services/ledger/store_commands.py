@@ -7,9 +7,11 @@ from datetime import datetime
 from uuid import UUID
 
 from libs.contracts.ledger import Book
+from libs.db import arrays
 from libs.db.pool import Row, Tx
 from libs.db.tenant import Mode
-from services.ledger.store import Booking
+from services.ledger.chart import FIXED_CODES
+from services.ledger.store import POST_ENTRIES, Booking, columns, refusals_told_apart
 
 TURNOVER_MINOR_MAX = 2**62
 """What may be debited to, or credited to, an account on request: half of what its column holds.
@@ -46,15 +48,64 @@ async def look(tx: Tx, book: Book, keys: Collection[Place], accounts: Collection
     """
     keys, accounts = list(keys), list(accounts)
     row = await tx.fetchrow(
-        "select * from look_into_books($1, $2, $3, $4, $5, $6)",
-        book,
-        [tenant_id for tenant_id, _ in keys],
-        [key for _, key in keys],
-        [tenant_id for tenant_id, _ in accounts],
-        [code for _, code in accounts],
-        TURNOVER_MINOR_MAX,
+        "select * from look_into_books($1, $2::text::uuid[], $3::text::text[], $4::text::uuid[], "
+        "$5::text::text[], $6)",
+        *_asked(book, keys, accounts),
     )
     assert row is not None, "the function answers once"
+    return _looked(row, book, keys, accounts)
+
+
+async def look_and_post(
+    tx: Tx,
+    book: Book,
+    keys: Collection[Place],
+    accounts: Collection[Place],
+    bookings: Sequence[Booking],
+) -> tuple[Looked, set[UUID]]:
+    """As `look`; and where nothing stands in the way of them, book these entries in the same call.
+
+    Accounts that every book has are opened with the first that is booked on them.
+
+    Returns:
+        What is known of the books, and the ids of the entries that were booked.
+
+    Raises:
+        OverrunError: bounds are kept, and an account does not take it.
+    """
+    keys, accounts = list(keys), list(accounts)
+    with refusals_told_apart():
+        row = await tx.fetchrow(
+            f"""
+            select l.*, case when coalesce(booked, full_ones) is null and closed_tenants is null
+                and coalesce(unopened <@ $25::text::bigint[], true)
+                then array(select {POST_ENTRIES}) end as posted
+            from look_into_books($19, $20::text::uuid[], $21::text::text[], $22::text::uuid[],
+                $23::text::text[], $24) l
+            """,  # noqa: S608
+            *columns(bookings),
+            *_asked(book, keys, accounts),
+            arrays.numbers(n for n, (_, code) in enumerate(accounts, 1) if code in FIXED_CODES),
+        )
+    assert row is not None, "the function answers once"
+    return _looked(row, book, keys, accounts), set(row["posted"] or ())
+
+
+def _asked(
+    book: Book, keys: Sequence[Place], accounts: Sequence[Place]
+) -> tuple[str, str, str, str, str, int]:
+    """What `look_into_books` takes."""
+    return (
+        book,
+        arrays.uuids(tenant_id for tenant_id, _ in keys),
+        arrays.texts(key for _, key in keys),
+        arrays.uuids(tenant_id for tenant_id, _ in accounts),
+        arrays.texts(code for _, code in accounts),
+        TURNOVER_MINOR_MAX,
+    )
+
+
+def _looked(row: Row, book: Book, keys: Sequence[Place], accounts: Sequence[Place]) -> Looked:
     opened = zip(row["closed_tenants"] or (), row["open_from"] or (), strict=True)
     return Looked(
         booked=[keys[n - 1] for n in row["booked"] or ()],
@@ -86,6 +137,27 @@ async def find_booked(tx: Tx, book: Book, keys: Collection[tuple[UUID, str]]) ->
         [tenant_id for tenant_id, _ in keys],
         [key for _, key in keys],
     )
+
+
+async def find_as_told(tx: Tx, book: Book, bookings: Sequence[Booking]) -> list[int]:
+    """Which of these (by their place, from nought) are booked with the content that they have."""
+    rows = await tx.fetch(
+        """
+        select n - 1 as place
+        from unnest($3::text::uuid[], $4::text::text[], $5::text::bytea[])
+            with ordinality as u(t, k, h, n)
+        cross join lateral (
+            select e.content_hash from journal_entry e where e.tenant_id = u.t and e.mode = $1
+                and e.book = $2 and e.source_key = u.k limit 1) e
+        where e.content_hash = u.h
+        """,
+        tx.mode,
+        book,
+        arrays.uuids(booking.tenant_id for booking in bookings),
+        arrays.texts(booking.entry.source_key for booking in bookings),
+        arrays.digests(booking.entry.content_hash for booking in bookings),
+    )
+    return [row["place"] for row in rows]
 
 
 async def find_accounts(tx: Tx, book: Book, accounts: Collection[tuple[UUID, str]]) -> list[Row]:
@@ -120,8 +192,8 @@ async def note_asked(
     return await tx.fetch(
         """
         with told as (
-            select * from unnest($3::uuid[], $4::uuid[], $5::text[], $6::text[], $7::text[])
-                with ordinality as u(t, i, k, m, a, n)
+            select * from unnest($3::text::uuid[], $4::text::uuid[], $5::text::text[],
+                $6::text::text[], $7::text::text[]) with ordinality as u(t, i, k, m, a, n)
         ), noted as (
             insert into asked_entry (tenant_id, mode, book, entry_id, metadata, asked_by)
             select t, $1, $2, i, m::jsonb, a from told
@@ -144,11 +216,11 @@ async def note_asked(
         """,
         tx.mode,
         book,
-        [booking.tenant_id for booking, _, _ in asked],
-        [booking.id for booking, _, _ in asked],
-        [booking.entry.source_key for booking, _, _ in asked],
-        [json.dumps(dict(metadata)) for _, metadata, _ in asked],
-        [actor for _, _, actor in asked],
+        arrays.uuids(booking.tenant_id for booking, _, _ in asked),
+        arrays.uuids(booking.id for booking, _, _ in asked),
+        arrays.texts(booking.entry.source_key for booking, _, _ in asked),
+        arrays.texts(json.dumps(dict(metadata)) for _, metadata, _ in asked),
+        arrays.texts(actor for _, _, actor in asked),
     )
 
 

@@ -45,7 +45,7 @@ from libs.messaging.create_topics import create_topics
 from libs.testing.databases import TestDatabase
 from services.ledger import chart, commands, store
 from services.ledger.coalescing import Coalescer
-from services.ledger.commands import Command
+from services.ledger.commands_asked import KEY_SPACE, POST_RULE, Command
 from services.ledger.entries import Entry, Line
 from tests.bench.load import Measured, as_fast_as_it_goes
 from tests.bench.processes import cpu_seconds, tree
@@ -145,7 +145,7 @@ def command(wanted: Wanted) -> Command:
     return Command(
         tenant_id=wanted.tenant_id,
         mode="test",
-        entry=Entry("tenant", commands.KEY_SPACE + wanted.key, commands.POST_RULE, lines),
+        entry=Entry("tenant", KEY_SPACE + wanted.key, POST_RULE, lines),
         effective_at=utc_now(),
         is_dated=False,
         metadata={},

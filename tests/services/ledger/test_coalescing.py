@@ -19,7 +19,7 @@ from libs.testing.databases import TestDatabase
 from libs.testing.memory_log import MemoryLog
 from services.ledger import coalescing, commands, posting, store_reversals
 from services.ledger.coalescing import Coalescer, LineFullError, OverdueError
-from services.ledger.commands import Command, Posted
+from services.ledger.commands_asked import Command, Posted
 from services.ledger.entries import Entry
 from services.ledger.store import Booking
 
@@ -225,12 +225,12 @@ async def test_postgres_goes_away_and_comes_back(
     book = posting.book_in_open
     calls = 0
 
-    async def fails_once(tx: Tx, bookings: Sequence[Booking]) -> list[Booking]:
+    async def fails_once(tx: Tx, bookings: Sequence[Booking], **how: Any) -> list[Booking]:
         nonlocal calls
         calls += 1
         if calls == 1:
             raise ConnectionResetError
-        return await book(tx, bookings)
+        return await book(tx, bookings, **how)
 
     monkeypatch.setattr(posting, "book_in_open", fails_once)
     bodies = [in_book(sale(f"k{at}")) for at in range(5)]

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 import asyncpg
 import pytest
@@ -17,6 +18,7 @@ from libs.testing.databases import TestDatabase
 from services.ledger import bounds, chart, coalescing, commands, posting
 from services.ledger.bounds import Bounds
 from services.ledger.coalescing import Coalescer, LineFullError
+from services.ledger.commands_asked import Group
 from services.ledger.entries import Entry, credit, debit
 from services.ledger.store import Booking
 from services.ledger.store_bounds import OverrunError
@@ -52,10 +54,10 @@ async def test_a_commit_that_postgres_gave_up_is_tried_again(
 ) -> None:
     book, calls = posting.book_in_open, 0
 
-    async def fails_once(tx: Tx, bookings: Sequence[Booking]) -> list[Booking]:
+    async def fails_once(tx: Tx, bookings: Sequence[Booking], **how: Any) -> list[Booking]:
         nonlocal calls
         calls += 1
-        booked = await book(tx, bookings)
+        booked = await book(tx, bookings, **how)
         if calls == 1:
             raise error("planted")
         return booked
@@ -78,7 +80,7 @@ async def test_it_is_not_tried_without_end(
 ) -> None:
     calls = 0
 
-    async def fails(*_: object) -> None:
+    async def fails(*_: object, **__: object) -> None:
         nonlocal calls
         calls += 1
         raise asyncpg.DeadlockDetectedError("planted")
@@ -104,16 +106,16 @@ async def test_a_tenant_whose_entries_overrun_keeps_nobody_waiting(
 
     book, tries = posting.book_in_open, 0
 
-    async def tried(tx: Tx, bookings: Sequence[Booking]) -> list[Booking]:
+    async def tried(tx: Tx, bookings: Sequence[Booking], **how: Any) -> list[Booking]:
         nonlocal tries
         tries += bool(bookings)
-        return await book(tx, bookings)
+        return await book(tx, bookings, **how)
 
+    monkeypatch.setattr(posting, "book_in_open", tried)
     async with held(ledger, acme):
         first = asyncio.create_task(coalescer.post([command(acme, "first")]))
         await waits_for_the_lock(database)
         monkeypatch.setattr(commands, "post", counted)
-        monkeypatch.setattr(posting, "book_in_open", tried)
         bad = [
             asyncio.create_task(coalescer.post([command(acme, f"a{at}", overrun(f"a{at}"))]))
             for at in range(200)
@@ -141,7 +143,7 @@ async def test_what_fails_at_the_commit_fails_for_its_tenant(
     acme, globex = Tenant(), Tenant()
     post = commands.post
 
-    async def fails(tx: Tx, book: Book, groups: Sequence[commands.Group], **how: str) -> object:
+    async def fails(tx: Tx, book: Book, groups: Sequence[Group], **how: str) -> object:
         if any(each.entry.source_key == "api:a3" for group in groups for each in group):
             raise ValueError("planted")
         return await post(tx, book, groups, **how)

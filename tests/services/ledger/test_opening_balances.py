@@ -14,7 +14,7 @@ from libs.db.pool import Database
 from libs.testing.databases import TestDatabase
 from libs.testing.memory_log import MemoryLog
 from services.ledger import chart, commands
-from services.ledger.commands import FullAccountError
+from services.ledger.commands_asked import FullAccountError
 
 REPAIRING = replace(TERMS, repairs=True)
 NOBODY = ("payment", "transaction")
