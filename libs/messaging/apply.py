@@ -200,7 +200,6 @@ class Applier:
         await bury(tx, self.name, letters)
         await self._note_streams(tx, readable)
         if self.parks and readable:
-            await tx.enter(NOBODY)
             waiting = await parked_keys(tx, self.name, [record for record, _ in readable])
             behind = [r for r, _ in readable if waiting and (r.topic, r.key_text) in waiting]
             if behind:

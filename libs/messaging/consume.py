@@ -19,7 +19,6 @@ from faststream.kafka import KafkaBroker, KafkaMessage
 
 from libs.contracts.topics import Topic
 from libs.db.pool import Database
-from libs.db.tenant import NOBODY
 from libs.messaging import stops
 from libs.messaging.apply import RETRIED, Applier, ConsumerStoppedError
 from libs.messaging.drain import drain_released
@@ -307,7 +306,6 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
             if any(span.first.offset < fences[place].next_offset for place, span in spans.items()):
                 fresh = [r for r in records if r.offset >= fences[place_of(r)].next_offset]
             await self.applier.apply(tx, fresh)
-            await tx.enter(NOBODY)
             await move_fences(tx, self.name, [span.last for span in spans_of(fresh).values()])
 
     async def _place(self) -> None:

@@ -43,15 +43,29 @@ async def note_streams(
         return 0
     await tx.enter(Scope(tuple(sorted({stream[0] for stream in numbers}))))
     streams = sorted(numbers)
+    tenants, topics, sources = zip(*streams, strict=True)
+    # What is read is of before the statement, whatever it writes.
     rows = await tx.fetch(
         """
-        select p.tenant_id, p.topic, p.source, p.last_seq from stream_position p
-        join unnest($2::uuid[], $3::text[], $4::text[]) as u(tenant_id, topic, source)
-            using (tenant_id, topic, source)
+        with seen as (
+            select * from unnest($2::text::uuid[], $3::text::text[], $4::text::text[],
+                $5::text::bigint[]) as u(tenant_id, topic, source, highest_seq)
+        ), noted as (
+            insert into stream_position as p (consumer, tenant_id, topic, source, last_seq)
+            select $1, tenant_id, topic, source, highest_seq from seen
+            on conflict (tenant_id, consumer, topic, source)
+                do update set last_seq = excluded.last_seq
+                where p.last_seq < excluded.last_seq
+        )
+        select tenant_id, topic, source, p.last_seq
+        from stream_position p join seen using (tenant_id, topic, source)
         where p.consumer = $1
         """,
         consumer,
-        *[list(column) for column in zip(*streams, strict=True)],
+        arrays.uuids(tenants),
+        arrays.texts(topics),
+        arrays.texts(sources),
+        arrays.numbers(max(numbers[stream]) for stream in streams),
     )
     last = {(row["tenant_id"], row["topic"], row["source"]): row["last_seq"] for row in rows}
     missing = 0
@@ -62,16 +76,4 @@ async def note_streams(
                 STREAM_GAP_RECORDS_TOTAL.labels(topic=stream[1]).inc(hole)
                 missing += hole
             last[stream] = max(last.get(stream, number), number)
-    await tx.execute(
-        """
-        insert into stream_position as p (consumer, tenant_id, topic, source, last_seq)
-        select $1, t, o, s, n
-        from unnest($2::uuid[], $3::text[], $4::text[], $5::bigint[]) as u(t, o, s, n)
-        on conflict (tenant_id, consumer, topic, source) do update set last_seq = excluded.last_seq
-        where p.last_seq < excluded.last_seq
-        """,
-        consumer,
-        *[list(column) for column in zip(*streams, strict=True)],
-        [last[stream] for stream in streams],
-    )
     return missing
