@@ -124,7 +124,9 @@ class Directory:
         tenant = Tenant(tenant_id, self._addressed(tenant_id, snapshot))
         if len(self._cache) >= CACHE_ENTRIES:
             self._cache.clear()
-        self._cache[kind, value] = (time.monotonic(), tenant)
+        seen = time.monotonic(), tenant
+        # Who was found by a key is asked for by the id next.
+        self._cache[kind, value] = self._cache["id", str(tenant_id)] = seen
         return tenant
 
     def _addressed(self, tenant_id: UUID, snapshot: TenantSnapshot) -> TenantSnapshot:
