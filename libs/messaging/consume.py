@@ -49,6 +49,8 @@ SESSION_TIMEOUT_MS = 6_000
 MAX_POLL_INTERVAL_MS = 300_000
 MAX_PAUSE_SECONDS = 15.0
 WATCH_SECONDS = 1.0
+HINT_PAUSE_SECONDS = 1.0
+"""Kafka is told no more often where we stand: only tools that show lag look at it."""
 STUCK_SECONDS = 60.0
 SILENT_SECONDS = 20.0
 """A client that hears nothing for so long, of a Kafka that answers a new one, hears nothing again."""
@@ -102,7 +104,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
         self._watch_trouble: str | None = None
         self._pause_seconds = 0.1
         self._lag_records: dict[str, int] = dict.fromkeys(self.topics, 0)
-        self._progress_at = 0.0
+        self._progress_at = self._hint_at = 0.0
         self._answered_at = 0.0
 
     @property
@@ -289,8 +291,10 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
             self.applier.strikes = strikes
             raise
         self.places.go_on_behind(records)
-        self._progress_at = asyncio.get_running_loop().time()
-        await self.places.hint(set(stood))
+        self._progress_at = now = asyncio.get_running_loop().time()
+        if now >= self._hint_at:
+            self._hint_at = now + HINT_PAUSE_SECONDS
+            await self.places.hint(self.places.unhinted())
 
     async def _apply_batch(
         self, records: Sequence[Record], stood: Mapping[TopicPartition, int]

@@ -173,6 +173,7 @@ class Places:
         for place, span in spans_of(records).items():
             if place in self.positions:
                 self.positions[place] = span.last.offset + 1
+                self._hinted.setdefault(place, -1)
 
     def go_back(self, fence: Fence) -> None:
         """Somebody moved a fence back: follow it."""
@@ -209,7 +210,7 @@ class Places:
             log.info("offset_hint_failed", consumer=self._consumer, error=type(error).__name__)
 
     def unhinted(self) -> set[TopicPartition]:
-        """Partitions whose position Kafka has not been told, after a hint that failed."""
+        """Partitions whose position Kafka has not been told yet."""
         return {p for p, at in self.positions.items() if self._hinted.get(p, at) != at}
 
     def lag_records(
