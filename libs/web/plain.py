@@ -14,8 +14,9 @@ others.
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, TypeVar
+from urllib.parse import parse_qsl
 
 from fastapi import Response
 from fastapi.exceptions import RequestValidationError
@@ -25,10 +26,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive, Scope, Send
 
 from libs.web.answers import answer_to, request_id_of, response_of
-from libs.web.auth import Requires
+from libs.web.auth import Access, Requires
 from libs.web.problems import RequestTimeout, UnsupportedMediaType
 
 M = TypeVar("M", bound=BaseModel)
+Admission = AbstractAsyncContextManager[Access]
 
 
 class PlainRoute(APIRoute):
@@ -38,13 +40,13 @@ class PlainRoute(APIRoute):
         # As the application names the operations of the routes that it includes.
         options["operation_id"] = options.get("name") or endpoint.__name__
         super().__init__(path, endpoint, **options)
-        self._requires: tuple[str, Requires] | None = None
+        self._requires: tuple[str, Callable[[Request], Admission]] | None = None
         self._takes: tuple[str, type[BaseModel]] | None = None
         for asked in self.dependant.dependencies:
             assert isinstance(asked.call, Requires), "a plain route asks for a permission alone"
             assert self._requires is None, "a plain route asks for one permission"
             assert asked.name is not None, "its function takes the access"
-            self._requires = (asked.name, asked.call)
+            self._requires = (asked.name, asynccontextmanager(asked.call))
         for taken in self.dependant.body_params:
             model = taken.field_info.annotation
             assert isinstance(model, type), "a plain route takes a model"
@@ -69,7 +71,7 @@ class PlainRoute(APIRoute):
         if self._requires is None:
             return await self._answer(request, content, arguments)
         name, requires = self._requires
-        async with asynccontextmanager(requires)(request) as access:
+        async with requires(request) as access:
             return await self._answer(request, content, arguments | {name: access})
 
     async def _answer(
@@ -155,7 +157,7 @@ def read_query(request: Request, model: type[M]) -> M:
     Raises:
         RequestValidationError: it is not what the model describes.
     """
-    given = request.query_params
+    given = dict(parse_qsl(request.scope["query_string"].decode("latin-1"), keep_blank_values=True))
     try:
         return model.model_validate(
             {name: given[name] for name in model.model_fields if name in given}

@@ -133,9 +133,9 @@ def standing_by(
     subscription: Row | None, plan: Row | None, now: datetime, zone: tzinfo
 ) -> Standing:
     """Where somebody with this subscription stands."""
-    start, end = period_of(subscription, now, zone)
-    is_planned = _current_period(subscription, now) is not None
-    return Standing(subscription, plan, start, end, now, is_planned)
+    planned = _current_period(subscription, now)
+    start, end = planned or month_of(now, zone)
+    return Standing(subscription, plan, start, end, now, planned is not None)
 
 
 def period_of(subscription: Row | None, now: datetime, zone: tzinfo) -> tuple[datetime, datetime]:
