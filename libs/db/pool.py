@@ -200,6 +200,13 @@ class Database:
             with start_span("postgres statement", schema=self.service), _arguments_told_apart():
                 return await connection.fetchrow(sql, *args)
 
+    async def fetch(self, sql: str, *args: Any) -> list[Row]:
+        """All rows of a statement, as `fetchrow` has the first of one."""
+        async with self._pool.acquire(timeout=5) as connection:
+            with start_span("postgres statement", schema=self.service), _arguments_told_apart():
+                rows: list[Row] = await connection.fetch(sql, *args)
+        return rows
+
     async def ping(self) -> bool:
         """Whether Postgres answers."""
         try:

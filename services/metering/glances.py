@@ -9,15 +9,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, tzinfo
 from decimal import Decimal
+from functools import partial
 from uuid import UUID
 
 from libs.clock import utc_now
+from libs.db.gathered_looks import GatheredLooks
 from libs.db.pool import Database, Row
 from libs.db.tenant import Mode
 from libs.ids import parse_uuid
 from services.metering import limits, store_plans
 from services.metering.limits import Check, Standing
 from services.metering.measuring import Meter
+from services.metering.store_plans import Look
 from services.metering.store_reservations import CLOCKS_DIFFER
 
 CUSTOMERS_REMEMBERED = 50_000
@@ -59,6 +62,7 @@ class Glances:
 
     def __init__(self) -> None:
         self._seen: dict[tuple[UUID, Mode, str], Row | None] = {}
+        self._looks: GatheredLooks[Look, Row] = GatheredLooks()
 
     async def check(self, database: Database, asked: Asked) -> Glance | None:
         """What one look finds; None where it takes more than that.
@@ -71,16 +75,9 @@ class Glances:
         customer = (asked.tenant_id, asked.mode, asked.customers[-1])
         period = limits.period_of(self._seen.get(customer), asked.now, asked.zone)
         for _ in range(2):
-            row = await store_plans.look_at_limit(
-                database,
-                asked.tenant_id,
-                asked.mode,
-                parse_uuid(asked.customers[-1]),
-                asked.meter.id,
-                asked.customers,
-                utc_now() - CLOCKS_DIFFER,
-                period,
-            )
+            look = Look(parse_uuid(asked.customers[-1]), asked.meter.id, asked.customers, period)
+            of = asked.tenant_id, asked.mode
+            row = await self._looks.ask(of, look, partial(_look, database, *of))
             subscription = None if row["id"] is None else row
             self._note(customer, subscription)
             current = limits.period_of(subscription, asked.now, asked.zone)
@@ -93,6 +90,13 @@ class Glances:
         if len(self._seen) >= CUSTOMERS_REMEMBERED:
             self._seen.clear()
         self._seen[customer] = subscription
+
+
+async def _look(
+    database: Database, tenant_id: UUID, mode: Mode, looks: Sequence[Look]
+) -> Sequence[Row]:
+    held_after = utc_now() - CLOCKS_DIFFER
+    return await store_plans.look_at_limits(database, tenant_id, mode, held_after, looks)
 
 
 def _judged(asked: Asked, subscription: Row | None, row: Row) -> Glance | None:

@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import NamedTuple
 from uuid import UUID
 
 from libs.contracts.billing import CreditLimitSet, PlanPublished, SubscriptionChanged
+from libs.db import arrays
 from libs.db.pool import Database, Row, Tx
 from libs.db.tenant import Mode
 
@@ -107,33 +109,54 @@ async def subscription_of(tx: Tx, tenant_id: UUID, customer_id: UUID) -> Row | N
     )
 
 
-async def look_at_limit(
+class Look(NamedTuple):
+    """What is looked at of one customer and meter.
+
+    Attributes:
+        customer_id: None where billing knows no such customer.
+        customers: how aggregates name it, in one or two ways.
+    """
+
+    customer_id: UUID | None
+    meter_id: UUID
+    customers: Sequence[str]
+    period: tuple[datetime, datetime]
+
+
+async def look_at_limits(
     database: Database,
     tenant_id: UUID,
     mode: Mode,
-    customer_id: UUID | None,
-    meter_id: UUID,
-    customers: Sequence[str],
     held_after: datetime,
-    period: tuple[datetime, datetime],
-) -> Row:
-    """A customer's subscription as `subscription_of` has it, and how a meter stands in a period.
+    looks: Sequence[Look],
+) -> list[Row]:
+    """Customers' subscriptions as `subscription_of` has them, and how meters stand in a period.
 
     Nulls stand where there is no subscription; beside it what is reserved of the meter, what of it was
     used, and when the tenant's newest event came in.
     """
-    row = await database.fetchrow(
-        "select * from look_at_limit($1, $2, $3, $4, $5, $6, $7, $8)",
+    rows = await database.fetch(
+        """
+        select look.*
+        from unnest($4::text::uuid[], $5::text::uuid[], $6::text::text[], $7::text::text[],
+            $8::text::timestamptz[], $9::text::timestamptz[]) with ordinality
+            as asked (customer_id, meter_id, customer, named_too, first_minute, end_minute, place)
+        cross join lateral look_at_limit($1, $2, customer_id, meter_id, array[customer, named_too],
+            $3, first_minute, end_minute) as look
+        order by place
+        """,
         tenant_id,
         mode,
-        customer_id,
-        meter_id,
-        list(customers),
         held_after,
-        *period,
+        arrays.uuids(each.customer_id for each in looks),
+        arrays.uuids(each.meter_id for each in looks),
+        arrays.texts(each.customers[0] for each in looks),
+        arrays.texts(each.customers[-1] for each in looks),
+        arrays.times(each.period[0] for each in looks),
+        arrays.times(each.period[1] for each in looks),
     )
-    assert row is not None, "a look always has a row"
-    return row
+    assert len(rows) == len(looks), "a look always has a row"
+    return rows
 
 
 async def find_plan_version(tx: Tx, tenant_id: UUID, plan_version_id: UUID) -> Row | None:

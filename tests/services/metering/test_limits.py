@@ -275,6 +275,40 @@ async def test_a_look_in_one_statement_finds_what_many_find(api: Api, world: Wor
     assert await glances.check(world.database, averages) is None
 
 
+async def test_checks_that_share_a_statement_find_what_each_finds_alone(
+    api: Api, world: World
+) -> None:
+    await api.meter(world.platform)
+    now = floor_to_minute(utc_now())
+    await subscribe(world, world.acme, "hard", "10", (now - timedelta(days=3), now))
+    names = ["NULL", '{a,"b"}', "c\\d", *(f"shop-{number}" for number in range(3, 12))]
+    told = [world.event(subject=name, data={"calls": number}) for number, name in enumerate(names)]
+    await api.send(world.acme, world.event(data={"calls": 4}), *told)
+    await api.send(world.globex, *(world.event(subject=name, data={"calls": 50}) for name in names))
+    path, asked = "/api/v1/limits/check", [{"meter": "api_calls", "customer": n} for n in names]
+    asked.insert(5, {"meter": "api_calls", "amount": "7"})
+    alone = [(await api.get(path, world.acme, **each)).json() for each in asked]
+    assert [each["used"] for each in alone] == [*"01234", "4", *"56789", "10", "11"]
+    assert [each["allowed"] for each in alone] == [True] * 5 + [False] + [True] * 7
+    answer = await api.post(path, world.acme, {"checks": asked})
+    assert answer.json() == {"results": alone}
+    theirs = (await api.post(path, world.globex, {"checks": asked})).json()["results"]
+    assert [each["used"] for each in theirs] == ["50"] * 5 + ["0"] + ["50"] * 7
+
+
+async def test_of_several_checks_the_first_that_fails_says_why(api: Api, world: World) -> None:
+    await api.meter(world.platform)
+    known, unknown = {"meter": "api_calls"}, {"meter": "nothing"}
+    nobody = {"meter": "api_calls", "customer": "x" * 129}
+    for checks, status in (
+        ([known, unknown, known], 404),
+        ([unknown] * 20, 404),
+        ([known, nobody], 422),
+    ):
+        answer = await api.post("/api/v1/limits/check", world.acme, {"checks": checks})
+        assert answer.status_code == status
+
+
 async def test_a_period_that_was_replaced_since_the_last_look_is_not_used(
     api: Api, world: World
 ) -> None:
