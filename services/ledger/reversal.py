@@ -163,8 +163,11 @@ async def take_command(tx: Tx, event: Envelope[ReverseEntry]) -> None:
 
 
 async def book_waiting(tx: Tx, booked: Sequence[Booking]) -> None:
-    """Book what was waiting for entries that were booked just now, reversals of those as well."""
-    while booked:
+    """Book what was waiting for entries that were booked just now, reversals of those as well.
+
+    Their books are locked since then, so nothing begins to wait meanwhile.
+    """
+    while booked and await store_reversals.is_any_waiting(tx):
         originals = {
             (booking.tenant_id, booking.entry.book, booking.entry.source_key): booking
             for booking in booked

@@ -61,6 +61,11 @@ async def let_wait(
     )
 
 
+async def is_any_waiting(tx: Tx) -> bool:
+    """Whether any reversal waits in the books in scope, where mostly none does."""
+    return bool(await tx.fetchval("select exists (select from waiting_reversal)"))
+
+
 async def take_waiting(tx: Tx, originals: Sequence[tuple[UUID, Book, str]]) -> list[Row]:
     """What waits for entries (tenant, book, source key); it does not wait any more."""
     return await tx.fetch(
