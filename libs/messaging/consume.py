@@ -9,6 +9,7 @@ import asyncio
 import os
 import random
 from collections.abc import Mapping, Sequence
+from copy import copy
 
 import structlog
 from aiokafka import ConsumerRebalanceListener, TopicPartition
@@ -139,7 +140,8 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
         )
 
         async def take(message: KafkaMessage) -> None:
-            await self.deliver(message.raw_message)
+            # FastStream holds on to its own until the collector comes: what is read of them is not for it.
+            await self.deliver([copy(record) for record in message.raw_message])
 
         subscriber(take)
         self._subscriber = subscriber
