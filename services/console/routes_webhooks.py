@@ -33,16 +33,16 @@ WHY_QUARANTINED = {
     "livemode_mismatch": "It is of the other mode than the secret that signed it.",
     "event_mismatch": "What was found in Stripe's list is not the event it was said to be.",
     "tenant_mismatch": "The account that it came from is not this tenant's.",
-    "released": "An operator let it go: it stands in the archive once more, as what it says it is.",
+    "released": "An operator let it go. It stands in the archive once more, as what it says it is.",
 }
 RELEASABLE = WHY_QUARANTINED.keys() - {"unknown_account", "released"}
 """Reasons that staff may know better than: of the others one waits for its account, one is let go."""
 HOW_ASSIGNED = {
-    "account": "by the Stripe account, which is the tenant's",
-    "customer": "by the customer or subscription at Stripe",
-    "metadata": "by the metadata that Sluice wrote",
-    "operator": "by an operator",
-    "unassigned": "not found: it is kept under the platform",
+    "account": "found by the Stripe account, which is the tenant's",
+    "customer": "found by the customer or subscription at Stripe",
+    "metadata": "found by the metadata that Sluice wrote",
+    "operator": "given by an operator",
+    "unassigned": "which keeps it: whose it is was not found",
 }
 Cursor = Annotated[str | None, Query(max_length=1024)]
 Wanted = Annotated[str, Query(max_length=200)]

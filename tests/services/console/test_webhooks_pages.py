@@ -68,9 +68,11 @@ async def test_a_quarantined_event_says_why(member: httpx.AsyncClient, api: Publ
 
 
 async def test_staff_lets_go_what_is_kept_aside(operator: httpx.AsyncClient, api: PublicApi):
-    api.money.event = event(quarantine_reason="livemode_mismatch")
+    api.money.event = event(quarantine_reason="livemode_mismatch", assignment="unassigned")
     page, path = f"/webhooks/{EVENT}", f"/api/v1/webhook-events/{EVENT}/release"
-    assert "Let it go" in await text_of(operator, page)
+    text = await text_of(operator, page)
+    assert "Let it go" in text
+    assert "Give it to its tenant" not in text, "that would be refused"
 
     # First what that would do, of each of its three ends.
     for outcome, told in (
@@ -103,7 +105,9 @@ async def test_what_is_not_for_staff_to_let_go_has_no_form(
 ):
     for reason in (None, "unknown_account", "released"):
         api.money.event = event(quarantine_reason=reason)
-        assert "Let it go" not in await text_of(operator, f"/webhooks/{EVENT}")
+        text = await text_of(operator, f"/webhooks/{EVENT}")
+        assert "Let it go" not in text
+        assert ("let go</span>" in text) == (reason == "released")
     api.money.event = event(quarantine_reason="account_missing")
     assert "Let it go" not in await text_of(member, f"/webhooks/{EVENT}")
 
