@@ -142,6 +142,8 @@ class Places:
                 continue
             FENCE_REFUSED.labels(topic=place.topic, partition=str(place.partition)).set(0)
             self.positions[place] = fences[place].next_offset
+            # Whoever had it before may have ended before it told Kafka how far it was.
+            self._hinted.pop(place, None)
             self.client.seek(place, fences[place].next_offset)
             self.client.resume(place)
 
@@ -173,7 +175,6 @@ class Places:
         for place, span in spans_of(records).items():
             if place in self.positions:
                 self.positions[place] = span.last.offset + 1
-                self._hinted.setdefault(place, -1)
 
     def go_back(self, fence: Fence) -> None:
         """Somebody moved a fence back: follow it."""
@@ -210,8 +211,8 @@ class Places:
             log.info("offset_hint_failed", consumer=self._consumer, error=type(error).__name__)
 
     def unhinted(self) -> set[TopicPartition]:
-        """Partitions whose position Kafka has not been told yet."""
-        return {p for p, at in self.positions.items() if self._hinted.get(p, at) != at}
+        """Partitions whose position Kafka has not been told; of one at its very beginning nothing is to be told."""
+        return {p for p, at in self.positions.items() if self._hinted.get(p, 0) != at}
 
     def lag_records(
         self, ends: Mapping[TopicPartition, int], stood: Mapping[TopicPartition, int]
